@@ -69,7 +69,8 @@ class StreamscalarError(Exception):
         got = f"; got {self.got}" if self.got else ""
         fix = f". {self.fix}" if self.fix else ""
         context = f" [{self.context}]" if self.context else ""
-        return f"{self.where}: {self.must}{got}{fix}{context}".rstrip(".") + "."
+        text = f"{self.where}: {self.must}{got}{fix}{context}"
+        return text if text.endswith((".", "?")) else f"{text}."
 
 
 class BadCall(StreamscalarError):

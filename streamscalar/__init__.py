@@ -1,0 +1,34 @@
+"""Distributed streaming analyzer of neural-network training dynamics.
+
+The names below are imported when first used, so that `import streamscalar` needs neither torch, ray nor zarr.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamscalar.config import Config, load_config
+    from streamscalar.experiment import Experiment, Run, open, run  # noqa: A004  (`ss.open` is the public name)
+
+__all__ = ["Config", "Experiment", "Run", "__version__", "load_config", "open", "run"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "streamscalar.config",
+    "load_config": "streamscalar.config",
+    "Experiment": "streamscalar.experiment",
+    "Run": "streamscalar.experiment",
+    "open": "streamscalar.experiment",
+    "run": "streamscalar.runtime",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module attribute can be anything)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

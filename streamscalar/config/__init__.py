@@ -1,0 +1,7 @@
+"""Configuration: the only reader of config files and of the environment."""
+
+from streamscalar.config.loading import load_config, preset_names
+from streamscalar.config.models import Config
+from streamscalar.config.plan import Cost, RunPlan, cost, plan_runs
+
+__all__ = ["Config", "Cost", "RunPlan", "cost", "load_config", "plan_runs", "preset_names"]

@@ -1,0 +1,207 @@
+"""From files, presets, environment and `--set` to one validated `Config`."""
+
+import difflib
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping, MutableMapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from streamscalar.config.models import Config
+from streamscalar.errors import BadCall, Kind
+
+ENVIRONMENT_PREFIX = "STREAMSCALAR_"
+
+
+def preset_names() -> list[str]:
+    """Return the names of the built-in presets."""
+    folder = resources.files("streamscalar.config") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
+    *,
+    preset: str | None = None,
+    settings: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Config:
+    """Return a validated config; later sources win: file or preset, environment, `settings`, `overrides`.
+
+    Parameters
+    ----------
+    source
+        A YAML or JSON file, a nested mapping, or a finished config (then nothing else is read).
+    preset
+        Name of a built-in preset, in place of `source`.
+    settings
+        `section.key=value` strings; values are read as YAML.
+    overrides
+        Nested mapping from code.
+    environment
+        `STREAMSCALAR_SECTION__KEY=value`; other variables are ignored.
+
+    Raises
+    ------
+    BadCall
+        Names the field, what it got and what to do.
+    """
+    if isinstance(source, Config):
+        return source
+    merged: dict[str, Any] = {}
+    if preset is not None:
+        _merge(merged, _read_preset(preset))
+    if isinstance(source, Mapping):
+        _merge(merged, source)
+    elif source is not None:
+        _merge(merged, _read_file(Path(source)))
+    for name, value in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
+            path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+            _put(merged, path, _read_value(name, value), name)
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise BadCall("--set", "must be section.key=value", repr(text), kind=Kind.CONFIG)
+        _put(merged, key.strip().split("."), _read_value(key, value), f"--set {key}")
+    _merge(merged, overrides or {})
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def _read_preset(name: str) -> Mapping[str, Any]:
+    if name not in preset_names():
+        raise BadCall(
+            "preset", f"must be one of {', '.join(preset_names())}", repr(name), _did_you_mean(name, preset_names())
+        )
+    text = (resources.files("streamscalar.config") / "presets" / f"{name}.yaml").read_text("utf-8")
+    return _parse(text, f"preset {name}")
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadCall(
+            str(path),
+            "must be a readable YAML or JSON config file",
+            str(error),
+            f"Or take a preset: --preset {'|'.join(preset_names())}",
+            Kind.CONFIG,
+        ) from None
+    return _parse(text, str(path))
+
+
+def _parse(text: str, where: str) -> Mapping[str, Any]:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadCall(where, "must be valid YAML or JSON", " ".join(str(error).split()), kind=Kind.CONFIG) from None
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        raise BadCall(where, "must hold sections such as `training:`", type(data).__name__, kind=Kind.CONFIG)
+    return data
+
+
+def _read_value(where: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadCall(where, "must have a YAML value such as 3, true or [1, 2]", repr(text), kind=Kind.CONFIG) from None
+
+
+def _put(merged: MutableMapping[str, Any], path: list[str], value: Any, where: str) -> None:
+    if len(path) != 2 or not all(path):
+        raise BadCall(where, "must name one section and one key, as in training.n_steps", kind=Kind.CONFIG)
+    _merge(merged, {path[0]: {path[1]: value}})
+
+
+def _merge(into: MutableMapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Merge sections key by key; anything that is no section replaces what was there."""
+    for name, section in new.items():
+        if isinstance(section, Mapping) and isinstance(into.get(name, {}), Mapping):
+            into[name] = {**into.get(name, {}), **section}
+        elif section is not None:
+            into[name] = section
+
+
+def _explain(error: ValidationError) -> BadCall:
+    """Turn the first of pydantic's findings into one sentence."""
+    finding = error.errors(include_url=False)[0]
+    path = [str(part) for part in finding["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    names = _field_names(path)
+    where = ".".join(path[:2]) or "config"
+    if finding["type"] == "extra_forbidden":
+        return BadCall(
+            where, f"is no key; the keys here are {', '.join(names)}", "", _did_you_mean(path[-1], names), Kind.CONFIG
+        )
+    message = finding["msg"].removeprefix("Value error, ")
+    if finding["type"] == "value_error":
+        field, colon, rest = message.partition(": ")
+        known = field if "." in field else f"{where}.{field}" if where != "config" else field
+        return BadCall(known, rest, kind=Kind.CONFIG) if colon else BadCall(where, message, _got(finding), kind=Kind.CONFIG)
+    if finding["type"] == "string_pattern_mismatch":
+        message = f"must match {finding['ctx']['pattern']}"
+    message = message.replace("Input should be", "must be")
+    return BadCall(where, message, _got(finding), kind=Kind.CONFIG)
+
+
+def _got(finding: Mapping[str, Any]) -> str:
+    text = repr(finding["input"])
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _field_names(path: list[str]) -> list[str]:
+    model: Any = Config
+    for name in path[:-1]:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"Did you mean {close[0]}?" if close else ""
+
+
+def commented_yaml(config: Config) -> str:
+    """Return the config as YAML, each key under a comment that says what it does."""
+    lines = []
+    for name, field in type(config).model_fields.items():
+        section = getattr(config, name)
+        lines += [f"# {(type(section).__doc__ or '').splitlines()[0]}", f"{name}:"]
+        for key, about in type(section).model_fields.items():
+            words = " ".join((about.description or "").split())
+            choices = _choices(about.annotation)
+            lines += [f"  # {line}" for line in _wrap(f"{words}{choices}")]
+            value = section.model_dump(mode="json")[key]
+            lines.append(f"  {key}: {yaml.safe_dump(value, default_flow_style=True, width=10**6).split(chr(10))[0]}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _choices(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return f" One of: {', '.join(map(str, typing.get_args(annotation)))}."
+    if isinstance(annotation, types.UnionType) and type(None) in typing.get_args(annotation):
+        return " May be null."
+    return ""
+
+
+def _wrap(text: str, width: int = 100) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) + 1 > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines

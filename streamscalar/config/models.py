@@ -1,0 +1,233 @@
+"""The configuration of an experiment: one frozen section per owner."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and every key must be known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ExperimentSection(Section):
+    """What the experiment is called and how often it is repeated."""
+
+    name: Name = "experiment"
+    """Letters, digits, dot, dash and underscore; names the default store."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything random. Initial condition i is the same at every learning rate."""
+    n_initial_conditions: Count = 3
+    """Independent initial weights per learning rate; intervals need at least 3."""
+
+
+class TaskSection(Section):
+    """What is learned."""
+
+    name: Literal["digits", "idx", "quadratic"] = "digits"
+    """`digits`: the 1,797 real 8x8 digits that scikit-learn ships. `idx`: a folder of IDX files (MNIST and its
+    kin). `quadratic`: the loss 1/2 sum h_i w_i^2 with the given curvatures."""
+    path: str | None = None
+    """Folder of the IDX files, plain or gzipped; only for `idx`."""
+    n_train: Count | None = None
+    """Use the first `n_train` training samples; all by default."""
+    n_test: Count | None = None
+    """Use the first `n_test` test samples; all by default."""
+    accuracy_target: float = Field(default=0.75, gt=0, le=1)
+    """Test accuracy that `steps_to_accuracy` waits for."""
+    curvatures: tuple[float, ...] = ()
+    """Curvatures h_i, one per parameter; only for `quadratic`."""
+
+    @model_validator(mode="after")
+    def _fits_the_name(self) -> Self:
+        if self.name == "idx" and self.path is None:
+            raise ValueError("path: task.name idx needs task.path, the folder that holds the IDX files")
+        if self.name != "idx" and self.path is not None:
+            raise ValueError(f"path: only task.name idx reads a path; task.name is {self.name}")
+        if (self.name == "quadratic") != bool(self.curvatures):
+            raise ValueError(
+                "curvatures: give them exactly when task.name is quadratic, one number per parameter"
+            )
+        if not all(math.isfinite(h) for h in self.curvatures):
+            raise ValueError("curvatures: every curvature must be finite")
+        return self
+
+
+class ModelSection(Section):
+    """The network: a multilayer perceptron. A quadratic task has none and ignores this section."""
+
+    widths: tuple[Count, ...] = (64,)
+    """Widths of the hidden layers."""
+    activation: Literal["tanh", "relu", "sigmoid", "gelu", "identity"] = "tanh"
+    """Activation of the hidden layers."""
+    init: Literal["normal", "torch"] = "normal"
+    """`normal`: weights N(0, 1), biases 0 (arXiv 2606.30384). `torch`: weights and biases uniform in
+    +-1/sqrt(fan-in), the default of `torch.nn.Linear`."""
+
+
+class TrainingSection(Section):
+    """How the network learns: full-batch gradient descent, all replicas of a run in lockstep."""
+
+    learning_rate: tuple[Positive, ...] = (1.0,)
+    """One number, or a list, which is a grid."""
+    n_steps: Count = 200
+    """Number of updates."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Precision of weights and gradients."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where a device is visible to the trainer."""
+    n_threads: Count = 1
+    """CPU threads of one trainer; pinned, because bits depend on it."""
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _grid_of_one(cls, value: object) -> object:
+        return value if isinstance(value, list | tuple) else [value]
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _distinct(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or len({f"{rate:g}" for rate in value}) < len(value):
+            raise ValueError("must be a number or a list of numbers that differ in their first six digits")
+        return value
+
+
+class PerturbationSection(Section):
+    """Who stands beside the reference replica."""
+
+    epsilon: Positive = 1e-8
+    """Each perturbed weight starts U(-epsilon, epsilon) away from the reference's."""
+    n_perturbed: int = Field(default=5, ge=0)
+    """Perturbed replicas per run; 0 (with `control: false`) monitors a plain training without divergence."""
+    weights_only: bool = True
+    """Leave the biases alone."""
+    control: bool = True
+    """Carry one unperturbed copy: its divergence is 0, or else the noise floor."""
+
+    @model_validator(mode="after")
+    def _someone_diverges(self) -> Self:
+        if self.n_perturbed == 0 and self.control:
+            raise ValueError(
+                "n_perturbed: a divergence needs at least 1 perturbed replica, got 0; raise it, or set "
+                "perturbation.control to false to monitor a plain training"
+            )
+        return self
+
+
+class RecordingSection(Section):
+    """What is written of a run."""
+
+    every_n_steps: Count = 1
+    """Record each so many updates; step 0 always."""
+    retain: Annotated[str, StringConstraints(pattern=r"^(all|none|segments:[1-9][0-9]*)$")] = "all"
+    """What stays of the weights after the exact solution at the end of a run: `all`, `none` or `segments:n`."""
+    max_bytes: Count | None = None
+    """Refuse to start where the raw rows that stay, or those in flight, would need more bytes."""
+
+
+class StoreSection(Section):
+    """How rows reach the disk."""
+
+    url: str | None = None
+    """Folder of the store; by default `./streamscalar-runs/<experiment name>`."""
+    fsync: Literal["row", "segment", "none"] = "row"
+    """When an acknowledged row is forced to the disk. Below `row`, a power cut may take unsealed rows; a killed
+    process never does."""
+    codec: Literal["zstd", "lz4"] = "zstd"
+    """Compressor of the integer deltas: `zstd` is smaller, `lz4` faster."""
+    segment_rows: Count | None = None
+    """Rows sealed into one shard and embedded as one block; chosen from the size of a row by default."""
+
+
+class EmbeddingSection(Section):
+    """Classical multidimensional scaling on RMS distances, joint over all replicas of a run."""
+
+    n_components: int = Field(default=16, ge=2, le=128)
+    """Components kept while streaming; the first is the scalar embedding."""
+
+
+class AnalysisSection(Section):
+    """How estimates are made."""
+
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Stated coverage of all intervals."""
+    interval: Literal["student", "bootstrap_t"] = "student"
+    """Interval over initial conditions."""
+    n_bootstrap: Count = 2000
+    """Resamples of `bootstrap_t`."""
+    average: Literal["mean_log", "log_mean"] = "mean_log"
+    """Average over replicas: mean of ln d, or ln of the mean (arXiv 2404.05782)."""
+    regular_below: Positive = 0.01
+    """A setting is regular where the upper end of its finite-time exponent, per step, lies below."""
+
+
+class ClusterSection(Section):
+    """Where the work runs; changes nothing of the result."""
+
+    executor: Literal["ray", "inline"] = "ray"
+    """`inline` runs the same workers one after another in this process."""
+    address: str | None = None
+    """Address of an existing Ray cluster; by default a local one is started and ends with the command."""
+    max_concurrent_runs: Count | None = None
+    """Runs in training at once; by default as many as the cluster's CPUs hold."""
+    cpus_per_trainer: float = Field(default=1, ge=0)
+    """CPUs that Ray reserves per trainer."""
+    gpus_per_trainer: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves per trainer; a fraction lets trainers share one."""
+    n_embedders: Count = 1
+    """Embedding actors; a run stays with one of them."""
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    experiment: ExperimentSection = ExperimentSection()
+    task: TaskSection = TaskSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    perturbation: PerturbationSection = PerturbationSection()
+    recording: RecordingSection = RecordingSection()
+    store: StoreSection = StoreSection()
+    embedding: EmbeddingSection = EmbeddingSection()
+    analysis: AnalysisSection = AnalysisSection()
+    cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.recording.every_n_steps > self.training.n_steps:
+            raise ValueError(
+                f"recording.every_n_steps: must be at most training.n_steps ({self.training.n_steps})"
+            )
+        return self
+
+    @property
+    def n_rows(self) -> int:
+        """Recorded rows per run: step 0, then every `recording.every_n_steps` updates."""
+        return 1 + self.training.n_steps // self.recording.every_n_steps
+
+    @property
+    def n_replicas(self) -> int:
+        """Replicas per run."""
+        return 1 + self.perturbation.n_perturbed + int(self.perturbation.control)
+
+    @property
+    def store_path(self) -> str:
+        """Folder of the store."""
+        return self.store.url or f"streamscalar-runs/{self.experiment.name}"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what defines the stored rows: all but where the store lies and where the work runs."""
+        return self.model_dump(mode="json", exclude={"cluster": True, "store": {"url", "fsync"}})
+
+    @classmethod
+    def from_identity(cls, identity: Mapping[str, Any], store_url: str) -> Self:
+        """Return the config of a stored experiment."""
+        return cls.model_validate({**identity, "store": {**identity["store"], "url": store_url}})

@@ -1,0 +1,82 @@
+"""From a config to the runs it asks for, and what they cost."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamscalar.config.models import Config
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """One run: one initial condition at one learning rate.
+
+    Attributes
+    ----------
+    run_id
+        Name in the store, such as `lr7.5_ic0`.
+    learning_rate
+        Learning rate of gradient descent.
+    initial_condition
+        Index of the initial condition, counted from 0.
+    seed
+        Seed of initial weights, perturbations and the random control direction; the same at every learning rate.
+    """
+
+    run_id: str
+    learning_rate: float
+    initial_condition: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an experiment will write.
+
+    Attributes
+    ----------
+    n_runs, n_rows
+        Runs, and recorded rows over all of them.
+    row_bytes
+        Raw bytes of one row: all replicas.
+    kept_bytes
+        Raw weight bytes that stay at the end, before compression.
+    peak_bytes
+        Raw weight bytes on disk at the worst moment: what stays, and the runs in flight.
+    """
+
+    n_runs: int
+    n_rows: int
+    row_bytes: int
+    kept_bytes: int
+    peak_bytes: int
+
+
+def plan_runs(config: Config) -> list[RunPlan]:
+    """Return the runs in fair order: the first initial condition of every learning rate, then the second..."""
+    return [
+        RunPlan(f"lr{rate:g}_ic{index}", rate, index, _run_seed(config.experiment.seed, index))
+        for index in range(config.experiment.n_initial_conditions)
+        for rate in config.training.learning_rate
+    ]
+
+
+def _run_seed(experiment_seed: int, initial_condition: int) -> int:
+    """Return 53 bits, which every JSON reader holds exactly."""
+    state = np.random.SeedSequence([experiment_seed, initial_condition]).generate_state(1, np.uint64)
+    return int(state[0] >> 11)
+
+
+def cost(config: Config, n_parameters: int, segment_rows: int, n_concurrent: int) -> Cost:
+    """Return what `config` will write for networks of `n_parameters`, with `n_concurrent` runs in flight."""
+    itemsize = 4 if config.training.dtype == "float32" else 8
+    row_bytes = config.n_replicas * n_parameters * itemsize
+    n_runs = len(config.training.learning_rate) * config.experiment.n_initial_conditions
+    retain = config.recording.retain
+    kept_rows = {"all": config.n_rows, "none": 0}.get(retain)
+    if kept_rows is None:
+        kept_rows = min(config.n_rows, int(retain.removeprefix("segments:")) * segment_rows)
+    kept = n_runs * kept_rows * row_bytes
+    # A finished run still waits for its exact solution while the next one trains.
+    in_flight = min(n_runs, 2 * n_concurrent) * (config.n_rows - kept_rows) * row_bytes
+    return Cost(n_runs, n_runs * config.n_rows, row_bytes, kept, kept + in_flight)
