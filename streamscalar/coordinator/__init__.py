@@ -1,0 +1,1 @@
+"""The coordinator: plans, positions and small numbers, never rows."""

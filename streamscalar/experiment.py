@@ -1,0 +1,228 @@
+"""Handles on a stored experiment, whether it runs, died, or ended last year."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamscalar.analysis.series import RunSeries
+from streamscalar.analysis.table import Options, RunEstimates, Table, analyze, analyze_run
+from streamscalar.config import Config
+from streamscalar.errors import BadCall, Kind
+from streamscalar.store import RunReader, Store, run_digest
+from streamscalar.types import Layout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DISTANCES = ("l1", "rms", "embedded", "random")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values by step and replica.
+
+    Attributes
+    ----------
+    name
+        What is measured.
+    steps
+        Training steps, shape (N,), int64.
+    values
+        Shape (N, R); replica 0 is the reference.
+    """
+
+    name: str
+    steps: NDArray[np.int64]
+    values: NDArray[np.floating]
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one column per replica, indexed by step."""
+        import pandas as pd
+
+        columns = [f"replica {index}" for index in range(self.values.shape[1])]
+        return pd.DataFrame(self.values, index=pd.Index(self.steps, name="step"), columns=columns)
+
+
+class Run:
+    """One run: its weights, embedding, divergence, metrics and estimates; rows are read when asked for."""
+
+    def __init__(self, reader: RunReader, options: Options) -> None:
+        self._reader = reader
+        self._options = options
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self._reader.run_id
+
+    @property
+    def setting(self) -> Mapping[str, Any]:
+        """Learning rate, initial condition and how the run was computed."""
+        return self._reader.setting
+
+    @property
+    def layout(self) -> Layout:
+        """Order of the parameters and replicas."""
+        return self._reader.layout
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all rows are stored."""
+        return self._reader.is_complete
+
+    def steps(self) -> NDArray[np.int64]:
+        """Return the recorded steps, shape (N,)."""
+        return self._reader.steps()
+
+    def weights(self, step: int) -> NDArray[np.floating]:
+        """Return the weights at a recorded step, shape (R, P), bit for bit as they were trained."""
+        row = self._row(step)
+        return np.asarray(self._reader.weights(row, row + 1)[0])
+
+    def deltas(self, first_step: int, last_step: int) -> NDArray[np.floating]:
+        """Return the changes between recorded steps after `first_step` up to `last_step`, shape (S, R, P)."""
+        return np.asarray(self._reader.deltas(self._row(first_step) + 1, self._row(last_step) + 1))
+
+    def embedding(self) -> Series:
+        """Return the scalar embedding: the exact one once the run has ended, else live in the newest basis."""
+        scores = self._reader.scores() if self._reader.has_exact else None
+        values = self._reader.live_scores() if scores is None else scores.values
+        return Series("embedding", self.steps()[: len(values)], values[..., 0])
+
+    def divergence(self, distance: str = "l1") -> Series:
+        """Return the distance of every replica from the reference: `l1`, `rms`, `embedded` or `random`."""
+        if distance not in DISTANCES:
+            raise BadCall("distance", f"must be one of {', '.join(DISTANCES)}", repr(distance), kind=Kind.CONFIG)
+        values = self._reader.divergence(distance)
+        return Series(distance, self.steps()[: len(values)], values)
+
+    def metrics(self, name: str = "loss") -> Series:
+        """Return a metric: `loss`, or `accuracy` on the test split."""
+        if name not in self._reader.metric_names:
+            known = ", ".join(self._reader.metric_names)
+            raise BadCall("metric", f"must be one of {known}", repr(name), kind=Kind.CONFIG)
+        values = self._reader.metrics(name)
+        return Series(name, self.steps()[: len(values)], values)
+
+    def estimates(self) -> RunEstimates:
+        """Return the estimates of this run alone."""
+        return analyze_run(self.series(), self._options)
+
+    def exact_info(self) -> dict[str, Any]:
+        """Return method, passes, residual and eigengap of the exact solution; empty before there is one."""
+        return self._reader.exact_info() if self._reader.has_exact else {}
+
+    def series(self) -> RunSeries:
+        """Return everything recorded apart from the weights, cut to the rows that all series have."""
+        reader = self._reader
+        divergence = {name: reader.divergence(name) for name in DISTANCES}
+        metrics = {name: reader.metrics(name) for name in reader.metric_names}
+        steps = reader.steps()
+        n = min(len(steps), *map(len, divergence.values()), *map(len, metrics.values()))
+        return RunSeries(
+            run_id=reader.run_id,
+            learning_rate=reader.setting["learning_rate"],
+            initial_condition=reader.setting["initial_condition"],
+            n_perturbed=reader.layout.n_perturbed,
+            has_control=reader.layout.has_control,
+            is_complete=reader.is_complete,
+            n_planned=reader.n_planned,
+            steps=steps[:n],
+            divergence={name: values[:n] for name, values in divergence.items()},
+            metrics={name: values[:n] for name, values in metrics.items()},
+            explained_variance=reader.explained_variance(),
+            embedding_is_exact=reader.has_exact,
+        )
+
+    def _row(self, step: int) -> int:
+        rows = np.flatnonzero(self.steps() == step)
+        if not len(rows):
+            raise BadCall("step", f"must be a recorded step of {self.run_id}", str(step), kind=Kind.DATA)
+        return int(rows[0])
+
+
+class Experiment:
+    """A stored experiment."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @cached_property
+    def config(self) -> Config:
+        """The config under which it was recorded."""
+        return Config.from_identity(self.store.config, str(self.store.path))
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The runs that have begun, by name."""
+        return {run_id: self.run(run_id) for run_id in self.store.run_ids()}
+
+    def run(self, run_id: str) -> Run:
+        """Return one run.
+
+        Raises
+        ------
+        BadCall
+            There is no such run.
+        """
+        if run_id not in self.store.run_ids():
+            raise BadCall("run", f"must be a run of {self.store.path}", repr(run_id), kind=Kind.STORE_MISSING)
+        return Run(self.store.reader(run_id), self._options)
+
+    def analyze(self) -> Table:
+        """Return the estimates per learning rate, from what is stored now."""
+        experiment = {
+            "name": self.config.experiment.name,
+            "epsilon": self.config.perturbation.epsilon,
+            "dtype": self.config.training.dtype,
+            "store": str(self.store.path),
+        }
+        runs = self.runs.values()
+        return analyze([run.series() for run in runs], self._options, experiment)
+
+    def table(self) -> "pd.DataFrame":
+        """Return one line per learning rate."""
+        return self.analyze().to_pandas()
+
+    def digest(self) -> str:
+        """Return one hash over weights, metrics, coordinates and estimates; hosts, times, attempts do not count."""
+        total = hashlib.sha256()
+        for run_id in sorted(self.store.run_ids()):
+            total.update(run_digest(self.store.reader(run_id)))
+        estimates = self.analyze().to_json()
+        del estimates["experiment"]
+        total.update(json.dumps(estimates, sort_keys=True).encode())
+        return total.hexdigest()
+
+    @property
+    def _options(self) -> Options:
+        analysis = self.config.analysis
+        return Options(
+            confidence=analysis.confidence,
+            interval=analysis.interval,
+            n_bootstrap=analysis.n_bootstrap,
+            average=analysis.average,
+            regular_below=analysis.regular_below,
+            accuracy_target=None if self.config.task.name == "quadratic" else self.config.task.accuracy_target,
+            seed=self.config.experiment.seed,
+        )
+
+
+def open(store: str | os.PathLike[str]) -> Experiment:  # noqa: A001  (`ss.open` is the public name)
+    """Return the experiment stored in a folder.
+
+    Raises
+    ------
+    BadCall
+        The folder is no store, or a newer version wrote it.
+    """
+    return Experiment(Store.open(store))
+
+

@@ -1,0 +1,196 @@
+"""From a config to a finished store: check, price, create, execute."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import streamscalar
+from streamscalar.config import Config, Cost, cost, load_config, plan_runs
+from streamscalar.errors import BadCall, Kind, WorkFailed
+from streamscalar.experiment import Experiment
+from streamscalar.protocol.progress import Snapshot
+from streamscalar.protocol.schedule import Phase
+from streamscalar.store import Store, segment_rows
+from streamscalar.training.ensemble import Ensemble, check_twins, initial_replicas, pinned_threads, resolve_device
+from streamscalar.training.problems import build_problem
+from streamscalar.workers.trainer import run_layout
+
+COMPRESSED_SHARE = 0.9
+"""Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs hardly shrink."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A config that can run here.
+
+    Attributes
+    ----------
+    config
+        The config.
+    cost
+        Rows and bytes it will write.
+    seconds
+        Estimated training time, from two measured steps.
+    n_concurrent
+        Runs in training at once.
+    provenance
+        Versions, device, threads, data and git revision.
+    """
+
+    config: Config
+    cost: Cost
+    seconds: float
+    n_concurrent: int
+    provenance: dict[str, Any]
+
+
+def prepare(config: Config) -> Prepared:
+    """Check data, device, epsilon and disk before anything is written, and estimate the cost.
+
+    Raises
+    ------
+    BadCall
+        Names the field that cannot work here.
+    """
+    # On a cluster the trainers' device counts; the driver prices the run on what it has.
+    device = resolve_device(config.training.device if config.cluster.executor == "inline" else "auto")
+    plans = plan_runs(config)
+    with pinned_threads(config.training.n_threads):
+        problem = build_problem(config.task, config.model, getattr(torch, config.training.dtype), device)
+        layout = run_layout(problem, config)
+        rows = initial_replicas(problem, layout, config.perturbation, plans[0].seed)
+        twins = check_twins(problem, rows[0], layout.n_replicas, device)
+        ensemble = Ensemble(problem, rows, plans[0].learning_rate, twins.product, device)
+        started = time.monotonic()
+        for _ in range(2):
+            ensemble.metrics()
+            ensemble.step()
+        seconds_per_step = (time.monotonic() - started) / 2
+    n_concurrent = _n_concurrent(config, len(plans))
+    row_bytes = layout.n_replicas * layout.n_parameters * rows.itemsize
+    price = cost(
+        config, layout.n_parameters, config.store.segment_rows or segment_rows(config.n_rows, row_bytes), n_concurrent
+    )
+    _check_room(config, price)
+    seconds = seconds_per_step * config.training.n_steps * len(plans) / n_concurrent
+    return Prepared(config, price, seconds, n_concurrent, _provenance(device.type, config))
+
+
+def _n_concurrent(config: Config, n_runs: int) -> int:
+    if config.cluster.executor == "inline":
+        return 1
+    fit = int((os.cpu_count() or 1) / config.cluster.cpus_per_trainer) if config.cluster.cpus_per_trainer else n_runs
+    return max(1, min(config.cluster.max_concurrent_runs or fit, n_runs))
+
+
+def _check_room(config: Config, price: Cost) -> None:
+    limit = config.recording.max_bytes
+    if limit is not None and price.peak_bytes > limit:
+        raise BadCall(
+            "recording.max_bytes",
+            f"must allow {price.peak_bytes:,} raw bytes for these runs",
+            f"{limit:,}",
+            "Raise it, or set recording.retain to none",
+            Kind.CONFIG,
+        )
+    folder = next(p for p in [Path(config.store_path).absolute(), *Path(config.store_path).absolute().parents] if p.exists())
+    if not folder.is_dir():
+        return
+    space = os.statvfs(folder)
+    free = space.f_bavail * space.f_frsize
+    needed = int(price.peak_bytes * COMPRESSED_SHARE)
+    if needed > free:
+        raise BadCall(
+            f"store.url {config.store_path}",
+            f"must lie on a disk with about {needed:,} free bytes",
+            f"{free:,}",
+            "Set recording.retain to none, record less often (recording.every_n_steps), or use another disk",
+            Kind.STORE_FULL,
+        )
+
+
+def _provenance(device: str, config: Config) -> dict[str, Any]:
+    packages = ("numpy", "scipy", "torch", "zarr", "ray")
+    facts: dict[str, Any] = {
+        "streamscalar": streamscalar.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "packages": {name: version(name) for name in packages},
+        "device": device,
+        "n_threads": config.training.n_threads,
+    }
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)  # noqa: S607
+        facts["git_revision"] = git.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return facts
+
+
+def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda _: None) -> Experiment:
+    """Create or continue the store and carry out what is missing.
+
+    Raises
+    ------
+    BadCall
+        The store holds another experiment, or the cluster does not answer.
+    WorkFailed
+        Runs failed, or the work was cancelled; every acknowledged row is kept.
+    """
+    config = prepared.config
+    store = Store.create(config.store_path, config.identity(), prepared.provenance)
+    if config.cluster.executor == "inline":
+        from streamscalar.runtime.inline import run_inline
+
+        last = run_inline(config, store, on_snapshot)
+    else:
+        from streamscalar.runtime.ray import run_on_ray
+
+        last = run_on_ray(config, store, on_snapshot)
+    on_snapshot(last)
+    _raise_failures(last, config.store_path)
+    return Experiment(Store.open(config.store_path))
+
+
+def _raise_failures(last: Snapshot, path: str) -> None:
+    resume = f"Go on with: streamscalar resume {path}"
+    if last.error:
+        raise WorkFailed("experiment", last.error, fix=resume, kind=Kind.STORE_FULL)
+    failed = [run for run in last.runs if run.phase == Phase.FAILED]
+    if failed:
+        raise WorkFailed(
+            f"{len(failed)} of {len(last.runs)} runs",
+            f"failed, first {failed[0].run_id}: {failed[0].reason}",
+            fix=resume,
+            kind=Kind.RUN_FAILED,
+        )
+    if not all(run.phase == Phase.DONE for run in last.runs):
+        done = last.count(Phase.DONE)
+        raise WorkFailed(
+            "experiment", f"was stopped with {done} of {len(last.runs)} runs done", fix=resume, kind=Kind.CANCELLED
+        )
+
+
+def run(
+    config: str | os.PathLike[str] | Mapping[str, Any] | Config | None = None,
+    *,
+    preset: str | None = None,
+    settings: tuple[str, ...] = (),
+    on_snapshot: Callable[[Snapshot], None] = lambda _: None,
+) -> Experiment:
+    """Run an experiment to its end and return it; see `load_config` for the sources of the config."""
+    return execute(prepare(load_config(config, preset=preset, settings=settings)), on_snapshot)
+
+
+def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any]) -> Config:
+    """Return the config of a stored experiment, with a `cluster` section of its own."""
+    stored = Experiment(Store.open(store)).config
+    return Config.model_validate({**stored.model_dump(), "cluster": dict(cluster)})

@@ -1,0 +1,87 @@
+"""One writer per stream: a newer attempt locks every older one out."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from streamscalar.errors import Fenced, Kind
+
+_WIDTH = 20
+
+
+class Fence:
+    """An attempt number, claimed as the newest, and the right to write while it is.
+
+    The file holds the newest attempt. A claim takes it exclusively; every write holds it shared, so that none of an
+    older attempt's writes can land after the claim. The lock is advisory and local: it dies with its process.
+
+    Parameters
+    ----------
+    path
+        The lock file; made where missing.
+    context
+        Run and stream, for messages.
+
+    Attributes
+    ----------
+    attempt : int
+        This attempt, one more than any before it.
+    """
+
+    def __init__(self, path: Path, context: str) -> None:
+        self._path = path
+        self._context = context
+        with _locked(path, fcntl.LOCK_EX) as file:
+            self.attempt = _newest(file) + 1
+            os.pwrite(file, f"{self.attempt:0{_WIDTH}d}".encode(), 0)
+            os.fsync(file)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the right to write; no newer attempt can be claimed meanwhile.
+
+        Raises
+        ------
+        Fenced
+            A newer attempt exists.
+        """
+        with _locked(self._path, fcntl.LOCK_SH) as file:
+            newest = _newest(file)
+            if newest != self.attempt:
+                raise Fenced(
+                    "stream",
+                    f"attempt {self.attempt} must not write any more",
+                    got=f"attempt {newest} owns the stream",
+                    kind=Kind.FENCED,
+                    context=self._context,
+                )
+            yield
+
+    def check(self) -> None:
+        """Raise `Fenced` where a newer attempt exists."""
+        with self.held():
+            pass
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock between processes (and between threads) on a lock file."""
+    with _locked(path, fcntl.LOCK_EX):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, mode: int) -> Iterator[int]:
+    # A descriptor of its own for every use: locks belong to open files, so threads do not release each other's.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, mode)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _newest(descriptor: int) -> int:
+    return int(os.pread(descriptor, _WIDTH, 0) or b"0")

@@ -1,0 +1,371 @@
+"""Read a run while it is written, after it died, or years later: never a row that was not acknowledged.
+
+Rows are the published ones followed by the valid frames of the write-ahead log. A sealed segment moves from the log
+to the arrays: length first, deletion afterwards. So what was read between two equal lengths is consistent, and where
+the length has moved on meanwhile the reader looks again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamscalar.errors import BadCall, Kind, WorkFailed
+from streamscalar.store.arrays import StoredArray
+from streamscalar.store.codec import Integers, decode, encode, from_ordered, ordered
+from streamscalar.store.coordinates import EmbeddingView, Scores
+from streamscalar.store.files import read_group
+from streamscalar.store.schema import RunFiles, RunSpec
+from streamscalar.store.wal import Frame, LogReader
+from streamscalar.types import Layout
+
+_ALL = slice(None)
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class KeyFrame:
+    """All that is needed to go on from one row.
+
+    Attributes
+    ----------
+    row, step
+        Row in the run, and optimiser step.
+    weights
+        Shape (R, P).
+    state
+        The trainer's own arrays: optimiser, batch position, generators.
+    """
+
+    row: int
+    step: int
+    weights: NDArray[Any]
+    state: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One consistent view of the weights stream."""
+
+    published: int
+    is_complete: bool
+    n_keyframes: int
+    frames: list[Frame]
+
+    @property
+    def total(self) -> int:
+        return self.published + len(self.frames)
+
+
+class RunReader:
+    """Everything stored about one run; every call answers from the newest state.
+
+    Small series are remembered, as published rows never change; weights are not.
+
+    Attributes
+    ----------
+    run_id : str
+        Name of the run.
+    layout : Layout
+        Order of the parameters (P) and meaning of the replicas (R).
+    setting : dict
+        What distinguishes the run, such as its learning rate.
+    seed : int
+        Seed of its initial condition.
+    n_planned : int
+        Rows that the run is to have.
+    metric_names : tuple of str
+        Names that `metrics` takes.
+    segment_rows : int
+        Rows per segment, the unit of publication.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = RunFiles(path)
+        self.spec: RunSpec = self._files.spec()
+        self.run_id: str = self.spec.run_id
+        self.layout: Layout = self.spec.layout
+        self.setting: dict[str, Any] = self.spec.setting
+        self.seed: int = self.spec.seed
+        self.n_planned: int = self.spec.n_planned
+        self.metric_names: tuple[str, ...] = self.spec.metrics
+        self.segment_rows: int = self.spec.segment_rows
+        self._log = LogReader(self._files.weights_log, len(self.metric_names), self.layout.n_replicas)
+        self._arrays: dict[str, StoredArray] = {}
+        self._known: dict[str, NDArray[Any]] = {}
+        self._embedding = EmbeddingView(self._files, self._prefix)
+
+    # How far the streams are.
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that can be read: published, and acknowledged in the write-ahead log."""
+        return self._rows().total
+
+    @property
+    def n_published(self) -> int:
+        """Rows in sealed segments."""
+        return int(read_group(self._files.weights)["length"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the trainer has finished the run."""
+        return bool(read_group(self._files.weights)["complete"])
+
+    @property
+    def n_embedded(self) -> int:
+        """Rows with live scores and distances."""
+        return self._embedding.n_rows
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether the exact solution is there."""
+        return self._embedding.has_exact
+
+    @property
+    def retained_from(self) -> int:
+        """First row whose weights are kept; 0 unless retention dropped some."""
+        return self._embedding.retained_from
+
+    # Small series.
+
+    def steps(self) -> NDArray[np.int64]:
+        """Return the optimiser step of each row, shape (N,)."""
+        rows = self._rows()
+        tail = np.array([frame.step for frame in rows.frames], np.int64)
+        return np.concatenate([self._prefix("weights/steps", rows.published), tail])
+
+    def metrics(self, name: str) -> NDArray[np.float64]:
+        """Return a metric of every row, shape (N, R), float64."""
+        if name not in self.metric_names:
+            raise BadCall("metric", f"must be one of {', '.join(self.metric_names)}", got=name, kind=Kind.DATA)
+        rows = self._rows()
+        index = self.metric_names.index(name)
+        tail = [frame.metrics[index] for frame in rows.frames]
+        return np.concatenate([self._prefix(f"metrics/{name}", rows.published), *([np.stack(tail)] if tail else [])])
+
+    def row_sha256(self) -> NDArray[np.uint8]:
+        """Return the sha256 of each row's raw little-endian weights, shape (N, 32)."""
+        rows = self._rows()
+        tail = np.frombuffer(b"".join(frame.sha256 for frame in rows.frames), np.uint8).reshape(-1, 32)
+        return np.concatenate([self._prefix("weights/sha256", rows.published), tail])
+
+    # Weights.
+
+    def weights(self, first: int = 0, stop: int | None = None, parameters: slice = _ALL) -> NDArray[Any]:
+        """Return rows `first:stop`, shape (S, R, p) in the run's dtype, bit for bit as they were written.
+
+        Reads whole segments from the key frame before `first` on, and of each the inner chunks that `parameters`
+        (a slice of step 1) touches.
+
+        Raises
+        ------
+        BadCall
+            Rows outside the run, or no longer retained.
+        WorkFailed
+            The store is damaged.
+        """
+        for _ in range(_ATTEMPTS):
+            rows = self._rows()
+            end = self._checked_range(first, stop, rows.total)
+            self._require_retained(first, end)
+            try:
+                result = self._assemble(rows, first, end, parameters)
+            except FileNotFoundError:
+                continue
+            if result is not None:
+                return result
+            self._log.forget()
+        raise WorkFailed("weights", "keep changing while they are read", context=self.run_id)
+
+    def integer_deltas(self, first: int = 0, stop: int | None = None) -> Integers:
+        """Return the zigzag integer deltas of rows `first:stop` as stored, shape (S, R, P)."""
+        rows = self._rows()
+        end = self._checked_range(first, stop, rows.total)
+        self._require_retained(first, end)
+        parts = [self._read_kept("weights/deltas", first, min(end, rows.published), first)]
+        begin = max(first, rows.published)
+        if begin < end:
+            tail = self.weights(max(begin - 1, 0), end)
+            parts.append(encode(tail[1:], tail[0]) if begin else encode(tail, None))
+        return np.concatenate(parts)
+
+    def deltas(self, first: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Return float deltas `w[t] - w[t - 1]`, shape (S, R, P), computed; zeros at the start of the run."""
+        end = self._checked_range(first, stop, self.n_rows)
+        out = np.zeros((end - first, *self.spec.row_shape), self.layout.dtype)
+        before = self.weights(max(first - 1, 0), end)
+        begin = 0 if first else 1
+        with np.errstate(all="ignore"):
+            np.subtract(before[1:], before[:-1], out=out[begin:])
+        return out
+
+    def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (first row, weights (S, R, P)), one segment at a time, each decoded once."""
+        rows = self._rows()
+        end = self._checked_range(first, stop, rows.total)
+        self._require_retained(first, end)
+        row = first
+        for begin, block in self._decoded(first, min(end, rows.published), rows.n_keyframes, _ALL):
+            row = begin + len(block)
+            yield begin, block
+        while row < end:
+            until = min(end, (row // self.segment_rows + 1) * self.segment_rows)
+            yield row, self.weights(row, until)
+            row = until
+
+    def parameter_blocks(self, max_bytes: int = 64 * 2**20) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (offset, weights (N, R, p)): all rows of a range of parameters, covering each parameter once.
+
+        Ranges are whole inner chunks, each decoded once, unless one chunk over all rows exceeds `max_bytes`: then a
+        chunk is decoded for each of its parts, as the bound on memory comes first.
+        """
+        n_rows = self.n_rows
+        n_replicas, n_parameters = self.spec.row_shape
+        column = max(1, n_rows * n_replicas * np.dtype(self.layout.dtype).itemsize)
+        chunk = self._array("weights/deltas").chunk[2]
+        most = max(1, max_bytes // column)
+        width = most // chunk * chunk if most >= chunk else -(-chunk // -(-chunk // most))
+        for begin in range(0, n_parameters, width):
+            yield begin, self.weights(0, n_rows, slice(begin, min(begin + width, n_parameters)))
+
+    def last_keyframe(self) -> KeyFrame | None:
+        """Return the newest published key frame, `None` where there is none or it is no longer retained."""
+        attributes = read_group(self._files.weights)
+        k = attributes["n_keyframes"] - 1
+        if k < 0 or k * self.spec.keyframe_every < self.retained_from:
+            return None
+        row = int(self._array("weights/keyframe_rows").read(k, k + 1)[0])
+        step = int(self._prefix("weights/steps", attributes["length"])[row])
+        names = attributes["state"]
+        state = {name: self._array(f"weights/state/{name}").read(k, k + 1)[0] for name in names}
+        return KeyFrame(row, step, self._array("weights/keyframes").read(k, k + 1)[0], state)
+
+    # Embedding.
+
+    def scores(self) -> Scores:
+        """Return the exact coordinates if they are there, else the live ones in the newest basis."""
+        return self._embedding.scores()
+
+    def live_scores(self, basis: str | int = "newest") -> NDArray[np.float64]:
+        """Return live coordinates of all embedded rows in one basis version, shape (n, R, K)."""
+        return self._embedding.live_scores(basis)
+
+    def divergence(self, name: str) -> NDArray[np.float64]:
+        """Return a separation from the reference, shape (n, R): `l1`, `rms`, `random` or `embedded`.
+
+        `embedded` is the exact solution's once that is there, and the live one until then.
+        """
+        return self._embedding.divergence(name)
+
+    def bases(self) -> dict[str, NDArray[Any]]:
+        """Return what is stored of every basis version, stacked: see `EmbeddingWriter.publish`."""
+        return self._embedding.bases()
+
+    def exact_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the exact solution: scores, separation, mean, components, singular values; empty if not there."""
+        return self._embedding.exact_arrays()
+
+    def exact_info(self) -> dict[str, Any]:
+        """Return what was said about the exact solution (residual, passes, ...); empty where it is not there."""
+        return self._embedding.exact_info()
+
+    def explained_variance(self) -> float | None:
+        """Return the share of the variance along the first component; `None` while nothing varies."""
+        return self._embedding.explained_variance()
+
+    def _rows(self) -> _Rows:
+        for _ in range(_ATTEMPTS):
+            before = read_group(self._files.weights)
+            frames = [] if before["complete"] else self._log.frames(before["length"], self.segment_rows)
+            if read_group(self._files.weights) == before:
+                return _Rows(before["length"], before["complete"], before["n_keyframes"], frames)
+        raise WorkFailed("weights", "are published faster than they can be read", context=self.run_id)
+
+    def _assemble(self, rows: _Rows, first: int, stop: int, parameters: slice) -> NDArray[Any] | None:
+        begin, end, _ = parameters.indices(self.layout.n_parameters)
+        chosen = slice(begin, max(begin, end))
+        n_replicas = self.layout.n_replicas
+        out = np.empty((stop - first, n_replicas, chosen.stop - chosen.start), self.layout.dtype)
+        if not out.size:
+            return out
+        for row, block in self._decoded(first, min(stop, rows.published), rows.n_keyframes, chosen):
+            out[row - first : row - first + len(block)] = block
+        for row in range(max(first, rows.published), stop):
+            weights = rows.frames[row - rows.published].weights(self.layout.dtype, self.spec.row_shape)
+            if weights is None:
+                return None
+            out[row - first] = weights[:, chosen]
+        return out
+
+    def _decoded(
+        self, first: int, stop: int, n_keyframes: int, parameters: slice
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield published rows by segments, starting from the key frame at or before `first`."""
+        if stop <= first:
+            return
+        k = min(first // self.spec.keyframe_every, n_keyframes - 1)
+        row = k * self.spec.keyframe_every
+        inner = (_ALL, parameters)
+        state = ordered(self._read_kept("weights/keyframes", k, k + 1, row, inner)[0])
+        is_keyframe = True
+        while row < stop:
+            until = min(stop, row + self.segment_rows)
+            deltas = self._read_kept("weights/deltas", row, until, row, inner)
+            integers = decode(deltas, state, first_is_start=is_keyframe)
+            if until > first:
+                begin = max(row, first)
+                # The last row is carried on as integers, so the caller gets its own floats.
+                yield begin, from_ordered(integers[begin - row :], self.layout.dtype)
+            state, is_keyframe, row = integers[-1], False, until
+
+    def _read_kept(
+        self, name: str, first: int, stop: int, row: int, inner: tuple[slice, ...] = ()
+    ) -> NDArray[Any]:
+        """Read entries that retention may remove meanwhile: it announces `row` as dropped before it deletes."""
+        try:
+            values = self._array(name).read(first, stop, inner)
+        except WorkFailed:
+            self._require_retained(row, row + 1)
+            raise
+        self._require_retained(row, row + 1)
+        return values
+
+    def _prefix(self, name: str, n_rows: int) -> NDArray[Any]:
+        """Return the first rows of a small array, reading those not seen before."""
+        known = self._known.get(name)
+        have = 0 if known is None else len(known)
+        if known is None or have < n_rows:
+            new = self._array(name).read(have, n_rows)
+            known = new if known is None else np.concatenate([known, new])
+            self._known[name] = known
+        return known[:n_rows].copy()
+
+    def _array(self, name: str) -> StoredArray:
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = StoredArray.load(self._files.path / name)
+        return array
+
+    def _checked_range(self, first: int, stop: int | None, n_rows: int) -> int:
+        end = n_rows if stop is None else stop
+        if not 0 <= first <= end <= n_rows:
+            raise BadCall(
+                "rows", f"must lie within the {n_rows} rows of the run", got=f"{first}:{stop}", kind=Kind.DATA,
+                context=self.run_id,
+            )  # fmt: skip
+        return end
+
+    def _require_retained(self, first: int, stop: int) -> None:
+        kept = self.retained_from
+        if first < min(kept, stop):
+            raise BadCall(
+                f"weights of rows {first} to {stop - 1}",
+                f"are no longer kept before row {kept}",
+                fix="Set recording.retain to `all` to keep them in later experiments",
+                kind=Kind.NOT_RETAINED,
+                context=self.run_id,
+            )

@@ -1,0 +1,1 @@
+"""Training: all replicas of a run in lockstep (torch only)."""

@@ -1,0 +1,147 @@
+"""Data sets: scikit-learn's digits, and folders of IDX files such as MNIST."""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamscalar.config.models import TaskSection
+from streamscalar.errors import BadCall, Kind
+
+IDX_SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+N_DIGITS_TEST = 360
+N_LONE_TRAIN = 8000
+
+KNOWN_MD5: Mapping[str, str] = {
+    "f68b3c2dcbeaaa9fbdd348bbdeb94873": "MNIST train-images-idx3-ubyte.gz",
+    "d53e105ee54ea40749a09fcbcd1e9432": "MNIST train-labels-idx1-ubyte.gz",
+    "9fb629c4189551a2d022fa330f9573f3": "MNIST t10k-images-idx3-ubyte.gz",
+    "ec29112dd5afa0611ce80d1b7f02629c": "MNIST t10k-labels-idx1-ubyte.gz",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Samples for classification.
+
+    Attributes
+    ----------
+    x_train, x_test
+        Inputs in [0, 1], float64, shape (samples, features).
+    y_train, y_test
+        Class indices, int64, shape (samples,).
+    n_classes
+        Number of classes.
+    source
+        Where the samples come from, for provenance.
+    """
+
+    x_train: NDArray[np.float64]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.float64]
+    y_test: NDArray[np.int64]
+    n_classes: int
+    source: Mapping[str, Any]
+
+
+def load_data(task: TaskSection) -> Data:
+    """Return the data set of `task`, cut to `n_train` and `n_test`.
+
+    Raises
+    ------
+    BadCall
+        A file is missing, corrupt, or holds fewer samples than asked for.
+    """
+    data = _digits() if task.name == "digits" else _idx(Path(str(task.path)).expanduser())
+    return Data(
+        _first(data.x_train, task.n_train, "n_train"),
+        data.y_train[: task.n_train],
+        _first(data.x_test, task.n_test, "n_test"),
+        data.y_test[: task.n_test],
+        data.n_classes,
+        data.source,
+    )
+
+
+def _first(samples: NDArray[np.float64], n: int | None, field: str) -> NDArray[np.float64]:
+    if n is not None and n > len(samples):
+        raise BadCall(f"task.{field}", f"must be at most {len(samples)}, all the data there is", str(n), kind=Kind.DATA)
+    return samples[:n]
+
+
+def _digits() -> Data:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x, y = x / 16.0, y.astype(np.int64)
+    source = {"name": "digits", "md5": hashlib.md5(x.tobytes(), usedforsecurity=False).hexdigest()}
+    return Data(x[:-N_DIGITS_TEST], y[:-N_DIGITS_TEST], x[-N_DIGITS_TEST:], y[-N_DIGITS_TEST:], 10, source)
+
+
+def _idx(folder: Path) -> Data:
+    source: dict[str, Any] = {"name": "idx", "files": {}}
+    if not folder.is_dir():
+        raise _missing(folder, "that folder does not exist")
+    x_test, y_test = _pair(folder, "t10k", source)
+    if any(folder.glob("train-*")):
+        x_train, y_train = _pair(folder, "train", source)
+    elif len(x_test) > N_LONE_TRAIN:
+        x_train, y_train = x_test[:N_LONE_TRAIN], y_test[:N_LONE_TRAIN]
+        x_test, y_test = x_test[N_LONE_TRAIN:], y_test[N_LONE_TRAIN:]
+    else:
+        raise _missing(folder, f"no train-* files, and t10k-* holds only {len(x_test)} samples to split")
+    return Data(x_train, y_train, x_test, y_test, int(max(y_train.max(), y_test.max())) + 1, source)
+
+
+def _missing(where: Path, got: str) -> BadCall:
+    return BadCall(
+        f"task.path {where}",
+        "must hold IDX files named t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (and train-*), plain or .gz",
+        got,
+        f"MNIST's lie at {IDX_SOURCE}",
+        Kind.DATA,
+    )
+
+
+def _pair(folder: Path, split: str, source: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    images = _read_idx(folder, f"{split}-images-idx3-ubyte", 3, source)
+    labels = _read_idx(folder, f"{split}-labels-idx1-ubyte", 1, source)
+    if len(images) != len(labels):
+        raise BadCall(
+            f"task.path {folder}",
+            f"must hold as many {split} images as labels",
+            f"{len(images)} and {len(labels)}",
+            kind=Kind.DATA,
+        )
+    return images.reshape(len(images), -1) / 255.0, labels.astype(np.int64)
+
+
+def _read_idx(folder: Path, name: str, n_axes: int, source: dict[str, Any]) -> NDArray[np.uint8]:
+    """Return one IDX file: two zero bytes, type 8 (unsigned byte), axes, big-endian lengths, then the data."""
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if path is None:
+        raise _missing(folder, f"no {name}[.gz]")
+    try:
+        raw = path.read_bytes()
+        body = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadCall(str(path), "must be a whole file", str(error), f"Fetch it again: {IDX_SOURCE}", Kind.DATA) from None
+    md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    source["files"][path.name] = {"md5": md5, "known_as": KNOWN_MD5.get(md5)}
+    start = 4 + 4 * n_axes
+    lengths = tuple(int(n) for n in np.frombuffer(body[4:start], ">u4"))
+    if body[:4] != bytes([0, 0, 8, n_axes]) or len(body) != start + int(np.prod(lengths)):
+        raise BadCall(
+            str(path),
+            f"must be an IDX file of unsigned bytes with {n_axes} axes",
+            f"{len(body)} bytes that begin {body[:4].hex(' ')}",
+            f"Fetch it again: {IDX_SOURCE}",
+            Kind.DATA,
+        )
+    return np.frombuffer(body, np.uint8, offset=start).reshape(lengths)

@@ -1,0 +1,163 @@
+"""What is minimised: loss and gradient of all replicas in one batched computation."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from streamscalar.config.models import ModelSection, TaskSection
+from streamscalar.training.data import Data, load_data
+from streamscalar.types import Layer
+
+VECTOR_WIDTH = 8
+"""Rows of a fused product are padded to a multiple of this, so that every replica meets the same kernel."""
+
+
+class Product(StrEnum):
+    """How the replicas' matrix products are computed, fastest first."""
+
+    FUSED = "fused"
+    BATCHED = "batched"
+    SEPARATE = "separate"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Loss (R,), gradient (R, P) and test accuracy (R,) of R replicas; a quadratic has no accuracy."""
+
+    loss: Tensor
+    gradient: Tensor
+    accuracy: Tensor | None
+
+
+class Problem(Protocol):
+    """A loss over a flat parameter axis."""
+
+    layers: tuple[Layer, ...]
+    metrics: tuple[str, ...]
+
+    def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return initial parameters, shape (P,)."""
+        ...
+
+    def evaluate(self, weights: Tensor, product: Product, *, with_accuracy: bool) -> Evaluation:
+        """Return loss, gradient and, where asked, accuracy at `weights` (R, P)."""
+        ...
+
+
+def build_problem(task: TaskSection, model: ModelSection, dtype: torch.dtype, device: torch.device) -> Problem:
+    """Return the problem of a config, its data on `device`."""
+    if task.name == "quadratic":
+        return Quadratic(torch.tensor(task.curvatures, dtype=dtype, device=device))
+    return Perceptron(load_data(task), model, dtype, device)
+
+
+class Quadratic:
+    """Loss 1/2 sum h_i w_i^2: its gradient descent multiplies w_i by 1 - lr h_i at every step."""
+
+    metrics = ("loss",)
+
+    def __init__(self, curvatures: Tensor) -> None:
+        self.curvatures = curvatures
+        self.layers = (Layer("weight", 0, (len(curvatures),)),)
+
+    def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return N(0, 1) parameters."""
+        return rng.standard_normal(len(self.curvatures))
+
+    def evaluate(self, weights: Tensor, product: Product, *, with_accuracy: bool) -> Evaluation:
+        """See `Problem.evaluate`; there is no product and no accuracy."""
+        del product, with_accuracy
+        gradient = self.curvatures * weights
+        return Evaluation(0.5 * (gradient * weights).sum(1), gradient, None)
+
+
+class Perceptron:
+    """Multilayer perceptron with mean cross-entropy; weights in torch's (outputs, inputs) order.
+
+    The samples lie along the last axis, so the first layers of all replicas are one wide product
+    (R outputs, inputs) @ (inputs, samples). Measured on 2,000 MNIST digits with 64 hidden units, float64, one
+    thread, against a loop over replicas: 2.0 times as fast at R = 6 and 1.8 at R = 26.
+    """
+
+    metrics = ("loss", "accuracy")
+
+    def __init__(self, data: Data, model: ModelSection, dtype: torch.dtype, device: torch.device) -> None:
+        self._x_train = torch.tensor(data.x_train.T.copy(), dtype=dtype, device=device)
+        self._x_test = torch.tensor(data.x_test.T.copy(), dtype=dtype, device=device)
+        self._y_train = torch.tensor(data.y_train, device=device)
+        self._y_test = torch.tensor(data.y_test, device=device)
+        self._activation = {
+            "tanh": torch.tanh,
+            "relu": torch.relu,
+            "sigmoid": torch.sigmoid,
+            "gelu": functional.gelu,
+            "identity": lambda x: x,
+        }[model.activation]
+        self._init = model.init
+        widths = (data.x_train.shape[1], *model.widths, data.n_classes)
+        layers: list[Layer] = []
+        offset = 0
+        for index, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            layers.append(Layer(f"{index}.weight", offset, (n_out, n_in)))
+            layers.append(Layer(f"{index}.bias", offset + n_out * n_in, (n_out,)))
+            offset += n_out * (n_in + 1)
+        self.layers = tuple(layers)
+
+    def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return initial parameters after `model.init`."""
+        parts: list[NDArray[np.float64]] = []
+        bound = 0.0
+        for layer in self.layers:
+            if self._init == "torch":
+                bound = 1 / math.sqrt(layer.shape[1]) if layer.is_weight else bound
+                parts.append(rng.uniform(-bound, bound, layer.size))
+            else:
+                parts.append(rng.standard_normal(layer.size) if layer.is_weight else np.zeros(layer.size))
+        return np.concatenate(parts)
+
+    def evaluate(self, weights: Tensor, product: Product, *, with_accuracy: bool) -> Evaluation:
+        """See `Problem.evaluate`."""
+        leaf = weights.detach().requires_grad_()
+        logits = self._logits(leaf, self._x_train, product)
+        targets = self._y_train.expand(len(weights), -1)
+        loss = functional.cross_entropy(logits, targets, reduction="none").mean(1)
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        accuracy = None
+        if with_accuracy:
+            with torch.no_grad():
+                predicted = self._logits(weights, self._x_test, product).argmax(1)
+                accuracy = (predicted == self._y_test).to(weights.dtype).mean(1)
+        return Evaluation(loss.detach(), gradient, accuracy)
+
+    def _logits(self, weights: Tensor, x: Tensor, product: Product) -> Tensor:
+        """Return logits (R, classes, samples) of inputs (features, samples)."""
+        parts = weights.split([layer.size for layer in self.layers], dim=1)
+        hidden: Tensor | None = None
+        for index in range(0, len(parts), 2):
+            matrix = parts[index].reshape(-1, *self.layers[index].shape)
+            if hidden is not None:
+                hidden = self._activation(hidden)
+            hidden = _product(matrix, x if hidden is None else hidden, product) + parts[index + 1].unsqueeze(2)
+        if hidden is None:
+            raise AssertionError("a perceptron has at least one layer")
+        return hidden
+
+
+def _product(matrix: Tensor, x: Tensor, product: Product) -> Tensor:
+    """Return matrix (R, out, in) times x, (in, samples) for all replicas or (R, in, samples) for each."""
+    n_replicas, n_out, n_in = matrix.shape
+    shared = x.dim() == 2
+    if product is Product.SEPARATE:
+        return torch.stack([matrix[r] @ (x if shared else x[r]) for r in range(n_replicas)])
+    if product is Product.BATCHED or not shared:
+        return torch.bmm(matrix, x.expand(n_replicas, -1, -1))
+    padded = functional.pad(matrix, (0, 0, 0, -n_out % VECTOR_WIDTH))
+    wide = padded.reshape(-1, n_in) @ x
+    return wide.reshape(n_replicas, -1, x.shape[1])[:, :n_out]

@@ -1,0 +1,1 @@
+"""The workers as plain classes: trainer and embedder."""

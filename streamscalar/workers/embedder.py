@@ -1,0 +1,194 @@
+"""Keeps the scalar embedding of each run up to date, block by block, and solves exactly at its end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from streamscalar.numerics.distance import random_direction, separations
+from streamscalar.numerics.exact import exact_cmds
+from streamscalar.numerics.exponents import mean_log
+from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.protocol.progress import RunProgress
+from streamscalar.store import EmbeddingWriter, RunReader, Store
+from streamscalar.types import REFERENCE
+
+RANDOM_DIRECTION_STREAM = 3
+"""Key of the random control direction among the streams of a run's seed."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """What the embedder holds of a run: nothing that grows with it."""
+
+    reader: RunReader
+    writer: EmbeddingWriter
+    online: OnlineCMDS
+    direction: NDArray[np.float64]
+    fit: list[int]
+    last: RunProgress
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshots:
+    """The stored rows of a run as a source of snapshots that is never held in memory."""
+
+    reader: RunReader
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.reader.n_rows
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas."""
+        return self.reader.layout.n_replicas
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters."""
+        return self.reader.layout.n_parameters
+
+    def by_rows(self) -> Iterator[NDArray[np.floating]]:
+        """Yield blocks (S, R, P) in order."""
+        for _, block in self.reader.blocks():
+            yield block
+
+    def by_parameters(self) -> Iterator[tuple[int, NDArray[np.floating]]]:
+        """Yield (offset, block (N, R, p)) over all parameters."""
+        yield from self.reader.parameter_blocks()
+
+
+class Embedder:
+    """Embeds the runs of one store.
+
+    Every call is idempotent: what the store already holds is skipped, what it lacks is read from the stored
+    weights. Products are pinned to one thread, because their bits depend on it.
+
+    Parameters
+    ----------
+    store_path
+        Folder of the store.
+    n_components
+        Components kept while streaming.
+    """
+
+    def __init__(self, store_path: str, n_components: int) -> None:
+        self._store = Store.open(store_path, writable=True)
+        self._n_components = n_components
+        self._open_runs: dict[str, _Open] = {}
+
+    def embed(self, run_id: str, first_row: int, weights: NDArray[np.floating]) -> RunProgress:
+        """Embed a block of published rows, shape (S, R, P), and the gap before it where there is one."""
+        with threadpool_limits(1):
+            run = self._open(run_id)
+            self._catch_up(run, first_row)
+            if run.writer.n_rows == first_row:
+                self._publish(run, first_row, weights)
+            return run.last
+
+    def finalise(self, run_id: str, retain: str) -> RunProgress:
+        """Embed what is left, store the exact solution, and keep of the weights what `retain` says."""
+        with threadpool_limits(1):
+            run = self._open(run_id)
+            self._catch_up(run, run.reader.n_published)
+            if not run.reader.has_exact:
+                self._solve(run)
+            if retain != "all":
+                run.writer.drop_weights(0 if retain == "none" else int(retain.removeprefix("segments:")))
+            del self._open_runs[run_id]
+            return run.last
+
+    def forget(self, run_id: str) -> None:
+        """Drop what is held of a run; the next call takes it up from the store."""
+        self._open_runs.pop(run_id, None)
+
+    def _open(self, run_id: str) -> _Open:
+        if run_id not in self._open_runs:
+            reader = self._store.reader(run_id)
+            writer = self._store.embedding_writer(run_id)
+            checkpoint = writer.checkpoint()
+            layout = reader.layout
+            online = (
+                OnlineCMDS(layout.n_parameters, self._n_components)
+                if checkpoint is None
+                else OnlineCMDS.from_snapshot(checkpoint)
+            )
+            rng = np.random.default_rng(np.random.SeedSequence([reader.seed, RANDOM_DIRECTION_STREAM]))
+            self._open_runs[run_id] = _Open(
+                reader,
+                writer,
+                online,
+                random_direction(layout.n_parameters, rng),
+                [r for r in range(layout.n_replicas) if r != layout.control],
+                RunProgress(run_id, writer.n_rows, float("nan"), online.version, float("nan")),
+            )
+        return self._open_runs[run_id]
+
+    def _catch_up(self, run: _Open, stop: int) -> None:
+        if run.writer.n_rows < stop:
+            for first, block in run.reader.blocks(run.writer.n_rows, stop):
+                self._publish(run, first, block)
+
+    def _publish(self, run: _Open, first_row: int, weights: NDArray[np.floating]) -> None:
+        layout = run.reader.layout
+        online = run.online
+        online.update(weights[:, run.fit].reshape(-1, layout.n_parameters))
+        scores = online.project(weights)
+        differences = weights.astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            differences -= differences[:, REFERENCE : REFERENCE + 1].copy()
+        distances = separations(weights, direction=run.direction)
+        divergence = {
+            "l1": distances.l1,
+            "rms": distances.rms,
+            "random": distances.random,
+            "embedded": np.abs(online.project_difference(differences)[..., 0]),
+        }
+        basis = {
+            "version": np.int64(online.version),
+            "rotation": online.rotation,
+            "shift": online.shift,
+            "singular_values": online.singular_values,
+            "total_variance": np.float64(online.total_variance),
+        }
+        run.writer.publish(
+            first_row,
+            scores,
+            divergence,
+            {name: np.asarray(value) for name, value in basis.items()},
+            online.snapshot(),
+        )
+        separation = float("nan")
+        if layout.n_perturbed:
+            separation = float(mean_log(distances.l1[-1:, layout.perturbed])[0])
+        run.last = RunProgress(
+            run.reader.run_id,
+            first_row + len(weights),
+            float(scores[-1, REFERENCE, 0]),
+            online.version,
+            separation,
+        )
+
+    def _solve(self, run: _Open) -> None:
+        solution = exact_cmds(
+            StoredSnapshots(run.reader), run.fit, self._n_components, start=run.online.components
+        )
+        run.writer.publish_exact(
+            solution.scores,
+            solution.separation,
+            solution.mean,
+            solution.components,
+            solution.singular_values,
+            {
+                "method": solution.method,
+                "n_passes": solution.n_passes,
+                "residual": solution.residual,
+                "residuals": solution.residuals.tolist(),
+                "total_variance": solution.total_variance,
+                "eigengap": solution.eigengap,
+            },
+        )
