@@ -1,0 +1,10 @@
+"""Benchmarks: each figure beside a baseline and a physical limit, taken in one run."""
+
+from collections.abc import Callable, Mapping
+
+from streamscalar.bench.figures import Figure
+from streamscalar.bench.train import bench_train
+
+BENCHES: Mapping[str, Callable[[], list[Figure]]] = {"train": bench_train}
+
+__all__ = ["BENCHES", "Figure"]

@@ -1,0 +1,85 @@
+"""The live view of a running experiment."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from streamscalar.config import Config
+from streamscalar.protocol.progress import RunView, Snapshot
+from streamscalar.protocol.schedule import Phase
+
+LOG_EVERY_S = 10.0
+MAX_LINES = 12
+SHOWN = (Phase.TRAINING, Phase.TRAINED, Phase.FAILED)
+
+
+@contextmanager
+def live_view(config: Config, *, quiet: bool) -> Iterator[Callable[[Snapshot], None]]:
+    """Yield the function that shows a snapshot on stderr: a live table, or a line now and then off a terminal."""
+    if quiet:
+        yield lambda _: None
+        return
+    console = Console(stderr=True)
+    meter = _Meter(len(config.training.learning_rate) * config.experiment.n_initial_conditions)
+    if not console.is_terminal:
+        yield lambda snapshot: meter.log(snapshot)
+        return
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        yield lambda snapshot: live.update(meter.render(snapshot))
+
+
+class _Meter:
+    def __init__(self, n_runs: int) -> None:
+        self._n_runs = n_runs
+        self._started: tuple[float, int] | None = None
+        self._logged_at = -math.inf
+
+    def _speed(self, snapshot: Snapshot) -> tuple[float, float]:
+        """Return rows per second since the first snapshot, and seconds left."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = (now, snapshot.n_rows)
+        since, rows_before = self._started
+        rate = (snapshot.n_rows - rows_before) / max(now - since, 1e-9)
+        left = self._n_runs * snapshot.n_rows_planned - snapshot.n_rows
+        return rate, left / rate if rate > 0 else math.nan
+
+    def _headline(self, snapshot: Snapshot) -> str:
+        rate, left_s = self._speed(snapshot)
+        left = f", about {left_s:.0f} s left" if math.isfinite(left_s) and not snapshot.is_over else ""
+        failed = f", {n} failed" if (n := snapshot.count(Phase.FAILED)) else ""
+        return f"{snapshot.count(Phase.DONE)} of {self._n_runs} runs done{failed}, {rate:.0f} rows/s{left}"
+
+    def log(self, snapshot: Snapshot) -> None:
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_EVERY_S or snapshot.is_over:
+            self._logged_at = now
+            sys.stderr.write(self._headline(snapshot) + "\n")
+
+    def render(self, snapshot: Snapshot) -> Group:
+        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+        for name in ("run", "", "steps", "scalar", "ln divergence", ""):
+            table.add_column(name, justify="right" if name in ("scalar", "ln divergence") else "left")
+        active = [run for run in snapshot.runs if run.phase in SHOWN]
+        for run in active[:MAX_LINES]:
+            table.add_row(*_cells(run, snapshot.n_rows_planned))
+        total = self._n_runs * snapshot.n_rows_planned
+        return Group(Text(self._headline(snapshot)), ProgressBar(total, snapshot.n_rows, width=60), table)
+
+
+def _cells(run: RunView, n_rows: int) -> tuple[str, str, str, str, str, str]:
+    progress = run.progress
+    note = run.reason if run.phase == Phase.FAILED or run.attempts > 1 else ""
+    if progress is None:
+        return run.run_id, run.phase, f"0/{n_rows}", "", "", note
+    scalar = f"{progress.coordinate:+.4f}" if math.isfinite(progress.coordinate) else "-"
+    apart = f"{progress.divergence:.2f}" if math.isfinite(progress.divergence) else "-"
+    return run.run_id, run.phase, f"{progress.n_rows}/{n_rows}", scalar, apart, note

@@ -1,0 +1,178 @@
+"""What the commands print."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from streamscalar.errors import BadCall, Kind, WorkFailed
+from streamscalar.types import Estimate, Regime
+
+if TYPE_CHECKING:
+    from streamscalar.analysis.table import Table as Analysis
+    from streamscalar.bench import Figure
+    from streamscalar.runtime import Prepared
+
+COLOURS = {
+    Regime.REGULAR: "green",
+    Regime.ONSET: "yellow",
+    Regime.CHAOTIC: "red",
+    Regime.DIVERGED: "magenta",
+    Regime.UNDECIDED: "dim",
+}
+COLUMNS = {
+    "nmle": "nMLE weights",
+    "nmle_embedded": "nMLE scalar",
+    "ftle": "FTLE",
+    "steps_to_accuracy": "steps to target",
+    "explained_variance": "explained",
+}
+
+
+def document(data: Any) -> None:  # noqa: ANN401  (any JSON document)
+    """Print one JSON document."""
+    typer.echo(json.dumps(data, indent=2))
+
+
+def price(prepared: "Prepared") -> None:
+    """Print what a run will cost, on stderr."""
+    cost = prepared.cost
+    sys.stderr.write(
+        f"{cost.n_runs} runs, {cost.n_rows:,} rows of {_bytes(cost.row_bytes)}; {_bytes(cost.kept_bytes)} of weights "
+        f"stay, at most {_bytes(cost.peak_bytes)} at once, before compression; "
+        f"about {prepared.seconds:.0f} s of training, {prepared.n_concurrent} at a time\n"
+    )
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
+
+
+def table(analysis: "Analysis", *, as_json: bool) -> None:
+    """Print the estimates per learning rate."""
+    if as_json:
+        document(analysis.to_json())
+        return
+    grid = Table(title=str(analysis.experiment.get("name", "")), title_justify="left", header_style="bold")
+    grid.add_column("learning rate", justify="right")
+    grid.add_column("regime")
+    for name in COLUMNS.values():
+        grid.add_column(name)
+    for setting in analysis.settings:
+        grid.add_row(
+            f"{setting.learning_rate:g}",
+            f"[{COLOURS[setting.regime]}]{setting.regime}[/]",
+            *(_estimate(setting.estimates[key]) for key in COLUMNS),
+        )
+    console = Console()
+    console.print(grid)
+    console.print("Exponents are per step; [low, high] is the interval over initial conditions.", style="dim", markup=False)
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return f"[dim]{estimate.status.replace('_', ' ')}[/]"
+    interval = "" if estimate.low is None or estimate.high is None else f" \\[{estimate.low:.3g}, {estimate.high:.3g}]"
+    return f"{estimate.value:.3g}{interval}"
+
+
+def next_steps(store: str) -> None:
+    """Print what to type after the demo."""
+    typer.echo(
+        "\nNext:\n"
+        f"  streamscalar show {store} lr10_ic0       everything about one run\n"
+        f"  streamscalar analyze {store} --json      all numbers, with intervals and statuses\n"
+        "  streamscalar config show digits-sweep > my.yaml; streamscalar run my.yaml\n"
+    )
+
+
+def listing(path: Path, *, as_json: bool) -> None:
+    """Print the experiments below a folder, or the runs of a store."""
+    import streamscalar
+    from streamscalar.store import Store
+
+    if not path.is_dir():
+        raise BadCall(str(path), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+    if not (path / "zarr.json").exists():
+        stores = sorted(p.parent for p in path.glob("*/zarr.json"))
+        rows = [{"store": str(p), "runs": len(Store.open(p).run_ids())} for p in stores]
+    else:
+        rows = []
+        for run in streamscalar.open(path).runs.values():
+            series = run.steps()
+            state = "complete" if run.is_complete else "incomplete"
+            rows.append({"run": run.run_id, "rows": len(series), "state": state, "exact": bool(run.exact_info())})
+    if as_json:
+        document({"schema": 1, "entries": rows})
+        return
+    grid = Table(box=None, header_style="dim")
+    for name in rows[0] if rows else ("nothing",):
+        grid.add_column(name)
+    for row in rows:
+        grid.add_row(*(str(value) for value in row.values()))
+    Console().print(grid)
+
+
+def details(path: Path, run_id: str | None, *, as_json: bool) -> None:
+    """Print an experiment or one of its runs."""
+    import streamscalar
+
+    experiment = streamscalar.open(path)
+    if run_id is None:
+        data: dict[str, Any] = {"config": experiment.store.config, "provenance": experiment.store.provenance}
+    else:
+        run = experiment.run(run_id)
+        data = {
+            "setting": dict(run.setting),
+            "status": experiment.store.status(run_id),
+            "estimates": run.estimates().to_json(),
+            "exact": run.exact_info(),
+        }
+    if as_json:
+        document({"schema": 1, **data})
+    else:
+        Console().print_json(json.dumps(data))
+
+
+def verification(path: Path, *, as_json: bool, quiet: bool) -> None:
+    """Print the findings of a verification; raise where there are any."""
+    from streamscalar.store import Store, verify
+
+    store = Store.open(path)
+    findings = []
+    for run_id in store.run_ids():
+        if not quiet:
+            sys.stderr.write(f"verifying {run_id}\n")
+        findings += list(verify(store, run_id))
+    if as_json:
+        document({"schema": 1, "findings": [{"run": f.run_id, "what": f.what, "message": f.message} for f in findings]})
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.run_id}: {finding.message}")
+    if findings:
+        raise WorkFailed(str(path), f"is damaged in {len(findings)} places", kind=Kind.STORE_CORRUPT)
+    if not as_json:
+        typer.echo("all checksums agree")
+
+
+def figures(name: str, measured: list["Figure"], *, as_json: bool) -> None:
+    """Print the figures of a benchmark."""
+    if as_json:
+        document({"bench": name, "figures": [figure.to_json() for figure in measured]})
+        return
+    grid = Table(header_style="bold")
+    for column in ("figure", "value", "unit", "baseline", "limit", "target"):
+        grid.add_column(column, justify="left" if column in ("figure", "unit") else "right")
+    for figure in measured:
+        numbers = [figure.value, figure.baseline, figure.limit, figure.target]
+        value, *others = ["" if x is None else f"{x:.3g}" for x in numbers]
+        grid.add_row(figure.name, value, figure.unit, *others)
+    Console().print(grid)

@@ -1,0 +1,5 @@
+"""The HTML report."""
+
+from streamscalar.report.page import write_report
+
+__all__ = ["write_report"]
