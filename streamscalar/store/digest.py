@@ -1,0 +1,36 @@
+"""One hash over the scientific content of a run."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamscalar.store.files import json_bytes, plain
+from streamscalar.store.reader import RunReader
+from streamscalar.store.schema import DISTANCES
+
+
+def run_digest(reader: RunReader) -> bytes:
+    """Return a sha256 over definition, steps, hashes of the weights, metrics, coordinates and separations.
+
+    Attempts, times, hosts, segments and what is retained do not count.
+    """
+    spec = reader.spec.to_json()
+    counted = {key: spec[key] for key in ("run_id", "setting", "seed", "layers", "dtype", "n_perturbed", "has_control")}
+    total = hashlib.sha256(json_bytes(plain(counted)))
+    live = reader.live_scores()
+    exact = reader.exact_arrays()
+    series: dict[str, NDArray[np.generic]] = {
+        "steps": reader.steps(),
+        "sha256": reader.row_sha256(),
+        "live": live,
+        **{f"metrics/{name}": reader.metrics(name) for name in reader.metric_names},
+        **{f"divergence/{name}": reader.divergence(name) for name in DISTANCES},
+        **{f"exact/{name}": values for name, values in exact.items()},
+    }
+    for name in sorted(series):
+        values = np.ascontiguousarray(series[name])
+        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        total.update(json_bytes([name, little.dtype.str, list(little.shape)]))
+        total.update(little.tobytes())
+    return total.digest()

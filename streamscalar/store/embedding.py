@@ -1,0 +1,175 @@
+"""Write the embedding stream: live coordinates block by block, the exact solution at the end, and retention."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamscalar.errors import WorkFailed
+from streamscalar.store.arrays import StoredArray, series_document
+from streamscalar.store.coordinates import BASIS_ARRAYS, EXACT_ARRAYS
+from streamscalar.store.fence import Fence
+from streamscalar.store.files import fsync_path, read_group, storage_errors, sweep, write_group
+from streamscalar.store.packing import pack, unpack
+from streamscalar.store.publication import Publication
+from streamscalar.store.schema import DISTANCES, RunFiles
+
+
+class EmbeddingWriter:
+    """Appends blocks of coordinates and separations; from one thread.
+
+    There is no write-ahead log: every block is published whole, and after a crash the embedder starts again from the
+    restart state that was published with the newest block.
+
+    Parameters
+    ----------
+    path
+        Directory of the run.
+
+    Attributes
+    ----------
+    attempt : int
+        Number of this writer; older attempts are locked out from now on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = RunFiles(path)
+        self._spec = self._files.spec()
+        self._context = f"run {self._spec.run_id}"
+        with storage_errors(path):
+            self._fence = Fence(self._files.embedding_log / "lock", self._context)
+            sweep(self._files.embedding_log)
+        self.attempt: int = self._fence.attempt
+        self._attributes = read_group(self._files.embedding)
+        self._remove_old_checkpoints()
+
+    @property
+    def n_rows(self) -> int:
+        """Published rows."""
+        return int(self._attributes["length"])
+
+    def checkpoint(self) -> dict[str, NDArray[Any]] | None:
+        """Return the restart state of the newest block, `None` before the first."""
+        name = self._attributes["checkpoint"]
+        return unpack((self._files.embedding_log / name).read_bytes()) if name else None
+
+    def publish(
+        self,
+        first_row: int,
+        scores: NDArray[np.float64],
+        divergence: Mapping[str, NDArray[np.float64]],
+        basis: Mapping[str, NDArray[Any]],
+        checkpoint: Mapping[str, NDArray[Any]],
+    ) -> None:
+        """Make one block visible, with its basis version and the state to restart from.
+
+        Parameters
+        ----------
+        first_row
+            First row of the block: the next one, at the start of a segment. A block that is there already is ignored.
+        scores
+            Shape (S, R, K), one segment.
+        divergence
+            Shape (S, R) for each of `DISTANCES`.
+        basis
+            `version`, `rotation` (K, K), `shift` (K,), `singular_values` (K,), `total_variance`; every version stays.
+        checkpoint
+            Arrays to go on from; only the newest stay.
+
+        Raises
+        ------
+        WorkFailed
+            A gap before the block, or a full disk.
+        Fenced
+            A newer attempt owns the stream.
+        """
+        if first_row + len(scores) <= self.n_rows:
+            return
+        if first_row != self.n_rows or first_row % self._spec.segment_rows:
+            raise WorkFailed("embedding", f"needs row {self.n_rows} next", f"row {first_row}", context=self._context)
+        n_bases = self._attributes["n_bases"]
+        length = first_row + len(scores)
+        name = f"checkpoint-{length}"
+        with Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication:
+            publication.put(self._array("embedding/scores"), first_row, scores)
+            for distance in DISTANCES:
+                publication.put(self._array(f"divergence/{distance}"), first_row, divergence[distance])
+            for key in BASIS_ARRAYS:
+                value = np.int64(first_row) if key == "first_row" else basis[key]
+                publication.put(self._array(f"embedding/bases/{key}"), n_bases, np.asarray(value)[None])
+            publication.put_file(self._files.embedding_log / name, pack(checkpoint))
+            self._commit(publication, length=length, n_bases=n_bases + 1, checkpoint=name)
+        self._remove_old_checkpoints()
+
+    def publish_exact(
+        self,
+        scores: NDArray[np.float64],
+        separation: NDArray[np.float64],
+        mean: NDArray[np.float64],
+        components: NDArray[np.float64],
+        singular_values: NDArray[np.float64],
+        info: Mapping[str, Any],
+    ) -> None:
+        """Make the exact solution visible: scores (N, R, K), separation (N, R), mean (P,), components (K, P)."""
+        arrays = dict(zip(EXACT_ARRAYS, (scores, separation, mean, components, singular_values), strict=True))
+        folder = self._files.embedding / "exact"
+        with storage_errors(folder), self._fence.held():
+            for name in arrays:
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            write_group(folder, {})
+            fsync_path(self._files.embedding)
+        with Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication:
+            for name, values in arrays.items():
+                document = series_document(values.shape[1:], "float64", max(1, len(values)))
+                publication.put(StoredArray(folder / name, document), 0, values)
+            self._commit(publication, exact=True, exact_info=dict(info))
+
+    def drop_weights(self, keep_segments: int) -> None:
+        """Delete the weights but for the last segments, rounded up to whole spans between key frames.
+
+        Steps, metrics, hashes and everything of the embedding stay.
+        """
+        weights = read_group(self._files.weights)
+        if not (self._attributes["exact"] and weights["complete"]):
+            raise WorkFailed("weights", "can be dropped only after the exact solution", context=self._context)
+        length, span = weights["length"], self._spec.keyframe_every
+        n_segments = -(-length // self._spec.segment_rows)
+        first_kept = max(0, n_segments - keep_segments) * self._spec.segment_rows
+        kept_from = length if keep_segments == 0 else first_kept // span * span
+        with Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication:
+            self._commit(publication, retained_from=max(kept_from, self._attributes["retained_from"]))
+        deltas, keyframes = self._array("weights/deltas"), self._array("weights/keyframes")
+        n_spans = -(-length // span) if keep_segments == 0 else kept_from // span
+        for array, n_rows in ((deltas, kept_from), (keyframes, n_spans)):
+            for name in array.files(0, n_rows):
+                (array.path / name).unlink(missing_ok=True)
+
+    def _commit(self, publication: Publication, **changes: Any) -> None:
+        attributes = {**self._attributes, **changes, "attempt": self.attempt}
+        publication.commit(attributes)
+        self._attributes = attributes
+
+    def _remove_old_checkpoints(self) -> None:
+        with self._fence.held():
+            for path in self._files.embedding_log.glob("checkpoint-*"):
+                if path.name != self._attributes["checkpoint"]:
+                    path.unlink(missing_ok=True)
+
+    def _array(self, name: str) -> StoredArray:
+        return StoredArray.load(self._files.path / name)
+
+
+def first_attributes() -> dict[str, Any]:
+    """Return the attributes of an embedding stream without rows."""
+    return {
+        "length": 0,
+        "n_bases": 0,
+        "checkpoint": "",
+        "exact": False,
+        "exact_info": {},
+        "retained_from": 0,
+        "attempt": 0,
+    }
+

@@ -1,0 +1,283 @@
+"""The store of one experiment: its config, its provenance, and its runs."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from streamscalar.errors import BadCall, Kind
+from streamscalar.store.arrays import Codec
+from streamscalar.store.embedding import EmbeddingWriter, first_attributes
+from streamscalar.store.fence import exclusive
+from streamscalar.store.files import (
+    PARTIAL,
+    fsync_path,
+    json_bytes,
+    partial_name,
+    plain,
+    read_group,
+    storage_errors,
+    write_durable,
+    write_group,
+)
+from streamscalar.store.reader import RunReader
+from streamscalar.store.schema import GROUPS, SCHEMA_VERSION, RunFiles, RunSpec, segment_rows
+from streamscalar.store.wal import Fsync
+from streamscalar.store.weights import WeightsWriter
+from streamscalar.types import Layout
+
+
+
+
+class Store:
+    """A store on the local file system; make one with `create` or `open`.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    config : dict
+        The config of the experiment, as JSON.
+    provenance : dict
+        Versions, device, seeds: what the bits depend on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        attributes = _attributes(path)
+        self.config: dict[str, Any] = attributes["config"]
+        self.provenance: dict[str, Any] = attributes["provenance"]
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], config: Mapping[str, Any], provenance: Mapping[str, Any]
+    ) -> Self:
+        """Make a store, or open the one that is there if its config is the same.
+
+        Raises
+        ------
+        BadCall
+            The folder holds something else, another config, or cannot be written.
+        """
+        folder = Path(path)
+        if (folder / "zarr.json").exists():
+            store = cls.open(folder, writable=True)
+            _require_same(folder, store.config, plain(config))
+            return store
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadCall(
+                str(folder),
+                "is not a streamscalar store, and not empty",
+                fix="Choose another folder with --store",
+                kind=Kind.STORE_MISSING,
+            )
+        aside = partial_name(folder.absolute())
+        with storage_errors(folder):
+            try:
+                (aside / "runs").mkdir(parents=True)
+                write_group(aside / "runs", {})
+                write_group(aside, {"schema_version": SCHEMA_VERSION, "config": config, "provenance": provenance})
+                aside.replace(folder)
+                fsync_path(folder.absolute().parent)
+            except NotADirectoryError as error:
+                raise BadCall(
+                    str(folder), "cannot be made", str(error), "Choose another folder with --store", Kind.STORE_MISSING
+                ) from None
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], writable: bool = False) -> Self:
+        """Open a store that is there.
+
+        Raises
+        ------
+        BadCall
+            The folder is no store, a newer version wrote it, or it cannot be written where it must be.
+        """
+        store = cls(Path(path))
+        if writable and not os.access(store.path, os.W_OK):
+            raise BadCall(
+                str(path),
+                "must be writable",
+                "a read-only folder",
+                "Choose another place with --store, or change its permissions",
+                Kind.STORE_READ_ONLY,
+            )
+        return store
+
+    def run_ids(self) -> list[str]:
+        """Return the names of the runs in the order of their creation."""
+        runs = self.path / "runs"
+        try:
+            listed = (runs / "order").read_text("utf-8").split()
+        except FileNotFoundError:
+            listed = []
+        there = {entry.name for entry in os.scandir(runs) if entry.is_dir() and not entry.name.endswith(PARTIAL)}
+        return [run for run in listed if run in there] + sorted(there - set(listed))
+
+    def add_run(
+        self,
+        run_id: str,
+        *,
+        setting: Mapping[str, Any],
+        seed: int,
+        layout: Layout,
+        n_rows: int,
+        metrics: Sequence[str],
+        n_components: int,
+        segment_rows: int | None,
+        codec: Codec,
+    ) -> None:
+        """Make a run with all of its arrays, at once or not at all; a run that is there already stays.
+
+        Raises
+        ------
+        BadCall
+            The run is there and was defined otherwise, as by another device.
+        """
+        spec = RunSpec(
+            run_id,
+            plain(setting),
+            seed,
+            layout,
+            n_rows,
+            tuple(metrics),
+            n_components,
+            segment_rows or _segment_rows(layout, n_rows),
+            codec,
+        )
+        runs = self.path / "runs"
+        with storage_errors(runs), exclusive(runs / "lock"):
+            if not (runs / run_id).exists():
+                aside = partial_name(runs / run_id)
+                try:
+                    _build(aside, spec)
+                    aside.replace(runs / run_id)
+                    fsync_path(runs)
+                finally:
+                    shutil.rmtree(aside, ignore_errors=True)
+            stored = RunFiles(runs / run_id).spec()
+            if stored != spec:
+                raise BadCall(
+                    f"run {run_id}",
+                    "must be continued as it was begun",
+                    _first_difference(stored.to_json(), plain(spec.to_json())),
+                    "Resume it on the device and library versions that began it, or take a new store",
+                    Kind.STORE_OTHER_CONFIG,
+                )
+            if run_id not in self._listed():
+                write_durable(runs / "order", "".join(f"{run}\n" for run in [*self._listed(), run_id]).encode())
+
+    def reader(self, run_id: str) -> RunReader:
+        """Return a reader of one run."""
+        return RunReader(self._run(run_id))
+
+    def weights_writer(self, run_id: str, fsync: Fsync = "row") -> WeightsWriter:
+        """Return a new writer of a run's weights; it locks out every older one."""
+        return WeightsWriter(self._run(run_id), fsync)
+
+    def embedding_writer(self, run_id: str) -> EmbeddingWriter:
+        """Return a new writer of a run's embedding; it locks out every older one."""
+        return EmbeddingWriter(self._run(run_id))
+
+    def set_status(self, run_id: str, **facts: Any) -> None:  # noqa: ANN401  (any JSON values)
+        """Replace the small changing facts about a run."""
+        path = self._run(run_id) / "status.json"
+        with storage_errors(path):
+            write_durable(path, json_bytes(plain(facts)))
+
+    def status(self, run_id: str) -> dict[str, Any]:
+        """Return the small changing facts about a run; empty where nothing was said."""
+        try:
+            facts: dict[str, Any] = json.loads((self._run(run_id) / "status.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return facts
+
+    def free_bytes(self) -> int:
+        """Return the free bytes of the disk."""
+        return shutil.disk_usage(self.path).free
+
+    def _run(self, run_id: str) -> Path:
+        path = self.path / "runs" / run_id
+        if not (path / "zarr.json").exists():
+            raise BadCall("run", f"must be a run of {self.path}", repr(run_id), kind=Kind.STORE_MISSING)
+        return path
+
+    def _listed(self) -> list[str]:
+        path = self.path / "runs" / "order"
+        return path.read_text("utf-8").split() if path.exists() else []
+
+
+def _segment_rows(layout: Layout, n_rows: int) -> int:
+    itemsize = 4 if layout.dtype == "float32" else 8
+    return segment_rows(n_rows, layout.n_replicas * layout.n_parameters * itemsize)
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    try:
+        attributes = read_group(path)
+    except (OSError, ValueError, KeyError):
+        attributes = {}
+    version = attributes.get("schema_version")
+    if not isinstance(version, int):
+        raise BadCall(
+            str(path), "is not a streamscalar store", fix="Make one with `streamscalar run`", kind=Kind.STORE_MISSING
+        )
+    if version > SCHEMA_VERSION:
+        raise BadCall(
+            str(path),
+            f"must have schema version {SCHEMA_VERSION} or older",
+            str(version),
+            "Install a newer streamscalar",
+            Kind.STORE_SCHEMA,
+        )
+    return attributes
+
+
+def _build(path: Path, spec: RunSpec) -> None:
+    files = RunFiles(path)
+    for folder in (files.weights_log, files.embedding_log, *(path / name for name in GROUPS)):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in GROUPS:
+        write_group(path / name, {})
+    write_group(
+        files.weights, {"length": 0, "complete": False, "n_keyframes": 0, "state": [], "attempt": 0}
+    )
+    write_group(files.embedding, first_attributes())
+    for name, document in spec.arrays().items():
+        (path / name).mkdir(parents=True)
+        (path / name / "zarr.json").write_bytes(json_bytes(document))
+    write_group(path, spec.to_json())
+
+
+def _require_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    if stored != asked:
+        raise BadCall(
+            str(path),
+            "holds another experiment",
+            _first_difference(stored, asked),
+            "Choose another folder with --store, or another experiment.name",
+            Kind.STORE_OTHER_CONFIG,
+        )
+
+
+def _first_difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    differences = [f"{key}: stored {old}, asked {new}" for key, old, new in _differences(stored, asked, "")]
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return "; ".join(differences[:3]) + more
+
+
+def _differences(
+    stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
+) -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted({*stored, *asked}):
+        old, new = stored.get(key), asked.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}", old, new
