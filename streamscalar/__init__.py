@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamscalar.config import Config, load_config
-    from streamscalar.experiment import Experiment, Run, open, run  # noqa: A004  (`ss.open` is the public name)
+    from streamscalar.experiment import Experiment, Run, open  # noqa: A004  (`ss.open` is the public name)
+    from streamscalar.runtime import run
 
 __all__ = ["Config", "Experiment", "Run", "__version__", "load_config", "open", "run"]
 

@@ -224,5 +224,3 @@ def open(store: str | os.PathLike[str]) -> Experiment:  # noqa: A001  (`ss.open`
         The folder is no store, or a newer version wrote it.
     """
     return Experiment(Store.open(store))
-
-

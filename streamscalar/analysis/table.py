@@ -255,8 +255,7 @@ def analyze(runs: Sequence[RunSeries], options: Options, experiment: Mapping[str
     ordered = sorted(runs, key=lambda run: (run.learning_rate, run.initial_condition, run.run_id))
     analyzed = [analyze_run(series, options) for series in ordered]
     settings = [
-        _setting(rate, list(group), options)
-        for rate, group in groupby(analyzed, key=lambda run: run.learning_rate)
+        _setting(rate, list(group), options) for rate, group in groupby(analyzed, key=lambda run: run.learning_rate)
     ]
     return Table(experiment, settings, analyzed)
 

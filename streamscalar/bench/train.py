@@ -3,9 +3,11 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from streamscalar.bench.figures import Figure
 from streamscalar.config.models import ModelSection
@@ -33,13 +35,18 @@ def bench_train() -> list[Figure]:
             weights = torch.tensor(np.stack([problem.initial(rng) for _ in range(n_replicas)]))
             flops = 2 * 2 * n_replicas * N_SAMPLES * N_HIDDEN * (N_FEATURES + 1.5 * N_CLASSES)
             ours_s, loop_s = _side_by_side(
-                lambda w=weights: problem.evaluate(w, Product.FUSED, with_accuracy=False),
-                lambda w=weights: loop.gradients(w),
+                partial(problem.evaluate, weights, Product.FUSED, with_accuracy=False), partial(loop.gradients, weights)
             )
             figures += [
                 Figure(f"R={n_replicas}: step", n_replicas / ours_s, "replicas/s", n_replicas / loop_s),
                 Figure(f"R={n_replicas}: speed-up over the loop", loop_s / ours_s, "x", 1.0),
-                Figure(f"R={n_replicas}: arithmetic", flops / ours_s / 1e9, "GFLOP/s", flops / loop_s / 1e9, peak / 1e9),
+                Figure(
+                    f"R={n_replicas}: arithmetic",
+                    flops / ours_s / 1e9,
+                    "GFLOP/s",
+                    flops / loop_s / 1e9,
+                    peak / 1e9,
+                ),
             ]
     return figures
 
@@ -47,7 +54,7 @@ def bench_train() -> list[Figure]:
 class _TightLoop:
     """One replica after the other with hand-written gradients: what a careful user would write."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+    def __init__(self, x: NDArray[np.float64], y: NDArray[np.int64]) -> None:
         self._x = torch.tensor(x)
         self._y = torch.tensor(y)
         self._one_hot = torch.nn.functional.one_hot(self._y, N_CLASSES).to(torch.float64)
@@ -57,7 +64,7 @@ class _TightLoop:
 
     def _gradient(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
         sizes = [N_HIDDEN * N_FEATURES, N_HIDDEN, N_CLASSES * N_HIDDEN, N_CLASSES]
-        w1, b1, w2, b2 = flat.split(sizes)
+        w1, b1, w2, b2 = torch.split_with_sizes(flat, sizes)
         hidden = torch.tanh(torch.addmm(b1, self._x, w1.view(N_HIDDEN, N_FEATURES).T))
         logits = torch.addmm(b2, hidden, w2.view(N_CLASSES, N_HIDDEN).T)
         at_logits = (torch.softmax(logits, 1) - self._one_hot) / N_SAMPLES

@@ -32,7 +32,8 @@ SetOption = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may repeat. Values are YAML."),
 ]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Folder of the store [default: ./streamscalar-runs/<experiment name>].")
+    Path | None,
+    typer.Option("--store", help="Folder of the store [default: ./streamscalar-runs/<experiment name>]."),
 ]
 ExecutorOption = Annotated[str | None, typer.Option("--executor", help="ray (default) or inline: all in one process.")]
 AddressOption = Annotated[str | None, typer.Option("--address", help="An existing Ray cluster, such as host:6379.")]
@@ -92,8 +93,11 @@ def run(
     """
     if (config is None) == (preset is None):
         raise BadCall(
-            "run", "needs a config file or a preset, one of them", "both" if preset else "neither",
-            f"For example --preset {preset_names()[0]}", Kind.CONFIG,
+            "run",
+            "needs a config file or a preset, one of them",
+            "both" if preset else "neither",
+            f"For example --preset {preset_names()[0]}",
+            Kind.CONFIG,
         )
     _execute(_config(config, preset, settings, store, executor, address), json=json, quiet=quiet)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.types import Estimate, Regime
+from streamscalar.types import Estimate, Regime, Status
 
 if TYPE_CHECKING:
     from streamscalar.analysis.table import Table as Analysis
@@ -24,10 +24,14 @@ COLOURS = {
     Regime.DIVERGED: "magenta",
     Regime.UNDECIDED: "dim",
 }
+SHORT = {
+    Status.TOO_FEW_INITIAL_CONDITIONS: "too few runs",
+    Status.NO_EXPONENTIAL_PHASE: "no exp. phase",
+}
 COLUMNS = {
+    "ftle": "FTLE",
     "nmle": "nMLE weights",
     "nmle_embedded": "nMLE scalar",
-    "ftle": "FTLE",
     "steps_to_accuracy": "steps to target",
     "explained_variance": "explained",
 }
@@ -62,7 +66,7 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
         document(analysis.to_json())
         return
     grid = Table(title=str(analysis.experiment.get("name", "")), title_justify="left", header_style="bold")
-    grid.add_column("learning rate", justify="right")
+    grid.add_column("lr", justify="right")
     grid.add_column("regime")
     for name in COLUMNS.values():
         grid.add_column(name)
@@ -74,12 +78,16 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
         )
     console = Console()
     console.print(grid)
-    console.print("Exponents are per step; [low, high] is the interval over initial conditions.", style="dim", markup=False)
+    console.print(
+        "Exponents are per step; [low, high] is the interval over initial conditions.",
+        style="dim",
+        markup=False,
+    )
 
 
 def _estimate(estimate: Estimate) -> str:
     if estimate.value is None:
-        return f"[dim]{estimate.status.replace('_', ' ')}[/]"
+        return f"[dim]{SHORT.get(estimate.status, estimate.status.replace('_', ' '))}[/]"
     interval = "" if estimate.low is None or estimate.high is None else f" \\[{estimate.low:.3g}, {estimate.high:.3g}]"
     return f"{estimate.value:.3g}{interval}"
 
@@ -153,7 +161,12 @@ def verification(path: Path, *, as_json: bool, quiet: bool) -> None:
             sys.stderr.write(f"verifying {run_id}\n")
         findings += list(verify(store, run_id))
     if as_json:
-        document({"schema": 1, "findings": [{"run": f.run_id, "what": f.what, "message": f.message} for f in findings]})
+        document(
+            {
+                "schema": 1,
+                "findings": [{"run": f.run_id, "what": f.what, "message": f.message} for f in findings],
+            }
+        )
     else:
         for finding in findings:
             typer.echo(f"{finding.run_id}: {finding.message}")

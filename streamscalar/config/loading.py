@@ -80,7 +80,10 @@ def load_config(
 def _read_preset(name: str) -> Mapping[str, Any]:
     if name not in preset_names():
         raise BadCall(
-            "preset", f"must be one of {', '.join(preset_names())}", repr(name), _did_you_mean(name, preset_names())
+            "preset",
+            f"must be one of {', '.join(preset_names())}",
+            repr(name),
+            _did_you_mean(name, preset_names()),
         )
     text = (resources.files("streamscalar.config") / "presets" / f"{name}.yaml").read_text("utf-8")
     return _parse(text, f"preset {name}")
@@ -142,13 +145,21 @@ def _explain(error: ValidationError) -> BadCall:
     where = ".".join(path[:2]) or "config"
     if finding["type"] == "extra_forbidden":
         return BadCall(
-            where, f"is no key; the keys here are {', '.join(names)}", "", _did_you_mean(path[-1], names), Kind.CONFIG
+            where,
+            f"is no key; the keys here are {', '.join(names)}",
+            "",
+            _did_you_mean(path[-1], names),
+            Kind.CONFIG,
         )
     message = finding["msg"].removeprefix("Value error, ")
     if finding["type"] == "value_error":
         field, colon, rest = message.partition(": ")
         known = field if "." in field else f"{where}.{field}" if where != "config" else field
-        return BadCall(known, rest, kind=Kind.CONFIG) if colon else BadCall(where, message, _got(finding), kind=Kind.CONFIG)
+        return (
+            BadCall(known, rest, kind=Kind.CONFIG)
+            if colon
+            else BadCall(where, message, _got(finding), kind=Kind.CONFIG)
+        )
     if finding["type"] == "string_pattern_mismatch":
         message = f"must match {finding['ctx']['pattern']}"
     message = message.replace("Input should be", "must be")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -46,6 +47,12 @@ class TaskSection(Section):
     curvatures: tuple[float, ...] = ()
     """Curvatures h_i, one per parameter; only for `quadratic`."""
 
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        # Workers and a later resume may start in another folder.
+        return None if value is None else str(Path(value).expanduser().absolute())
+
     @model_validator(mode="after")
     def _fits_the_name(self) -> Self:
         if self.name == "idx" and self.path is None:
@@ -53,9 +60,7 @@ class TaskSection(Section):
         if self.name != "idx" and self.path is not None:
             raise ValueError(f"path: only task.name idx reads a path; task.name is {self.name}")
         if (self.name == "quadratic") != bool(self.curvatures):
-            raise ValueError(
-                "curvatures: give them exactly when task.name is quadratic, one number per parameter"
-            )
+            raise ValueError("curvatures: give them exactly when task.name is quadratic, one number per parameter")
         if not all(math.isfinite(h) for h in self.curvatures):
             raise ValueError("curvatures: every curvature must be finite")
         return self
@@ -203,9 +208,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         if self.recording.every_n_steps > self.training.n_steps:
-            raise ValueError(
-                f"recording.every_n_steps: must be at most training.n_steps ({self.training.n_steps})"
-            )
+            raise ValueError(f"recording.every_n_steps: must be at most training.n_steps ({self.training.n_steps})")
         return self
 
     @property

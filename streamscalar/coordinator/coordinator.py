@@ -16,13 +16,6 @@ from streamscalar.protocol.schedule import (
 from streamscalar.store import Store
 
 
-def failure(run_id: str, error: BaseException) -> Event:
-    """Return what an exception of a worker means: final where a retry would end the same."""
-    if isinstance(error, StreamscalarError) and error.kind is not Kind.FENCED:
-        return RunFailed(run_id, str(error))
-    return WorkerLost(run_id, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-
-
 class Coordinator:
     """Decides what happens next; whoever calls it carries the instructions out.
 
@@ -44,6 +37,7 @@ class Coordinator:
         self._schedule = Schedule.of([plan.run_id for plan in plans], max_concurrent)
         self._progress: dict[str, RunProgress] = {}
         self._error = ""
+        self._rows_when_lost: dict[str, int] = {}
         self.plans = {plan.run_id: plan for plan in plans}
 
     def begin(self) -> list[Instruction]:
@@ -68,9 +62,7 @@ class Coordinator:
         if not isinstance(event, CancelRequested):
             run = self._schedule.runs[event.run_id]
             if event.run_id in self._store.run_ids():
-                self._store.set_status(
-                    event.run_id, phase=str(run.phase), attempts=run.attempts, reason=run.reason
-                )
+                self._store.set_status(event.run_id, phase=str(run.phase), attempts=run.attempts, reason=run.reason)
         return instructions
 
     def fail(self, run_id: str, error: BaseException) -> list[Instruction]:
@@ -79,7 +71,16 @@ class Coordinator:
         if isinstance(error, StreamscalarError) and error.kind is Kind.STORE_FULL:
             self._error = str(error)
             instructions += self._schedule.handle(CancelRequested())
-        return instructions + self.handle(failure(run_id, error))
+        return instructions + self.handle(self._meaning(run_id, error))
+
+    def _meaning(self, run_id: str, error: BaseException) -> Event:
+        """Return what an exception of a worker means: final where a retry would end the same."""
+        if isinstance(error, StreamscalarError) and error.kind is not Kind.FENCED:
+            return RunFailed(run_id, str(error))
+        n_rows = self._progress[run_id].n_rows if run_id in self._progress else 0
+        has_progressed = n_rows > self._rows_when_lost.get(run_id, 0)
+        self._rows_when_lost[run_id] = n_rows
+        return WorkerLost(run_id, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", has_progressed)
 
     def snapshot(self) -> Snapshot:
         """Return the state of all runs."""

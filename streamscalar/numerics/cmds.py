@@ -140,9 +140,7 @@ def batch_cmds(snapshots: NDArray[np.floating], n_components: int) -> Solution:
     [-3.535534, 0.0, 3.535534]
     """
     if snapshots.ndim != 2 or snapshots.shape[1] == 0:
-        raise BadCall(
-            "snapshots", "must have shape (snapshots, parameters)", str(snapshots.shape), kind=Kind.DATA
-        )
+        raise BadCall("snapshots", "must have shape (snapshots, parameters)", str(snapshots.shape), kind=Kind.DATA)
     if n_components < 1:
         raise BadCall("n_components", "must be at least 1", str(n_components))
     n_snapshots, n_parameters = snapshots.shape

@@ -75,9 +75,7 @@ def separations(
     (7.0, 3.535534)
     """
     if weights.ndim != 3 or 0 in weights.shape[1:]:
-        raise BadCall(
-            "weights", "must have shape (rows, replicas, parameters)", str(weights.shape), kind=Kind.DATA
-        )
+        raise BadCall("weights", "must have shape (rows, replicas, parameters)", str(weights.shape), kind=Kind.DATA)
     n_rows, n_replicas, n_parameters = weights.shape
     if direction is not None and direction.shape != (n_parameters,):
         must = f"must have shape ({n_parameters},) like one snapshot"

@@ -149,9 +149,7 @@ def exact_cmds(
     return _finish(found, n_components, start, "subspace")
 
 
-def _finish(
-    found: Leading, n_components: int, start: NDArray[np.float64] | None, method: str
-) -> ExactSolution:
+def _finish(found: Leading, n_components: int, start: NDArray[np.float64] | None, method: str) -> ExactSolution:
     """Fix the signs, pad to `n_components` and mark what is not usable."""
     signs = orient(found.components) if start is None else align(found.components, start)
     scores = np.zeros((*found.scores.shape[:2], n_components))

@@ -244,16 +244,12 @@ def nmle(
     value, residual = _line(inside, log_d[1:stop])
     if value <= 0.0:
         what = "Separations do not rise on the way to their plateau."
-        return Estimate.failed(
-            Status.NO_EXPONENTIAL_PHASE, n=n_replicas, method=method, what=what, window=window
-        )
+        return Estimate.failed(Status.NO_EXPONENTIAL_PHASE, n=n_replicas, method=method, what=what, window=window)
     if len(inside) >= LEAST_RIVAL_ROWS:
         _, rival = _line(np.log(inside - float(steps[0])), log_d[1:stop])
         if rival < POWER_LAW_SHARE * residual:
             what = "Separations grow like a power of the step, not exponentially."
-            return Estimate.failed(
-                Status.NO_EXPONENTIAL_PHASE, n=n_replicas, method=method, what=what, window=window
-            )
+            return Estimate.failed(Status.NO_EXPONENTIAL_PHASE, n=n_replicas, method=method, what=what, window=window)
     slopes = np.array([_line(inside, column)[0] for column in np.log(divergence[1:stop]).T])
     return _with_interval(value, slopes, confidence, method, window, "Second row to 1 % of saturation.")
 
@@ -333,6 +329,4 @@ def _with_interval(
     low, high = student(slopes, confidence)
     half = (high - low) / 2.0
     message += f" The interval is over the {n_replicas} perturbed replicas of one run."
-    return Estimate(
-        value, Status.OK, value - half, value + half, confidence, n_replicas, method, window, message
-    )
+    return Estimate(value, Status.OK, value - half, value + half, confidence, n_replicas, method, window, message)

@@ -120,9 +120,7 @@ def _relative(
     """
     rows = zeroed(block, usable)
     candidates = np.argwhere(usable[:, fit])
-    base = (
-        rows[candidates[0][0], fit[candidates[0][1]]].copy() if len(candidates) else np.zeros(block.shape[2])
-    )
+    base = rows[candidates[0][0], fit[candidates[0][1]]].copy() if len(candidates) else np.zeros(block.shape[2])
     rows -= base
     rows[~usable] = 0.0
     return rows, base

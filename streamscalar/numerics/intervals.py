@@ -140,9 +140,7 @@ def over_initial_conditions(
     else:
         low, high = bootstrap_t(values, confidence, n_bootstrap, rng)
     message = f"{len(values)} of {len(estimates)} initial conditions gave a value.{left_out}"
-    return Estimate(
-        float(values.mean()), Status.OK, low, high, confidence, len(values), name, message=message
-    )
+    return Estimate(float(values.mean()), Status.OK, low, high, confidence, len(values), name, message=message)
 
 
 def steps_over_initial_conditions(

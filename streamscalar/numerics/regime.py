@@ -109,9 +109,7 @@ def _bounds(over_runs: Estimate | None, single: Sequence[Estimate]) -> _Bounds |
     if not lows or not highs:
         return None
     runs = f"{len(lows)} run{'s' if len(lows) > 1 else ''}"
-    return _Bounds(
-        min(lows), max(highs), f"interval over the replicas of {runs}, not over initial conditions"
-    )
+    return _Bounds(min(lows), max(highs), f"interval over the replicas of {runs}, not over initial conditions")
 
 
 def _without_interval(runs: Sequence[RunEvidence]) -> str:

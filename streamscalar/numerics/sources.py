@@ -17,9 +17,20 @@ class SnapshotSource(Protocol):
         N, R and P.
     """
 
-    n_rows: int
-    n_replicas: int
-    n_parameters: int
+    @property
+    def n_rows(self) -> int:
+        """Number of recorded rows."""
+        ...
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas of each row."""
+        ...
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters of each replica."""
+        ...
 
     def by_rows(self) -> Iterator[NDArray[np.floating]]:
         """Yield blocks `(S, R, P)` in the order of rows."""

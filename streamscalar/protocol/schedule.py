@@ -45,10 +45,14 @@ class RunFinalised:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A process died under the run, or something else that a retry may mend."""
+    """A process died under the run, or something else that a retry may mend.
+
+    `has_progressed` says whether the lost attempt brought the run further: then the count of attempts starts anew.
+    """
 
     run_id: str
     reason: str
+    has_progressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,10 @@ class Schedule:
         if self.is_cancelled:
             return instructions
         n_training = self._count(Phase.TRAINING)
-        room = min(self.max_concurrent - n_training, 2 * self.max_concurrent - n_training - self._count(Phase.TRAINED))
+        room = min(
+            self.max_concurrent - n_training,
+            2 * self.max_concurrent - n_training - self._count(Phase.TRAINED),
+        )
         for run_id, run in self.runs.items():
             if room <= 0:
                 break
@@ -165,7 +172,9 @@ class Schedule:
                 self.runs[run_id] = RunState(Phase.DONE, self.runs[run_id].attempts)
             case RunFailed(run_id, reason):
                 self._end(run_id, reason)
-            case WorkerLost(run_id, reason):
+            case WorkerLost(run_id, reason, has_progressed):
+                if has_progressed:
+                    self.runs[run_id].attempts = 1
                 return self._retry(run_id, reason)
             case CancelRequested():
                 return self._cancel()

@@ -36,7 +36,13 @@ def divergence_figure(series: Sequence[RunSeries], settings: Sequence[SettingEst
             apart = run.perturbed(distance)
             if apart is not None and apart.size:
                 with np.errstate(all="ignore"):
-                    axis.plot(run.steps, mean_log(apart), color=COLOURS[regimes[run.learning_rate]], lw=0.9, alpha=0.8)
+                    axis.plot(
+                        run.steps,
+                        mean_log(apart),
+                        color=COLOURS[regimes[run.learning_rate]],
+                        lw=0.9,
+                        alpha=0.8,
+                    )
         for rate, run_end in _ends(series, distance):
             axis.annotate(f"{rate:g}", run_end, fontsize=7, xytext=(3, 0), textcoords="offset points", va="center")
         axis.set(xlabel="step", title=title)
@@ -79,7 +85,8 @@ def exponent_figure(settings: Sequence[SettingEstimates], accuracy_target: float
         _with_intervals(left, settings, name, label, marker)
     left.axhline(0, color="#bbbbbb", lw=0.8)
     left.set(xlabel="learning rate", xscale="log", title="Exponents per step")
-    left.legend(frameon=False, fontsize=8)
+    if left.get_legend_handles_labels()[0]:
+        left.legend(frameon=False, fontsize=8)
     _with_intervals(right, settings, "steps_to_accuracy", "", "o")
     right.set(xlabel="learning rate", xscale="log", title=f"Steps to {accuracy_target:.0%} test accuracy")
     right.set_xlim(left.get_xlim())
@@ -88,7 +95,12 @@ def exponent_figure(settings: Sequence[SettingEstimates], accuracy_target: float
 
 def _with_intervals(axis: Axes, settings: Sequence[SettingEstimates], name: str, label: str, marker: str) -> None:
     points = [
-        (s.learning_rate, e.value, e.low if e.low is not None else e.value, e.high if e.high is not None else e.value)
+        (
+            s.learning_rate,
+            e.value,
+            e.low if e.low is not None else e.value,
+            e.high if e.high is not None else e.value,
+        )
         for s in settings
         if (e := s.estimates[name]).value is not None
     ]

@@ -19,7 +19,13 @@ from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import Phase
 from streamscalar.store import Store, segment_rows
-from streamscalar.training.ensemble import Ensemble, check_twins, initial_replicas, pinned_threads, resolve_device
+from streamscalar.training.ensemble import (
+    Ensemble,
+    check_twins,
+    initial_replicas,
+    pinned_threads,
+    resolve_device,
+)
 from streamscalar.training.problems import build_problem
 from streamscalar.workers.trainer import run_layout
 
@@ -77,7 +83,10 @@ def prepare(config: Config) -> Prepared:
     n_concurrent = _n_concurrent(config, len(plans))
     row_bytes = layout.n_replicas * layout.n_parameters * rows.itemsize
     price = cost(
-        config, layout.n_parameters, config.store.segment_rows or segment_rows(config.n_rows, row_bytes), n_concurrent
+        config,
+        layout.n_parameters,
+        config.store.segment_rows or segment_rows(config.n_rows, row_bytes),
+        n_concurrent,
     )
     _check_room(config, price)
     seconds = seconds_per_step * config.training.n_steps * len(plans) / n_concurrent
@@ -101,7 +110,9 @@ def _check_room(config: Config, price: Cost) -> None:
             "Raise it, or set recording.retain to none",
             Kind.CONFIG,
         )
-    folder = next(p for p in [Path(config.store_path).absolute(), *Path(config.store_path).absolute().parents] if p.exists())
+    folder = next(
+        p for p in [Path(config.store_path).absolute(), *Path(config.store_path).absolute().parents] if p.exists()
+    )
     if not folder.is_dir():
         return
     space = os.statvfs(folder)
@@ -175,7 +186,10 @@ def _raise_failures(last: Snapshot, path: str) -> None:
     if not all(run.phase == Phase.DONE for run in last.runs):
         done = last.count(Phase.DONE)
         raise WorkFailed(
-            "experiment", f"was stopped with {done} of {len(last.runs)} runs done", fix=resume, kind=Kind.CANCELLED
+            "experiment",
+            f"was stopped with {done} of {len(last.runs)} runs done",
+            fix=resume,
+            kind=Kind.CANCELLED,
         )
 
 

@@ -259,7 +259,7 @@ def _coordinator(config: Config, store: Store) -> Any:  # noqa: ANN401
             max_task_retries=0,
             max_concurrency=8,
         )
-        .remote(config, str(store.path), n_trainers)
+        .remote(config, str(store.path.resolve()), n_trainers)
     )
 
 

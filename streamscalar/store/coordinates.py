@@ -1,5 +1,6 @@
 """Read the embedding stream: live coordinates through the chain of bases, or the exact solution."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -128,8 +129,8 @@ class EmbeddingView:
             if not len(bases["version"]):
                 return None
             leading, total = bases["singular_values"][-1], float(bases["total_variance"][-1])
-        # Not `total <= 0`, which lets NaN through.
-        return float(leading[0]) ** 2 / total if total > 0 else None
+        # Not `total <= 0`, which lets NaN through; the square of a singular value may overflow where its share does not.
+        return (float(leading[0]) / math.sqrt(total)) ** 2 if 0 < total < math.inf else None
 
     def _attributes(self) -> dict[str, Any]:
         return read_group(self._files.embedding)
@@ -141,9 +142,7 @@ class EmbeddingView:
         array = StoredArray.load(self._files.embedding / "exact" / name)
         return array.read(0, array.document["shape"][0])
 
-    def _live(
-        self, attributes: dict[str, Any], bases: dict[str, NDArray[Any]], target: int
-    ) -> NDArray[np.float64]:
+    def _live(self, attributes: dict[str, Any], bases: dict[str, NDArray[Any]], target: int) -> NDArray[np.float64]:
         values = self._prefix("embedding/scores", attributes["length"]).astype(np.float64, copy=False)
         starts = [*bases["first_row"], len(values)]
         rotation, shift = bases["rotation"], bases["shift"]

@@ -172,4 +172,3 @@ def first_attributes() -> dict[str, Any]:
         "retained_from": 0,
         "attempt": 0,
     }
-

@@ -322,9 +322,7 @@ class RunReader:
                 yield begin, from_ordered(integers[begin - row :], self.layout.dtype)
             state, is_keyframe, row = integers[-1], False, until
 
-    def _read_kept(
-        self, name: str, first: int, stop: int, row: int, inner: tuple[slice, ...] = ()
-    ) -> NDArray[Any]:
+    def _read_kept(self, name: str, first: int, stop: int, row: int, inner: tuple[slice, ...] = ()) -> NDArray[Any]:
         """Read entries that retention may remove meanwhile: it announces `row` as dropped before it deletes."""
         try:
             values = self._array(name).read(first, stop, inner)

@@ -29,8 +29,6 @@ from streamscalar.store.weights import WeightsWriter
 from streamscalar.types import Layout
 
 
-
-
 class Store:
     """A store on the local file system; make one with `create` or `open`.
 
@@ -51,9 +49,7 @@ class Store:
         self.provenance: dict[str, Any] = attributes["provenance"]
 
     @classmethod
-    def create(
-        cls, path: str | os.PathLike[str], config: Mapping[str, Any], provenance: Mapping[str, Any]
-    ) -> Self:
+    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Self:
         """Make a store, or open the one that is there if its config is the same.
 
         Raises
@@ -245,9 +241,7 @@ def _build(path: Path, spec: RunSpec) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for name in GROUPS:
         write_group(path / name, {})
-    write_group(
-        files.weights, {"length": 0, "complete": False, "n_keyframes": 0, "state": [], "attempt": 0}
-    )
+    write_group(files.weights, {"length": 0, "complete": False, "n_keyframes": 0, "state": [], "attempt": 0})
     write_group(files.embedding, first_attributes())
     for name, document in spec.arrays().items():
         (path / name).mkdir(parents=True)
@@ -272,9 +266,7 @@ def _first_difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> st
     return "; ".join(differences[:3]) + more
 
 
-def _differences(
-    stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str
-) -> Iterator[tuple[str, Any, Any]]:
+def _differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
     for key in sorted({*stored, *asked}):
         old, new = stored.get(key), asked.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -223,6 +223,7 @@ class LogReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_verified": {}}
 
+
 def sha256(weights: NDArray[Any]) -> bytes:
     """Return the digest of the raw bytes of contiguous little-endian weights."""
     return hashlib.sha256(weights.data).digest()

@@ -254,9 +254,9 @@ class WeightsWriter:
 
     def _recover(self, *, sync: bool) -> None:
         """Take over what older attempts left in the log."""
-        frames = wal.LogReader(
-            self._files.weights_log, len(self._spec.metrics), self._spec.layout.n_replicas
-        ).frames(self._published, self.segment_rows)
+        frames = wal.LogReader(self._files.weights_log, len(self._spec.metrics), self._spec.layout.n_replicas).frames(
+            self._published, self.segment_rows
+        )
         if sync:
             # A killed writer may have written frames that nobody waited for; from now on they count as durable.
             for path in {frame.path for frame in frames}:
@@ -270,9 +270,7 @@ class WeightsWriter:
             state = frame.state() if self.needs_state(frame.row) else None
             self._take(frame.row, weights, _Row(frame.step, frame.sha256, frame.metrics), state)
 
-    def _take(
-        self, row: int, weights: NDArray[Any], record: _Row, state: dict[str, NDArray[Any]] | None
-    ) -> None:
+    def _take(self, row: int, weights: NDArray[Any], record: _Row, state: dict[str, NDArray[Any]] | None) -> None:
         segment = self._segment
         segment.weights[row - segment.first] = weights
         segment.rows.append(record)
@@ -311,9 +309,7 @@ class WeightsWriter:
             with self._guard:
                 self._news.append((first, n))
 
-    def _put_keyframe(
-        self, publication: Publication, attributes: dict[str, Any], segment: _Segment
-    ) -> None:
+    def _put_keyframe(self, publication: Publication, attributes: dict[str, Any], segment: _Segment) -> None:
         k = segment.first // self._spec.keyframe_every
         state = segment.state or {}
         if k and sorted(state) != attributes["state"]:

@@ -131,7 +131,9 @@ def _read_idx(folder: Path, name: str, n_axes: int, source: dict[str, Any]) -> N
         raw = path.read_bytes()
         body = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise BadCall(str(path), "must be a whole file", str(error), f"Fetch it again: {IDX_SOURCE}", Kind.DATA) from None
+        raise BadCall(
+            str(path), "must be a whole file", str(error), f"Fetch it again: {IDX_SOURCE}", Kind.DATA
+        ) from None
     md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     source["files"][path.name] = {"md5": md5, "known_as": KNOWN_MD5.get(md5)}
     start = 4 + 4 * n_axes

@@ -39,7 +39,9 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadCall("training.device", "must be auto or cpu where no CUDA device is visible", "cuda", kind=Kind.CONFIG)
+        raise BadCall(
+            "training.device", "must be auto or cpu where no CUDA device is visible", "cuda", kind=Kind.CONFIG
+        )
     return torch.device(name)
 
 
@@ -95,10 +97,13 @@ def check_twins(problem: Problem, reference: NDArray[np.floating], n_replicas: i
     """
     start = torch.tensor(reference, device=device).repeat(n_replicas, 1)
     for product in Product:
-        weights = start
+        weights, is_exact = start, True
         for _ in range(N_TWIN_STEPS):
-            weights = weights - problem.evaluate(weights, product, with_accuracy=False).gradient
-        if bool(torch.equal(weights, weights[:1].expand_as(weights))):
+            gradient = problem.evaluate(weights, product, with_accuracy=False).gradient
+            # The gradients, not the weights, whose rounding hides small differences.
+            is_exact = is_exact and bool(torch.equal(gradient, gradient[:1].expand_as(gradient)))
+            weights = weights - gradient
+        if is_exact:
             return TwinCheck(product, is_exact=True)
     return TwinCheck(Product.SEPARATE, is_exact=False)
 
@@ -142,7 +147,10 @@ class Ensemble:
     def metrics(self) -> Mapping[str, NDArray[np.floating]]:
         """Return loss and test accuracy at the weights now, shape (R,) each."""
         self._evaluation = self._problem.evaluate(self._weights, self._product, with_accuracy=True)
-        values: dict[str, Tensor | None] = {"loss": self._evaluation.loss, "accuracy": self._evaluation.accuracy}
+        values: dict[str, Tensor | None] = {
+            "loss": self._evaluation.loss,
+            "accuracy": self._evaluation.accuracy,
+        }
         return {name: value.cpu().numpy() for name, value in values.items() if value is not None}
 
     def step(self) -> None:

@@ -149,17 +149,17 @@ class Embedder:
             "embedded": np.abs(online.project_difference(differences)[..., 0]),
         }
         basis = {
-            "version": np.int64(online.version),
+            "version": np.asarray(online.version),
             "rotation": online.rotation,
             "shift": online.shift,
             "singular_values": online.singular_values,
-            "total_variance": np.float64(online.total_variance),
+            "total_variance": np.asarray(online.total_variance),
         }
         run.writer.publish(
             first_row,
             scores,
             divergence,
-            {name: np.asarray(value) for name, value in basis.items()},
+            basis,
             online.snapshot(),
         )
         separation = float("nan")
@@ -174,9 +174,7 @@ class Embedder:
         )
 
     def _solve(self, run: _Open) -> None:
-        solution = exact_cmds(
-            StoredSnapshots(run.reader), run.fit, self._n_components, start=run.online.components
-        )
+        solution = exact_cmds(StoredSnapshots(run.reader), run.fit, self._n_components, start=run.online.components)
         run.writer.publish_exact(
             solution.scores,
             solution.separation,

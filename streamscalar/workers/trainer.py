@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from streamscalar.config import Config, RunPlan
 from streamscalar.store import Store, WeightsWriter
-from streamscalar.training.ensemble import Ensemble, check_twins, initial_replicas, pinned_threads, resolve_device
+from streamscalar.training.ensemble import (
+    Ensemble,
+    check_twins,
+    initial_replicas,
+    pinned_threads,
+    resolve_device,
+)
 from streamscalar.training.problems import Problem, build_problem
 from streamscalar.types import Layout
 
@@ -26,9 +32,7 @@ class Outcome(StrEnum):
 
 def run_layout(problem: Problem, config: Config) -> Layout:
     """Return the layout of every run of `config`."""
-    return Layout(
-        problem.layers, config.training.dtype, config.perturbation.n_perturbed, config.perturbation.control
-    )
+    return Layout(problem.layers, config.training.dtype, config.perturbation.n_perturbed, config.perturbation.control)
 
 
 class Trainer:

@@ -74,9 +74,7 @@ def test_restart_at_any_block_gives_the_same_bits(blocks: list[Floats], where: i
 
 @settings(max_examples=40, deadline=None)
 @given(low_rank_blocks(), st.integers(0, 1000), st.floats(0.1, 10.0))
-def test_batch_follows_permutation_shift_scale_and_rotation(
-    blocks: list[Floats], seed: int, factor: float
-) -> None:
+def test_batch_follows_permutation_shift_scale_and_rotation(blocks: list[Floats], seed: int, factor: float) -> None:
     snapshots = np.concatenate(blocks)
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.standard_normal((P, P)))[0]

@@ -58,9 +58,7 @@ def test_exact_equals_batch(gram_limit: int) -> None:
     np.testing.assert_allclose(found.scores[:, :3, :2].reshape(-1, 2), batch.scores[:, :2], atol=1e-6)
     np.testing.assert_allclose(found.mean, batch.mean, atol=1e-12)
     np.testing.assert_allclose(found.total_variance, batch.total_variance, rtol=1e-12)
-    np.testing.assert_allclose(
-        found.explained_variance_ratio[:2], batch.explained_variance_ratio[:2], rtol=1e-9
-    )
+    np.testing.assert_allclose(found.explained_variance_ratio[:2], batch.explained_variance_ratio[:2], rtol=1e-9)
     np.testing.assert_allclose(found.eigengap, batch.eigengap, rtol=1e-9)
     np.testing.assert_allclose(found.components @ found.components.T, np.eye(3), atol=1e-12)
     apart = np.abs((weights - weights[:, :1]) @ found.components[0]) / np.sqrt(60)

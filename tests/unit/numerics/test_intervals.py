@@ -39,9 +39,7 @@ def test_student_of_three_covers_what_it_states() -> None:
 def test_bootstrap_t_covers_more_than_a_percentile_bootstrap(n: int, least: float) -> None:
     rng = np.random.default_rng(3)
     draws = rng.standard_normal((400, n))
-    hits = np.mean(
-        [low <= 0.0 <= high for low, high in (bootstrap_t(draw, 0.95, 400, rng) for draw in draws)]
-    )
+    hits = np.mean([low <= 0.0 <= high for low, high in (bootstrap_t(draw, 0.95, 400, rng) for draw in draws)])
     assert least < hits < 0.99
 
 
