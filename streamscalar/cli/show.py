@@ -37,7 +37,7 @@ COLUMNS = {
 }
 
 
-def document(data: Any) -> None:  # noqa: ANN401  (any JSON document)
+def document(data: Any) -> None:
     """Print one JSON document."""
     typer.echo(json.dumps(data, indent=2))
 

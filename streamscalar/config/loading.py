@@ -188,7 +188,7 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str:
 def commented_yaml(config: Config) -> str:
     """Return the config as YAML, each key under a comment that says what it does."""
     lines = []
-    for name, field in type(config).model_fields.items():
+    for name in type(config).model_fields:
         section = getattr(config, name)
         lines += [f"# {(type(section).__doc__ or '').splitlines()[0]}", f"{name}:"]
         for key, about in type(section).model_fields.items():

@@ -139,7 +139,7 @@ def _provenance(device: str, config: Config) -> dict[str, Any]:
         "n_threads": config.training.n_threads,
     }
     try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)  # noqa: S607
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)
         facts["git_revision"] = git.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         pass

@@ -50,7 +50,7 @@ class TrainerActor:
         self._trainer = Trainer(store_path, config)
         self._stopped: set[str] = set()
 
-    def train(self, plan: RunPlan, embedder: Any, coordinator: Any) -> str:  # noqa: ANN401  (actor handles are untyped)
+    def train(self, plan: RunPlan, embedder: Any, coordinator: Any) -> str:
         """Train one run, pushing its blocks to `embedder`; return the outcome."""
         in_flight: deque[Any] = deque()
 
@@ -74,7 +74,7 @@ class EmbedderActor:
     def __init__(self, store_path: str, n_components: int) -> None:
         self._embedder = Embedder(store_path, n_components)
 
-    def embed(self, run_id: str, first_row: int, weights: NDArray[np.floating], coordinator: Any) -> None:  # noqa: ANN401
+    def embed(self, run_id: str, first_row: int, weights: NDArray[np.floating], coordinator: Any) -> None:
         """Embed a block and report it."""
         coordinator.report.remote(self._embedder.embed(run_id, first_row, weights))
 
@@ -105,7 +105,7 @@ class CoordinatorActor:
             .remote(store_path, config)
             for _ in range(n_trainers)
         ]
-        embedders = [
+        embedders: list[Any] = [
             ray.remote(EmbedderActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
             .remote(store_path, config.embedding.n_components)
@@ -162,7 +162,7 @@ class CoordinatorActor:
             case StopTraining():
                 self._busy[run_id].stop.remote(run_id)
 
-    def _settle(self, reference: Any, instruction: Instruction) -> list[Instruction]:  # noqa: ANN401
+    def _settle(self, reference: Any, instruction: Instruction) -> list[Instruction]:
         run_id = instruction.run_id
         if isinstance(instruction, StartTraining):
             self._idle.append(self._busy.pop(run_id))
@@ -227,8 +227,9 @@ def _connect(address: str | None) -> None:
         ) from None
 
 
-def _coordinator(config: Config, store: Store) -> Any:  # noqa: ANN401
-    resources = ray.cluster_resources()
+def _coordinator(config: Config, store: Store) -> Any:
+    # Ray annotates this call in part, which counts as untyped.
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cluster = config.cluster
     fits = [
         int(resources.get(kind, 0) / share)
@@ -263,7 +264,7 @@ def _coordinator(config: Config, store: Store) -> Any:  # noqa: ANN401
     )
 
 
-def _watch(coordinator: Any, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:  # noqa: ANN401
+def _watch(coordinator: Any, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:
     """Poll until all is over; an interrupt cancels once and waits for the rows in hand."""
     deadline: float | None = None
     last: Snapshot | None = None

@@ -54,7 +54,7 @@ class StoredArray:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the elements."""
-        return np.dtype(self.document["data_type"])
+        return np.dtype(str(self.document["data_type"]))
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -74,7 +74,7 @@ class StoredArray:
             return tuple(outer["configuration"]["chunk_shape"])
         return self.grid
 
-    def put(self, scratch: Path, first: int, values: NDArray[Any]) -> list[Path]:
+    def put(self, scratch: Path, first: int, values: NDArray[Any]) -> list[str]:
         """Encode whole chunks into files under `scratch`, durably; return their names.
 
         `first` is a multiple of the rows per file, and so is the number of rows, but for the last file of an array.

@@ -9,12 +9,13 @@ Order-preserving integers of IEEE 754 numbers are folklore of radix sorting; zig
 Protocol Buffers.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-UNSIGNED = {"float32": np.dtype("<u4"), "float64": np.dtype("<u8")}
+UNSIGNED: Mapping[str, np.dtype[Any]] = {"float32": np.dtype("<u4"), "float64": np.dtype("<u8")}
 """Type of the integers that stand for each float type."""
 
 Integers: TypeAlias = NDArray[np.unsignedinteger[Any]]
@@ -28,7 +29,8 @@ def ordered(weights: Floats) -> Integers:
     mask = signed >> (bits - 1)
     mask &= np.iinfo(signed.dtype).max
     mask ^= signed
-    return mask.view(UNSIGNED[f"float{bits}"])
+    unsigned: Integers = mask.view(UNSIGNED[f"float{bits}"])
+    return unsigned
 
 
 def from_ordered(integers: Integers, dtype: DTypeLike) -> Floats:
@@ -53,7 +55,7 @@ def encode(weights: Floats, previous: Floats | None) -> Integers:
         Shape (S, R, P), uint32 or uint64.
     """
     bits = weights.dtype.itemsize * 8
-    deltas = np.empty(weights.shape, UNSIGNED[f"float{bits}"])
+    deltas: Integers = np.empty(weights.shape, UNSIGNED[f"float{bits}"])
     before = None if previous is None else ordered(previous)
     # Row by row, so that what is worked on stays in the cache and no second copy of the block is made.
     for row, out in zip(weights, deltas, strict=True):
@@ -84,7 +86,7 @@ def decode(deltas: Integers, start: Integers, *, first_is_start: bool) -> Intege
     Integers
         Shape (S, R, P); turn them into floats with `from_ordered`.
     """
-    rows = deltas & 1
+    rows: Integers = np.bitwise_and(deltas, 1)
     np.negative(rows, out=rows)
     rows ^= deltas >> 1
     if first_is_start:

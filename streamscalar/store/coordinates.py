@@ -129,7 +129,7 @@ class EmbeddingView:
             if not len(bases["version"]):
                 return None
             leading, total = bases["singular_values"][-1], float(bases["total_variance"][-1])
-        # Not `total <= 0`, which lets NaN through; the square of a singular value may overflow where its share does not.
+        # Not `total <= 0`, which lets NaN through. A singular value squared may overflow where its share does not.
         return (float(leading[0]) / math.sqrt(total)) ** 2 if 0 < total < math.inf else None
 
     def _attributes(self) -> dict[str, Any]:

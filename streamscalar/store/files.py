@@ -98,7 +98,7 @@ def sweep(directory: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401 - anything that JSON can be made of goes in and comes out
+def plain(value: Any) -> Any:
     """Return `value` as JSON can hold it: arrays as lists, non-finite floats as the strings "nan", "inf", "-inf"."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -113,6 +113,6 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - anything that JSON can be made o
     return str(value)
 
 
-def json_bytes(document: Any) -> bytes:  # noqa: ANN401 - any JSON document
+def json_bytes(document: Any) -> bytes:
     """Return one canonical spelling of a JSON document: sorted keys, no spaces, UTF-8."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

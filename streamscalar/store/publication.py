@@ -52,7 +52,7 @@ class Publication:
         target = self._scratch / f"{len(self._lengths)}"
         self._guarded(target.mkdir)
         names: list[str] = []
-        self._guarded(lambda: names.extend(map(str, array.put(target, first, values))))
+        self._guarded(lambda: names.extend(array.put(target, first, values)))
         self._moves += [(target / name, array.path / name) for name in names]
         self._lengths.append((array, first + len(values)))
 

@@ -228,6 +228,9 @@ class RunReader:
         column = max(1, n_rows * n_replicas * np.dtype(self.layout.dtype).itemsize)
         chunk = self._array("weights/deltas").chunk[2]
         most = max(1, max_bytes // column)
+        if most >= n_parameters:
+            yield 0, self.weights(0, n_rows)
+            return
         width = most // chunk * chunk if most >= chunk else -(-chunk // -(-chunk // most))
         for begin in range(0, n_parameters, width):
             yield begin, self.weights(0, n_rows, slice(begin, min(begin + width, n_parameters)))

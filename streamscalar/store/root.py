@@ -180,7 +180,7 @@ class Store:
         """Return a new writer of a run's embedding; it locks out every older one."""
         return EmbeddingWriter(self._run(run_id))
 
-    def set_status(self, run_id: str, **facts: Any) -> None:  # noqa: ANN401  (any JSON values)
+    def set_status(self, run_id: str, **facts: Any) -> None:
         """Replace the small changing facts about a run."""
         path = self._run(run_id) / "status.json"
         with storage_errors(path):

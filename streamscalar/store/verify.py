@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from streamscalar.errors import StreamscalarError
 from streamscalar.store.codec import encode
@@ -34,8 +35,9 @@ class Finding:
 
 
 def verify(store: Store, run_id: str | None = None) -> Iterator[Finding]:
-    """Yield what is damaged in one run, or in all: weights against their hashes, key frames against the chain of
-    deltas, and every other array against its checksums.
+    """Yield what is damaged in one run, or in all.
+
+    Weights are compared with their hashes, key frames with the chain of deltas, other arrays with their checksums.
     """
     for name in [run_id] if run_id is not None else store.run_ids():
         reader = store.reader(name)
@@ -74,8 +76,8 @@ def _series(reader: RunReader) -> Iterator[Finding]:
         "embedding/bases": reader.bases,
         "embedding/exact": reader.exact_arrays,
     }
-    reads |= {f"metrics/{name}": lambda name=name: reader.metrics(name) for name in reader.metric_names}
-    reads |= {f"divergence/{name}": lambda name=name: reader.divergence(name) for name in DISTANCES}
+    reads |= {f"metrics/{name}": partial(reader.metrics, name) for name in reader.metric_names}
+    reads |= {f"divergence/{name}": partial(reader.divergence, name) for name in DISTANCES}
     for what, read in reads.items():
         try:
             read()

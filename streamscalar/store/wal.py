@@ -177,7 +177,7 @@ class LogReader:
         for name in names:
             for frame in self._file_frames(name):
                 found[frame.row] = frame
-        frames = []
+        frames: list[Frame] = []
         while (row := first + len(frames)) in found:
             frames.append(found[row])
         return frames

@@ -97,6 +97,10 @@ class WeightsWriter:
         if self._published and not self._is_complete:
             self._previous = self._reader.weights(self._published - 1, self._published)[0]
         self._segment = self._new_segment(self._published)
+        self._state_form: dict[str, str] | None = None
+        if attributes["n_keyframes"]:
+            stored = {name: self._array(f"weights/state/{name}") for name in attributes["state"]}
+            self._state_form = {name: f"{array.dtype} {array.row_shape}" for name, array in stored.items()}
         if not self._is_complete:
             self._recover(sync=fsync != "none")
 
@@ -171,6 +175,7 @@ class WeightsWriter:
         kept = None
         if self.needs_state(row):
             kept = {name: np.array(little_endian(np.asarray(a), name)) for name, a in (state or {}).items()}
+            self._require_alike(kept)
         number = row // self.segment_rows
         digest = self._log.append(number, row, step, weights, record, kept)
         self._n_durable += 1
@@ -223,6 +228,17 @@ class WeightsWriter:
             record[index] = metrics[name]
         return record
 
+    def _require_alike(self, state: dict[str, NDArray[Any]]) -> None:
+        form = _form(state)
+        if self._state_form is not None and form != self._state_form:
+            raise BadCall(
+                "state",
+                f"must hold the same arrays at every key frame: {self._state_form or 'none'}",
+                got=str(form or "none"),
+                kind=Kind.DATA,
+                context=self._context,
+            )
+
     def _compare(self, row: int, step: int, weights: NDArray[Any], metrics: NDArray[np.float64]) -> None:
         stored = self._rows.get(row) or self._stored(row)
         digest = wal.sha256(weights)
@@ -274,7 +290,8 @@ class WeightsWriter:
         segment = self._segment
         segment.weights[row - segment.first] = weights
         segment.rows.append(record)
-        segment.state = segment.state if state is None else state
+        if state is not None:
+            segment.state, self._state_form = state, _form(state)
         self._rows[row] = record
         if len(segment.rows) == self.segment_rows:
             self._wait()
@@ -312,14 +329,6 @@ class WeightsWriter:
     def _put_keyframe(self, publication: Publication, attributes: dict[str, Any], segment: _Segment) -> None:
         k = segment.first // self._spec.keyframe_every
         state = segment.state or {}
-        if k and sorted(state) != attributes["state"]:
-            raise BadCall(
-                "state",
-                f"must hold the same arrays at every key frame: {', '.join(attributes['state']) or 'none'}",
-                got=", ".join(sorted(state)) or "none",
-                kind=Kind.DATA,
-                context=self._context,
-            )
         publication.put(self._array("weights/keyframes"), k, segment.weights[:1])
         publication.put(self._array("weights/keyframe_rows"), k, np.array([segment.first]))
         for name, value in state.items():
@@ -330,16 +339,7 @@ class WeightsWriter:
         path = self._files.weights / "state" / name
         document = block_document(value.shape, value.dtype.name, self._spec.codec)
         if (path / "zarr.json").exists():
-            array = StoredArray.load(path)
-            if array.row_shape != value.shape or array.dtype != value.dtype:
-                raise BadCall(
-                    f"state {name!r}",
-                    f"must stay {array.dtype} of shape {array.row_shape}",
-                    got=f"{value.dtype} of shape {value.shape}",
-                    kind=Kind.DATA,
-                    context=self._context,
-                )
-            return array
+            return StoredArray.load(path)
         with storage_errors(path), self._fence.held():
             path.mkdir(exist_ok=True)
             write_durable(path / "zarr.json", json_bytes(document))
@@ -369,3 +369,8 @@ class WeightsWriter:
             self._wait()
         if self._failure is not None:
             raise self._failure
+
+
+def _form(state: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Return type and shape of every array."""
+    return {name: f"{value.dtype} {value.shape}" for name, value in sorted(state.items())}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,10 +146,10 @@ class Embedder:
         divergence = {
             "l1": distances.l1,
             "rms": distances.rms,
-            "random": distances.random,
+            "random": cast(NDArray[np.float64], distances.random),
             "embedded": np.abs(online.project_difference(differences)[..., 0]),
         }
-        basis = {
+        basis: dict[str, NDArray[Any]] = {
             "version": np.asarray(online.version),
             "rotation": online.rotation,
             "shift": online.shift,

@@ -3,15 +3,17 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import streamscalar
+from streamscalar import runtime
 from streamscalar.errors import BadCall
 from streamscalar.numerics.cmds import batch_cmds
 from streamscalar.numerics.online import OnlineCMDS
-from streamscalar.runtime import run
 from streamscalar.store import Store, verify
 from streamscalar.types import Status
 from tests.conftest import small_config
@@ -19,15 +21,15 @@ from tests.conftest import small_config
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> streamscalar.Experiment:
-    return run(small_config(tmp_path_factory.mktemp("inline") / "store"))
+    return runtime.run(small_config(tmp_path_factory.mktemp("inline") / "store"))
 
 
-def fitted(run: streamscalar.Run) -> np.ndarray:  # type: ignore[type-arg]  (float64 of any shape)
+def fitted(run: streamscalar.Run) -> NDArray[Any]:
     rows = np.stack([run.weights(int(step)) for step in run.steps()])
     return rows[:, [r for r in range(run.layout.n_replicas) if r != run.layout.control]]
 
 
-def test_the_control_stays_exactly_at_the_reference(experiment: streamscalar.Experiment):
+def test_the_control_stays_exactly_at_the_reference(experiment: streamscalar.Experiment) -> None:
     for run in experiment.runs.values():
         for distance in ("l1", "rms", "random", "embedded"):
             values = run.divergence(distance).values
@@ -35,7 +37,7 @@ def test_the_control_stays_exactly_at_the_reference(experiment: streamscalar.Exp
             assert (values[:, 1:-1] > 0).all()
 
 
-def test_divergence_is_that_of_the_stored_weights(experiment: streamscalar.Experiment):
+def test_divergence_is_that_of_the_stored_weights(experiment: streamscalar.Experiment) -> None:
     run = experiment.run("lr5_ic1")
     rows = np.stack([run.weights(int(step)) for step in run.steps()])
     apart = rows - rows[:, :1]
@@ -43,7 +45,7 @@ def test_divergence_is_that_of_the_stored_weights(experiment: streamscalar.Exper
     np.testing.assert_allclose(run.divergence("rms").values, np.sqrt((apart**2).mean(2)), rtol=1e-12)
 
 
-def test_the_exact_solution_is_the_batch_one(experiment: streamscalar.Experiment):
+def test_the_exact_solution_is_the_batch_one(experiment: streamscalar.Experiment) -> None:
     for run in experiment.runs.values():
         rows = fitted(run)
         batch = batch_cmds(rows.reshape(-1, rows.shape[-1]), 16)
@@ -55,7 +57,7 @@ def test_the_exact_solution_is_the_batch_one(experiment: streamscalar.Experiment
         assert run.exact_info()["n_passes"] >= 2
 
 
-def test_online_follows_batch_after_each_block(experiment: streamscalar.Experiment):
+def test_online_follows_batch_after_each_block(experiment: streamscalar.Experiment) -> None:
     for run in experiment.runs.values():
         rows = fitted(run)
         online = OnlineCMDS(rows.shape[-1], 16)
@@ -71,7 +73,7 @@ def test_online_follows_batch_after_each_block(experiment: streamscalar.Experime
                 assert np.linalg.svd(overlap)[1].min() >= 0.9999
 
 
-def test_weights_read_back_follow_gradient_descent_and_verify(experiment: streamscalar.Experiment):
+def test_weights_read_back_follow_gradient_descent_and_verify(experiment: streamscalar.Experiment) -> None:
     run = experiment.run("lr1_ic0")
     np.testing.assert_array_equal(
         run.deltas(3, 20), np.stack([run.weights(t) - run.weights(t - 1) for t in range(4, 21)])
@@ -79,15 +81,15 @@ def test_weights_read_back_follow_gradient_descent_and_verify(experiment: stream
     assert list(verify(Store.open(experiment.store.path))) == []
 
 
-def test_the_same_config_continues_to_the_same_digest(experiment: streamscalar.Experiment, tmp_path: Path):
-    assert run(experiment.config.model_copy()).digest() == experiment.digest()
-    again = run(small_config(tmp_path / "again"))
+def test_the_same_config_continues_to_the_same_digest(experiment: streamscalar.Experiment, tmp_path: Path) -> None:
+    assert runtime.run(experiment.config.model_copy()).digest() == experiment.digest()
+    again = runtime.run(small_config(tmp_path / "again"))
     assert again.digest() == experiment.digest()
-    other = run(small_config(tmp_path / "other", experiment={"seed": 1}))
+    other = runtime.run(small_config(tmp_path / "other", experiment={"seed": 1}))
     assert other.digest() != experiment.digest()
 
 
-def test_analysis_document_has_the_agreed_shape(experiment: streamscalar.Experiment):
+def test_analysis_document_has_the_agreed_shape(experiment: streamscalar.Experiment) -> None:
     document = json.loads(json.dumps(experiment.analyze().to_json(), allow_nan=False))
     assert document["schema"] == 1
     assert [setting["learning_rate"] for setting in document["settings"]] == [1, 5]
@@ -98,8 +100,8 @@ def test_analysis_document_has_the_agreed_shape(experiment: streamscalar.Experim
 
 
 @pytest.mark.parametrize(("curvature", "learning_rate"), [(1.0, 0.5), (1.0, 1.9), (0.2, 0.05), (1.0, 2.3), (3.0, 1.0)])
-def test_ftle_of_a_quadratic_is_ln_of_its_factor(tmp_path: Path, curvature: float, learning_rate: float):
-    experiment = run(
+def test_ftle_of_a_quadratic_is_ln_of_its_factor(tmp_path: Path, curvature: float, learning_rate: float) -> None:
+    experiment = runtime.run(
         {
             "task": {"name": "quadratic", "curvatures": [curvature] * 20},
             "training": {"learning_rate": learning_rate, "n_steps": 60},
@@ -114,15 +116,17 @@ def test_ftle_of_a_quadratic_is_ln_of_its_factor(tmp_path: Path, curvature: floa
     assert ftle.value == pytest.approx(math.log(abs(1 - learning_rate * curvature)), abs=1e-9)
 
 
-def test_retention_drops_weights_and_keeps_the_digest(experiment: streamscalar.Experiment, tmp_path: Path):
-    dropped = run(small_config(tmp_path / "dropped", recording={"retain": "none"}))
+def test_retention_drops_weights_and_keeps_the_digest(experiment: streamscalar.Experiment, tmp_path: Path) -> None:
+    dropped = runtime.run(small_config(tmp_path / "dropped", recording={"retain": "none"}))
     assert dropped.digest() == experiment.digest()
     with pytest.raises(BadCall, match="no longer kept"):
         dropped.run("lr1_ic0").weights(0)
 
 
-def test_a_diverging_run_is_recorded_and_labelled(tmp_path: Path):
-    experiment = run(small_config(tmp_path / "store", training={"learning_rate": 1e200, "dtype": "float64"}))
+def test_a_diverging_run_is_recorded_and_labelled(tmp_path: Path) -> None:
+    experiment = runtime.run(
+        small_config(tmp_path / "store", training={"learning_rate": 1e100}, model={"activation": "identity"})
+    )
     (setting,) = experiment.analyze().settings
     assert setting.regime == "diverged"
     last = next(iter(experiment.runs.values())).weights(40)

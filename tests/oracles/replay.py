@@ -12,7 +12,7 @@ from streamscalar.types import Layer, Layout
 _CODES = {"float32": ("<f", "<I", 32), "float64": ("<d", "<Q", 64)}
 
 
-def rank(value: Any, dtype: str) -> int:  # noqa: ANN401 - a NumPy or Python float
+def rank(value: Any, dtype: str) -> int:
     """Return the bits of one float as an unsigned integer in which order is preserved (two's complement)."""
     _, integer, bits = _CODES[dtype]
     pattern = int(struct.unpack(integer, np.asarray(value, np.dtype(dtype).newbyteorder("<")).tobytes())[0])
@@ -20,7 +20,7 @@ def rank(value: Any, dtype: str) -> int:  # noqa: ANN401 - a NumPy or Python flo
     return pattern ^ ((1 << (bits - 1)) - 1) if negative else pattern
 
 
-def delta(now: Any, before: Any, dtype: str) -> int:  # noqa: ANN401 - NumPy or Python floats
+def delta(now: Any, before: Any, dtype: str) -> int:
     """Return the zigzag delta of two floats: twice the signed difference, or minus twice less one."""
     bits = _CODES[dtype][2]
     difference = (rank(now, dtype) - rank(before, dtype)) % (1 << bits)
@@ -28,7 +28,7 @@ def delta(now: Any, before: Any, dtype: str) -> int:  # noqa: ANN401 - NumPy or 
     return 2 * signed if signed >= 0 else -2 * signed - 1
 
 
-def replay(start: Any, deltas: list[int], dtype: str) -> list[bytes]:  # noqa: ANN401 - a NumPy or Python float
+def replay(start: Any, deltas: list[int], dtype: str) -> list[bytes]:
     """Return the bytes of the floats that follow `start`, one per delta."""
     _, integer, bits = _CODES[dtype]
     value, result = rank(start, dtype), []
@@ -62,15 +62,15 @@ def trajectory(n_rows: int, shape: tuple[int, int], dtype: str = "float64", seed
 def metrics(row: int, n_replicas: int) -> dict[str, NDArray[np.float64]]:
     """Return the loss of one row: a function of the row alone; NaN at every ninth."""
     loss = np.arange(n_replicas) + 1 / (row + 1)
-    return {"loss": np.full(n_replicas, np.nan) if row % 9 == 8 else loss}
+    return {"loss": np.where(row % 9 == 8, np.nan, loss)}
 
 
 def state(row: int) -> dict[str, NDArray[Any]]:
     """Return what a trainer would go on from."""
-    return {"momentum": np.full((3, 2), row / 3), "generator": np.arange(5, dtype=np.uint8), "epoch": np.int64(row)}
+    return {"momentum": np.full((3, 2), row / 3), "generator": np.arange(5, dtype=np.uint8), "epoch": np.asarray(row)}
 
 
-def add(store: Store, run_id: str, shape: Layout, n_rows: int, segment_rows: int, codec: Any = "zstd") -> None:  # noqa: ANN401 - a codec name
+def add(store: Store, run_id: str, shape: Layout, n_rows: int, segment_rows: int, codec: Any = "zstd") -> None:
     """Add a run with the metrics of `metrics` and two components."""
     store.add_run(
         run_id,
@@ -85,7 +85,7 @@ def add(store: Store, run_id: str, shape: Layout, n_rows: int, segment_rows: int
     )
 
 
-def write(writer: Any, rows: NDArray[Any], first: int = 0) -> None:  # noqa: ANN401 - a WeightsWriter
+def write(writer: Any, rows: NDArray[Any], first: int = 0) -> None:
     """Append rows with their steps, metrics and state."""
     for row in range(first, len(rows)):
         kept = state(row) if writer.needs_state(row) else None

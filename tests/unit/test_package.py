@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 
-def test_import_needs_no_torch_ray_or_zarr():
+def test_import_needs_no_torch_ray_or_zarr() -> None:
     code = (
         "import sys, time; t = time.perf_counter(); import streamscalar; s = time.perf_counter() - t;"
         "assert not {'torch', 'ray', 'zarr', 'numpy'} & set(sys.modules); print(s)"

@@ -16,7 +16,7 @@ from streamscalar.store import Store, run_digest, segment_rows
 from tests.oracles import replay
 
 
-def _store(path: Path, rows: Any, segment: int = 8, codec: str = "zstd") -> Store:  # noqa: ANN401 - an array
+def _store(path: Path, rows: Any, segment: int = 8, codec: str = "zstd") -> Store:
     store = Store.create(path / "store", {"a": 1}, {})
     shape = replay.layout(rows.shape[2], rows.shape[1], rows.dtype.name)
     replay.add(store, "r", shape, len(rows), segment, codec)
@@ -160,9 +160,10 @@ def test_a_newer_attempt_locks_the_older_one_out(tmp_path: Path) -> None:
     replay.write(old, rows[:7])
     with store.weights_writer("r") as new:
         assert (old.attempt, new.attempt, new.n_durable) == (1, 2, 7)
-        for act in (lambda: old.append(7, 70, rows[7], replay.metrics(7, 3)), old.finish):
-            with pytest.raises(Fenced):
-                act()
+        with pytest.raises(Fenced):
+            old.append(7, 70, rows[7], replay.metrics(7, 3))
+        with pytest.raises(Fenced):
+            old.finish()
         replay.write(new, rows, 7)
         new.finish()
     old.close()
@@ -208,7 +209,7 @@ def test_a_full_disk_keeps_every_acknowledged_row(tmp_path: Path, monkeypatch: p
     store = _store(tmp_path, rows)
     real, budget = os.writev, 2500
 
-    def full(file: int, buffers: Any) -> int:  # noqa: ANN401 - as os.writev
+    def full(file: int, buffers: Any) -> int:
         nonlocal budget
         data = b"".join(bytes(buffer) for buffer in buffers)
         if not budget:

@@ -3,16 +3,18 @@
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from streamscalar.config.models import TaskSection
 from streamscalar.errors import BadCall
 from streamscalar.training.data import load_data
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:  # type: ignore[type-arg]  (any array of bytes)
+def write_idx(path: Path, array: NDArray[Any]) -> None:
     head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     body = head + array.astype(np.uint8).tobytes()
     path.write_bytes(gzip.compress(body) if path.suffix == ".gz" else body)
@@ -24,7 +26,7 @@ def write_split(folder: Path, split: str, n: int, suffix: str = "") -> None:
     write_idx(folder / f"{split}-labels-idx1-ubyte{suffix}", np.arange(n) % 4)
 
 
-def test_digits_are_the_1797_real_ones():
+def test_digits_are_the_1797_real_ones() -> None:
     data = load_data(TaskSection(name="digits", n_train=1000))
     assert data.x_train.shape == (1000, 64)
     assert data.x_test.shape == (360, 64)
@@ -34,7 +36,7 @@ def test_digits_are_the_1797_real_ones():
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_folders_with_both_splits(tmp_path: Path, suffix: str):
+def test_idx_folders_with_both_splits(tmp_path: Path, suffix: str) -> None:
     write_split(tmp_path, "train", 12, suffix)
     write_split(tmp_path, "t10k", 5, suffix)
     data = load_data(TaskSection(name="idx", path=str(tmp_path), n_train=10))
@@ -44,20 +46,20 @@ def test_idx_folders_with_both_splits(tmp_path: Path, suffix: str):
     assert data.x_train.max() <= 1
 
 
-def test_a_lone_test_set_is_split(tmp_path: Path):
+def test_a_lone_test_set_is_split(tmp_path: Path) -> None:
     write_split(tmp_path, "t10k", 8003)
     data = load_data(TaskSection(name="idx", path=str(tmp_path)))
     assert (len(data.x_train), len(data.x_test)) == (8000, 3)
 
 
-def test_a_missing_file_says_where_to_get_it(tmp_path: Path):
+def test_a_missing_file_says_where_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(BadCall, match=r"t10k-images-idx3-ubyte.*https://"):
         load_data(TaskSection(name="idx", path=str(tmp_path)))
     with pytest.raises(BadCall, match="does not exist"):
         load_data(TaskSection(name="idx", path=str(tmp_path / "nowhere")))
 
 
-def test_a_corrupt_file_is_named(tmp_path: Path):
+def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
     write_split(tmp_path, "t10k", 8003, ".gz")
     images = tmp_path / "t10k-images-idx3-ubyte.gz"
     images.write_bytes(images.read_bytes()[:-100])
@@ -68,6 +70,6 @@ def test_a_corrupt_file_is_named(tmp_path: Path):
         load_data(TaskSection(name="idx", path=str(tmp_path)))
 
 
-def test_more_samples_than_there_are_is_refused():
+def test_more_samples_than_there_are_is_refused() -> None:
     with pytest.raises(BadCall, match=r"task.n_train: must be at most 1437.*got 5000"):
         load_data(TaskSection(name="digits", n_train=5000))

@@ -42,7 +42,7 @@ def naive_loss(flat: list[float], x: list[list[float]], y: list[int], widths: li
 
 @pytest.mark.parametrize("product", list(Product))
 @pytest.mark.parametrize("widths", [(), (4,), (3, 6)])
-def test_loss_and_gradient_of_every_replica(data: Data, product: Product, widths: tuple[int, ...]):
+def test_loss_and_gradient_of_every_replica(data: Data, product: Product, widths: tuple[int, ...]) -> None:
     problem = Perceptron(data, ModelSection(widths=widths), torch.float64, CPU)
     rows = np.stack([problem.initial(np.random.default_rng(seed)) for seed in range(3)])
     result = problem.evaluate(torch.tensor(rows), product, with_accuracy=True)
@@ -58,7 +58,7 @@ def test_loss_and_gradient_of_every_replica(data: Data, product: Product, widths
             assert result.gradient[replica, index].item() == pytest.approx(slope, abs=1e-8)
 
 
-def test_accuracy_is_the_share_of_right_test_samples(data: Data):
+def test_accuracy_is_the_share_of_right_test_samples(data: Data) -> None:
     problem = Perceptron(data, ModelSection(widths=()), torch.float64, CPU)
     weights = np.zeros((2, 18))
     weights[0, 15:] = [1, 0, 0]
@@ -68,7 +68,7 @@ def test_accuracy_is_the_share_of_right_test_samples(data: Data):
     assert accuracy.tolist() == [np.mean(data.y_test == 0), np.mean(data.y_test == 2)]
 
 
-def test_gradient_descent_on_a_quadratic_multiplies_each_coordinate():
+def test_gradient_descent_on_a_quadratic_multiplies_each_coordinate() -> None:
     curvatures = [0.5, 1.0, 3.0]
     problem = Quadratic(torch.tensor(curvatures, dtype=torch.float64))
     start = np.array([[1.0, 2.0, -1.0], [0.5, 0.0, 1.0]])
@@ -82,7 +82,7 @@ def test_gradient_descent_on_a_quadratic_multiplies_each_coordinate():
 @pytest.mark.parametrize("n_samples", [333, 336, 1001])
 @pytest.mark.parametrize("n_replicas", [2, 7])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_identical_twins_stay_identical_under_the_chosen_product(n_replicas: int, n_samples: int, dtype: str):
+def test_identical_twins_stay_identical_under_the_chosen_product(n_replicas: int, n_samples: int, dtype: str) -> None:
     task = TaskSection(name="digits", n_train=n_samples, n_test=50)
     problem = build_problem(task, ModelSection(widths=(5,)), getattr(torch, dtype), CPU)
     start = problem.initial(np.random.default_rng(0)).astype(dtype)
@@ -98,7 +98,7 @@ def _layout(problem: Quadratic | Perceptron, dtype: str = "float64") -> Layout:
     return Layout(problem.layers, dtype, n_perturbed=2, has_control=True)
 
 
-def test_replicas_start_within_epsilon_and_biases_stay(data: Data):
+def test_replicas_start_within_epsilon_and_biases_stay(data: Data) -> None:
     problem = Perceptron(data, ModelSection(widths=(4,)), torch.float64, CPU)
     rows = initial_replicas(problem, _layout(problem), PerturbationSection(epsilon=1e-3, n_perturbed=2), seed=5)
     moved = np.abs(rows - rows[0])
@@ -109,7 +109,7 @@ def test_replicas_start_within_epsilon_and_biases_stay(data: Data):
         assert (part > 0).all() if layer.is_weight else (part == 0).all()
 
 
-def test_an_epsilon_below_the_resolution_is_refused_with_the_share_that_moves(data: Data):
+def test_an_epsilon_below_the_resolution_is_refused_with_the_share_that_moves(data: Data) -> None:
     problem = Perceptron(data, ModelSection(widths=(4,)), torch.float32, CPU)
     with pytest.raises(
         BadCall, match=r"perturbation.epsilon: .*float32: only \d+% of the weights would move; got 1e-08"
