@@ -13,7 +13,7 @@ for name in [name for name in os.environ if name.startswith("STREAMSCALAR_")]:
     del os.environ[name]
 
 
-def small_config(store: Path, **sections: dict[str, Any]) -> Config:
+def small_config(store: Path, /, **sections: dict[str, Any]) -> Config:
     """Return a digits experiment of seconds: 2 learning rates, 2 initial conditions, 41 rows."""
     base: dict[str, dict[str, Any]] = {
         "experiment": {"name": "small", "n_initial_conditions": 2},

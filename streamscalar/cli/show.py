@@ -79,7 +79,7 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
     console = Console()
     console.print(grid)
     console.print(
-        "Exponents are per step; [low, high] is the interval over initial conditions.",
+        "Exponents are per step; the interval is over initial conditions.",
         style="dim",
         markup=False,
     )
@@ -88,15 +88,19 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
 def _estimate(estimate: Estimate) -> str:
     if estimate.value is None:
         return f"[dim]{SHORT.get(estimate.status, estimate.status.replace('_', ' '))}[/]"
-    interval = "" if estimate.low is None or estimate.high is None else f" \\[{estimate.low:.3g}, {estimate.high:.3g}]"
-    return f"{estimate.value:.3g}{interval}"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3g}"
+    half = (estimate.high - estimate.low) / 2
+    if abs(estimate.low + half - estimate.value) <= 1e-9 * abs(half):
+        return f"{estimate.value:.3g} ± {half:.2g}"
+    return f"{estimate.value:.3g} \\[{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def next_steps(store: str) -> None:
     """Print what to type after the demo."""
     typer.echo(
         "\nNext:\n"
-        f"  streamscalar show {store} lr10_ic0       everything about one run\n"
+        f"  streamscalar show {store} lr2.5_ic0      everything about one run\n"
         f"  streamscalar analyze {store} --json      all numbers, with intervals and statuses\n"
         "  streamscalar config show digits-sweep > my.yaml; streamscalar run my.yaml\n"
     )

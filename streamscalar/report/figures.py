@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import SettingEstimates
@@ -46,7 +47,7 @@ def divergence_figure(series: Sequence[RunSeries], settings: Sequence[SettingEst
         for rate, run_end in _ends(series, distance):
             axis.annotate(f"{rate:g}", run_end, fontsize=7, xytext=(3, 0), textcoords="offset points", va="center")
         axis.set(xlabel="step", title=title)
-    _legend(axes[0], [setting.regime for setting in settings])
+    _legend(figure, [setting.regime for setting in settings])
     return _svg(figure)
 
 
@@ -65,11 +66,9 @@ def _ends(series: Sequence[RunSeries], distance: str) -> list[tuple[float, tuple
     return list(ends.items())
 
 
-def _legend(axis: Axes, regimes: Sequence[Regime]) -> None:
-    for regime in Regime:
-        if regime in regimes:
-            axis.plot([], [], color=COLOURS[regime], label=str(regime))
-    axis.legend(frameon=False, fontsize=8)
+def _legend(figure: Figure, regimes: Sequence[Regime]) -> None:
+    lines = [Line2D([], [], color=COLOURS[regime], label=str(regime)) for regime in Regime if regime in regimes]
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
 
 
 def exponent_figure(settings: Sequence[SettingEstimates], accuracy_target: float) -> str:
@@ -84,12 +83,17 @@ def exponent_figure(settings: Sequence[SettingEstimates], accuracy_target: float
     ):
         _with_intervals(left, settings, name, label, marker)
     left.axhline(0, color="#bbbbbb", lw=0.8)
-    left.set(xlabel="learning rate", xscale="log", title="Exponents per step")
+    left.set(xlabel="learning rate", title="Exponents per step")
     if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False, fontsize=8)
     _with_intervals(right, settings, "steps_to_accuracy", "", "o")
-    right.set(xlabel="learning rate", xscale="log", title=f"Steps to {accuracy_target:.0%} test accuracy")
-    right.set_xlim(left.get_xlim())
+    right.set(xlabel="learning rate", title=f"Steps to {accuracy_target:.0%} test accuracy")
+    rates = [setting.learning_rate for setting in settings]
+    for axis in (left, right):
+        axis.set_xscale("log")
+        axis.set_xlim(0.8 * min(rates), 1.25 * max(rates))
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize=7)
+        axis.minorticks_off()
     return _svg(figure)
 
 

@@ -157,18 +157,23 @@ def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda
         Runs failed, or the work was cancelled; every acknowledged row is kept.
     """
     config = prepared.config
-    store = Store.create(config.store_path, config.identity(), prepared.provenance)
     if config.cluster.executor == "inline":
         from streamscalar.runtime.inline import run_inline
 
-        last = run_inline(config, store, on_snapshot)
+        last = run_inline(config, _store(prepared), on_snapshot)
     else:
-        from streamscalar.runtime.ray import run_on_ray
+        from streamscalar.runtime.ray import ray_executor
 
-        last = run_on_ray(config, store, on_snapshot)
+        # The store is made when the cluster answers: a wrong address leaves nothing behind.
+        with ray_executor(config) as run_on_ray:
+            last = run_on_ray(_store(prepared), on_snapshot)
     on_snapshot(last)
     _raise_failures(last, config.store_path)
     return Experiment(Store.open(config.store_path))
+
+
+def _store(prepared: Prepared) -> Store:
+    return Store.create(prepared.config.store_path, prepared.config.identity(), prepared.provenance)
 
 
 def _raise_failures(last: Snapshot, path: str) -> None:

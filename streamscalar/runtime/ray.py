@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ from streamscalar.protocol.schedule import (
 from streamscalar.store import Store
 from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Outcome, Trainer
+
+Executor = Callable[[Store, Callable[[Snapshot], None]], Snapshot]
+"""Carries out what a store lacks and returns the last snapshot."""
 
 NAMESPACE = "streamscalar"
 MAX_IN_FLIGHT = 2
@@ -183,8 +187,9 @@ class CoordinatorActor:
             return self._coordinator.handle(ended(run_id))
 
 
-def run_on_ray(config: Config, store: Store, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:
-    """Carry out the experiment on an existing cluster, or on a local one that ends with the call.
+@contextmanager
+def ray_executor(config: Config) -> Iterator[Executor]:
+    """Connect to an existing cluster, or start a local one that ends with the context; yield what runs a store on it.
 
     Raises
     ------
@@ -195,11 +200,16 @@ def run_on_ray(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
     if connected:
         _connect(config.cluster.address)
     try:
-        coordinator = _coordinator(config, store)
-        try:
-            return _watch(coordinator, on_snapshot)
-        finally:
-            ray.kill(coordinator)
+        n_trainers = _n_trainers(config)
+
+        def run(store: Store, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:
+            coordinator = _coordinator(config, store, n_trainers)
+            try:
+                return _watch(coordinator, on_snapshot)
+            finally:
+                ray.kill(coordinator)
+
+        yield run
     finally:
         if connected:
             ray.shutdown()
@@ -227,7 +237,7 @@ def _connect(address: str | None) -> None:
         ) from None
 
 
-def _coordinator(config: Config, store: Store) -> Any:
+def _n_trainers(config: Config) -> int:
     # Ray annotates this call in part, which counts as untyped.
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cluster = config.cluster
@@ -246,7 +256,10 @@ def _coordinator(config: Config, store: Store) -> Any:
             f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}",
             kind=Kind.CLUSTER,
         )
-    n_trainers = min(cluster.max_concurrent_runs or most, most)
+    return min(cluster.max_concurrent_runs or most, most)
+
+
+def _coordinator(config: Config, store: Store, n_trainers: int) -> Any:
     name = f"coordinator-{hashlib.sha256(str(store.path.resolve()).encode()).hexdigest()[:16]}"
     return (
         ray.remote(CoordinatorActor)
@@ -254,7 +267,7 @@ def _coordinator(config: Config, store: Store) -> Any:
             name=name,
             namespace=NAMESPACE,
             get_if_exists=True,
-            lifetime="detached" if cluster.address else None,
+            lifetime="detached" if config.cluster.address else None,
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=0,

@@ -51,7 +51,7 @@ class EmbeddingWriter:
         return int(self._attributes["length"])
 
     def checkpoint(self) -> dict[str, NDArray[Any]] | None:
-        """Return the restart state of the newest block, `None` before the first."""
+        """Return the restart state of the newest block, `None` before the first and after the exact solution."""
         name = self._attributes["checkpoint"]
         return unpack((self._files.embedding_log / name).read_bytes()) if name else None
 
@@ -124,7 +124,8 @@ class EmbeddingWriter:
             for name, values in arrays.items():
                 document = series_document(values.shape[1:], "float64", max(1, len(values)))
                 publication.put(StoredArray(folder / name, document), 0, values)
-            self._commit(publication, exact=True, exact_info=dict(info))
+            self._commit(publication, exact=True, exact_info=dict(info), checkpoint="")
+        self._remove_old_checkpoints()
 
     def drop_weights(self, keep_segments: int) -> None:
         """Delete the weights but for the last segments, rounded up to whole spans between key frames.
