@@ -95,6 +95,7 @@ def _sentence(done: subprocess.CompletedProcess[str]) -> str:
         (["--set", "task.name=idx", "--set", "task.path=nowhere"], ["task.path", "t10k-images", "https://"]),
         (["--set", "recording.max_bytes=1000"], ["recording.max_bytes", "1,000"]),
         (["--executor", "ray", "--address", "127.0.0.1:1"], ["cluster.address", "127.0.0.1:1"]),
+        (["--set", "training.n_steps=1000000000"], ["store.url", "free bytes", "recording.retain"]),
         (["--set", "training.device=cuda"], ["training.device", "cuda"]),
     ],
 )
