@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -72,7 +73,9 @@ class _Meter:
         for run in active[:MAX_LINES]:
             table.add_row(*_cells(run, snapshot.n_rows_planned))
         total = self._n_runs * snapshot.n_rows_planned
-        return Group(Text(self._headline(snapshot)), ProgressBar(total, snapshot.n_rows, width=60), table)
+        # A bar does not end its line by itself.
+        bar = Padding(ProgressBar(total, snapshot.n_rows, width=60), (0, 0, 1, 0))
+        return Group(Text(self._headline(snapshot)), bar, table)
 
 
 def _cells(run: RunView, n_rows: int) -> tuple[str, str, str, str, str, str]:
