@@ -25,6 +25,12 @@ class Status(StrEnum):
     DIVERGED = "diverged"
     NOT_REACHED = "not_reached"
     PARTLY_REACHED = "partly_reached"
+    NOT_SIGNIFICANT = "not_significant"
+    NOT_ENOUGH_RECURRENCES = "not_enough_recurrences"
+    DRIFTING = "drifting"
+    NOT_DECORRELATED = "not_decorrelated"
+    NOT_CONVERGED = "not_converged"
+    MIXED_LAYOUTS = "mixed_layouts"
     MISSING = "missing"
 
 
@@ -41,6 +47,13 @@ ADVICE: Mapping[Status, str] = {
     Status.DIVERGED: "The loss ended above where it began; lower the learning rate.",
     Status.NOT_REACHED: "No run reached the target; train longer or lower task.accuracy_target.",
     Status.PARTLY_REACHED: "Some runs never reached the target, so a mean would be biased; train longer.",
+    Status.NOT_SIGNIFICANT: "Surrogate data without the effect do as well; record more before claiming it.",
+    Status.NOT_ENOUGH_RECURRENCES: "The trajectory hardly comes back near itself; perturb replicas instead "
+    "(perturbation.n_perturbed), or train longer.",
+    Status.DRIFTING: "The series still drifts over its last window; train longer (training.n_steps).",
+    Status.NOT_DECORRELATED: "Reference and replicas stay correlated to the end; train longer (training.n_steps).",
+    Status.NOT_CONVERGED: "The fit did not settle; record more steps, replicas or initial conditions.",
+    Status.MIXED_LAYOUTS: "Runs with different parameter layouts cannot be compared; analyse them apart.",
     Status.MISSING: "The series was not recorded.",
 }
 

@@ -30,6 +30,18 @@ def power_of_two(peak: float) -> float:
     return math.ldexp(1.0, math.frexp(peak)[1] - 1) if peak > 0.0 else 1.0
 
 
+def n_independent(rows: NDArray[np.float64]) -> int:
+    """Return how many leading `rows` `(k, P)` are unit and nearly orthogonal to those before them.
+
+    Directions from a Gram matrix lose their orthogonality as their singular values sink into its noise; from the
+    first that did, none is a direction of the data.
+    """
+    overlap = rows @ rows.T
+    off = np.abs(np.tril(overlap, -1)).sum(axis=1) + np.abs(np.diag(overlap) - 1.0)
+    lost = np.flatnonzero(~(off < 0.5))
+    return int(lost[0]) if len(lost) else len(rows)
+
+
 def orthonormalizer(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the lower triangular matrix that makes independent rows orthonormal (Cholesky QR).
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from streamscalar.numerics.blocks import (
     RANK_TOLERANCE,
     differences,
+    n_independent,
     orthonormalizer,
     power_of_two,
     usable_rows,
@@ -58,8 +59,11 @@ def gram_directions(source: SnapshotSource, fit: list[int], n_components: int) -
         scores += rows @ directions.T
         if rank:
             separation += differences(block, gram.usable) @ directions[0]
+    independent = n_independent(components)
+    if independent < rank:
+        rank, components, sigma = independent, components[:independent], sigma[:independent]
     mixing = orthonormalizer(components)
-    scores = scores @ mixing.T / root
+    scores = scores[..., :rank] @ mixing.T / root
     off = _fitted(scores, fit)[fitted] * (root / gram.unit) - vectors[:, :rank] * sigma[:rank]
     return Leading(
         mean=mean,

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.blocks import RANK_TOLERANCE, orthonormalize, pad_rows, power_of_two, usable_rows
+from streamscalar.numerics.blocks import (
+    RANK_TOLERANCE,
+    n_independent,
+    orthonormalize,
+    pad_rows,
+    power_of_two,
+    usable_rows,
+)
 from streamscalar.numerics.cmds import align, gap, shares, squared
 
 OVERSAMPLING = 16
@@ -189,9 +196,10 @@ class OnlineCMDS:
         sigma = np.sqrt(np.maximum(values[::-1], 0.0))
         rank = int((sigma > RANK_TOLERANCE * sigma[0]).sum())
         kept = min(rank, self.n_components + OVERSAMPLING)
+        directions = (vectors[:, ::-1][:, :kept] / sigma[:kept]).T @ stack
+        kept = n_independent(directions)
         sigma = sigma[:kept]
-        mixing = (vectors[:, ::-1][:, :kept] / sigma).T
-        basis = orthonormalize(mixing @ stack) if kept else np.zeros((0, self.n_parameters))
+        basis = orthonormalize(directions[:kept]) if kept else np.zeros((0, self.n_parameters))
         published = basis[: self.n_components]
         basis[: self.n_components] = published * align(published, earlier)[:, None]
         self._basis = basis

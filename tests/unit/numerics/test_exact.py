@@ -204,3 +204,14 @@ def test_bad_calls() -> None:
         exact_cmds(source, [0], 1, max_passes=1)
     with pytest.raises(BadCall, match="source"):
         exact_cmds(ArraySource(np.zeros((0, 2, 4))), [0], 1)
+
+
+def test_fewer_parameters_than_components_give_only_their_directions() -> None:
+    steps = np.arange(101.0)[:, None]
+    start = np.array([1.0, -0.5, 2.0])
+    paths = [(start + 1e-3 * k) * (1.0 - 0.1 * np.array([1.0, 2.0, 3.0])) ** steps for k in range(6)]
+    weights = np.stack(paths, axis=1)
+    found = exact_cmds(ArraySource(weights), range(6), 16)
+    batch = batch_cmds(weights.reshape(-1, 3), 3)
+    np.testing.assert_allclose(found.singular_values[:2], batch.singular_values[:2], rtol=1e-9)
+    assert np.count_nonzero(np.abs(found.components).sum(axis=1)) <= 3

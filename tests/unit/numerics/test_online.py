@@ -146,3 +146,16 @@ def test_bad_calls() -> None:
         OnlineCMDS(3, 0)
     with pytest.raises(BadCall, match="n_parameters"):
         OnlineCMDS(0, 1)
+
+
+def test_fewer_parameters_than_components_give_only_their_directions() -> None:
+    steps = np.arange(101.0)[:, None]
+    start = np.array([1.0, -0.5, 2.0])
+    paths = [(start + 1e-3 * k) * (1.0 - 0.1 * np.array([1.0, 2.0, 3.0])) ** steps for k in range(6)]
+    weights = np.stack(paths, axis=1)
+    model = OnlineCMDS(3, 16)
+    for first in range(0, 101, 8):
+        model.update(weights[first : first + 8].reshape(-1, 3))
+    batch = batch_cmds(weights.reshape(-1, 3), 3)
+    np.testing.assert_allclose(model.singular_values[:2], batch.singular_values[:2], rtol=1e-6)
+    assert np.count_nonzero(np.abs(model.components).sum(axis=1)) <= 3
