@@ -129,6 +129,7 @@ class Run:
         return RunSeries(
             run_id=reader.run_id,
             learning_rate=reader.setting["learning_rate"],
+            epsilon=reader.setting["epsilon"],
             initial_condition=reader.setting["initial_condition"],
             n_perturbed=reader.layout.n_perturbed,
             has_control=reader.layout.has_control,
@@ -180,7 +181,7 @@ class Experiment:
         """Return the estimates per learning rate, from what is stored now."""
         experiment = {
             "name": self.config.experiment.name,
-            "epsilon": self.config.perturbation.epsilon,
+            "epsilon": list(self.config.perturbation.epsilon),
             "dtype": self.config.training.dtype,
             "store": str(self.store.path),
         }

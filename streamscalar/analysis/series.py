@@ -17,8 +17,8 @@ class RunSeries:
     ----------
     run_id
         Name of the run.
-    learning_rate
-        Its setting.
+    learning_rate, epsilon
+        Its setting: learning rate, and size of the perturbation.
     initial_condition
         Index of its initial condition.
     n_perturbed
@@ -45,6 +45,7 @@ class RunSeries:
 
     run_id: str
     learning_rate: float
+    epsilon: float
     initial_condition: int
     n_perturbed: int
     has_control: bool

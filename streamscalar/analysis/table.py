@@ -78,7 +78,7 @@ class RunEstimates:
 
     Attributes
     ----------
-    run_id, learning_rate, initial_condition, is_complete, n_planned
+    run_id, learning_rate, epsilon, initial_condition, is_complete, n_planned
         As in its series.
     n_rows
         Rows that were there to analyse.
@@ -96,6 +96,7 @@ class RunEstimates:
 
     run_id: str
     learning_rate: float
+    epsilon: float
     initial_condition: int
     is_complete: bool
     n_rows: int
@@ -113,6 +114,7 @@ class RunEstimates:
         return {
             "run_id": self.run_id,
             "learning_rate": self.learning_rate,
+            "epsilon": self.epsilon,
             "initial_condition": self.initial_condition,
             "is_complete": self.is_complete,
             "n_rows": self.n_rows,
@@ -132,7 +134,7 @@ class SettingEstimates:
 
     Attributes
     ----------
-    learning_rate
+    learning_rate, epsilon
         The setting.
     regime, regime_reason
         Regime and the sentence that justifies it.
@@ -143,6 +145,7 @@ class SettingEstimates:
     """
 
     learning_rate: float
+    epsilon: float
     regime: Regime
     regime_reason: str
     n_runs: int
@@ -152,6 +155,7 @@ class SettingEstimates:
         """Return a JSON object."""
         return {
             "learning_rate": self.learning_rate,
+            "epsilon": self.epsilon,
             "regime": str(self.regime),
             "regime_reason": self.regime_reason,
             "n_runs": self.n_runs,
@@ -168,9 +172,9 @@ class Table:
     experiment
         What the caller says about the experiment, copied to the document.
     settings
-        By rising learning rate.
+        By rising learning rate, then epsilon.
     runs
-        By rising learning rate, then initial condition.
+        By rising learning rate, then epsilon, then initial condition.
     """
 
     experiment: Mapping[str, Any]
@@ -194,6 +198,7 @@ class Table:
         for setting in self.settings:
             row: dict[str, object] = {
                 "learning_rate": setting.learning_rate,
+                "epsilon": setting.epsilon,
                 "regime": str(setting.regime),
                 "n_runs": setting.n_runs,
             }
@@ -219,6 +224,7 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
     return RunEstimates(
         run_id=series.run_id,
         learning_rate=series.learning_rate,
+        epsilon=series.epsilon,
         initial_condition=series.initial_condition,
         is_complete=series.is_complete,
         n_rows=len(series.steps),
@@ -241,7 +247,7 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
 
 
 def analyze(runs: Sequence[RunSeries], options: Options, experiment: Mapping[str, Any]) -> Table:
-    """Analyse an experiment: every run, and the initial conditions of each learning rate together.
+    """Analyse an experiment: every run, and the initial conditions of each setting together.
 
     Parameters
     ----------
@@ -252,11 +258,10 @@ def analyze(runs: Sequence[RunSeries], options: Options, experiment: Mapping[str
     experiment
         What to say about the experiment in the document; passed through.
     """
-    ordered = sorted(runs, key=lambda run: (run.learning_rate, run.initial_condition, run.run_id))
+    ordered = sorted(runs, key=lambda run: (run.learning_rate, run.epsilon, run.initial_condition, run.run_id))
     analyzed = [analyze_run(series, options) for series in ordered]
-    settings = [
-        _setting(rate, list(group), options) for rate, group in groupby(analyzed, key=lambda run: run.learning_rate)
-    ]
+    groups = groupby(analyzed, key=lambda run: (run.learning_rate, run.epsilon))
+    settings = [_setting(*key, list(group), options) for key, group in groups]
     return Table(experiment, settings, analyzed)
 
 
@@ -274,17 +279,17 @@ def is_positive(exponent: Estimate, regular_below: float = REGULAR_BELOW) -> boo
     return (exponent.value if exponent.low is None else exponent.low) > regular_below
 
 
-def _setting(learning_rate: float, runs: list[RunEstimates], options: Options) -> SettingEstimates:
+def _setting(learning_rate: float, epsilon: float, runs: list[RunEstimates], options: Options) -> SettingEstimates:
     found: dict[str, Estimate] = {"positive_fraction": _positive_fraction(runs, options)}
     for name in QUANTITIES:
         combine = steps_over_initial_conditions if name == "steps_to_accuracy" else over_initial_conditions
-        stream = zlib.crc32(f"{name} {learning_rate!r}".encode())
+        stream = zlib.crc32(f"{name} {learning_rate!r} {epsilon!r}".encode())
         rng = np.random.default_rng([options.seed, stream])
         single = [run.estimates[name] for run in runs]
         found[name] = combine(single, options.interval, options.confidence, options.n_bootstrap, rng)
     evidence = [RunEvidence(run.estimates["ftle"], run.estimates["nmle"], run.has_diverged) for run in runs]
     regime, reason = classify(evidence, found["ftle"], found["nmle"], options.regular_below)
-    return SettingEstimates(learning_rate, regime, reason, len(runs), found)
+    return SettingEstimates(learning_rate, epsilon, regime, reason, len(runs), found)
 
 
 def _positive_fraction(runs: list[RunEstimates], options: Options) -> Estimate:

@@ -5,10 +5,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _distinct(value: tuple[float, ...]) -> tuple[float, ...]:
+    if not value or len({f"{number:g}" for number in value}) < len(value):
+        raise ValueError("must be a number or a list of numbers that differ in their first six digits")
+    return value
+
+
+Grid = Annotated[tuple[Positive, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -32,9 +54,9 @@ class ExperimentSection(Section):
 class TaskSection(Section):
     """What is learned."""
 
-    name: Literal["digits", "idx", "quadratic"] = "digits"
-    """`digits`: the 1,797 real 8x8 digits that scikit-learn ships. `idx`: a folder of IDX files (MNIST and its
-    kin). `quadratic`: the loss 1/2 sum h_i w_i^2 with the given curvatures."""
+    name: Literal["digits", "iris", "idx", "quadratic"] = "digits"
+    """`digits`: the 1,797 real 8x8 digits that scikit-learn ships. `iris`: its 150 flowers, 120 for training. `idx`:
+    a folder of IDX files (MNIST and its kin). `quadratic`: the loss 1/2 sum h_i w_i^2 with the given curvatures."""
     path: str | None = None
     """Folder of the IDX files, plain or gzipped; only for `idx`."""
     n_train: Count | None = None
@@ -80,7 +102,7 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """How the network learns: full-batch gradient descent, all replicas of a run in lockstep."""
 
-    learning_rate: tuple[Positive, ...] = (1.0,)
+    learning_rate: Grid = (1.0,)
     """One number, or a list, which is a grid."""
     n_steps: Count = 200
     """Number of updates."""
@@ -90,25 +112,16 @@ class TrainingSection(Section):
     """`auto` takes CUDA where a device is visible to the trainer."""
     n_threads: Count = 1
     """CPU threads of one trainer; pinned, because bits depend on it."""
-
-    @field_validator("learning_rate", mode="before")
-    @classmethod
-    def _grid_of_one(cls, value: object) -> object:
-        return value if isinstance(value, list | tuple) else [value]
-
-    @field_validator("learning_rate")
-    @classmethod
-    def _distinct(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or len({f"{rate:g}" for rate in value}) < len(value):
-            raise ValueError("must be a number or a list of numbers that differ in their first six digits")
-        return value
+    pack_size: Count = 1
+    """Small runs trained together in one batched computation; the last bits of a run depend on it."""
 
 
 class PerturbationSection(Section):
     """Who stands beside the reference replica."""
 
-    epsilon: Positive = 1e-8
-    """Each perturbed weight starts U(-epsilon, epsilon) away from the reference's."""
+    epsilon: Grid = (1e-8,)
+    """Each perturbed weight starts U(-epsilon, epsilon) away from the reference's. One number, or a list, which is a
+    ladder: every learning rate is run at every rung."""
     n_perturbed: int = Field(default=5, ge=0)
     """Perturbed replicas per run; 0 (with `control: false`) monitors a plain training without divergence."""
     weights_only: bool = True
@@ -181,7 +194,7 @@ class ClusterSection(Section):
     address: str | None = None
     """Address of an existing Ray cluster; by default a local one is started and ends with the command."""
     max_concurrent_runs: Count | None = None
-    """Runs in training at once; by default as many as the cluster's CPUs hold."""
+    """Runs (or packs of runs) in training at once; by default as many as the cluster's CPUs hold."""
     cpus_per_trainer: float = Field(default=1, ge=0)
     """CPUs that Ray reserves per trainer."""
     gpus_per_trainer: float = Field(default=0, ge=0)

@@ -9,22 +9,26 @@ from streamscalar.config.models import Config
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """One run: one initial condition at one learning rate.
+    """One run: one initial condition at one learning rate and one size of perturbation.
 
     Attributes
     ----------
     run_id
-        Name in the store, such as `lr7.5_ic0`.
+        Name in the store, such as `lr7.5_ic0`, or `lr7.5_eps1e-08_ic0` where there are several epsilons.
     learning_rate
-        Learning rate of gradient descent.
+        Learning rate.
+    epsilon
+        Size of the perturbation.
     initial_condition
         Index of the initial condition, counted from 0.
     seed
-        Seed of initial weights, perturbations and the random control direction; the same at every learning rate.
+        Seed of initial weights, perturbations and the random control direction; the same at every learning rate and
+        epsilon.
     """
 
     run_id: str
     learning_rate: float
+    epsilon: float
     initial_condition: int
     seed: int
 
@@ -54,11 +58,21 @@ class Cost:
 
 def plan_runs(config: Config) -> list[RunPlan]:
     """Return the runs in fair order: the first initial condition of every learning rate, then the second..."""
+    epsilons = config.perturbation.epsilon
+    rung = {epsilon: f"_eps{epsilon:g}" if len(epsilons) > 1 else "" for epsilon in epsilons}
     return [
-        RunPlan(f"lr{rate:g}_ic{index}", rate, index, _run_seed(config.experiment.seed, index))
+        RunPlan(f"lr{rate:g}{rung[epsilon]}_ic{index}", rate, epsilon, index, _run_seed(config.experiment.seed, index))
         for index in range(config.experiment.n_initial_conditions)
         for rate in config.training.learning_rate
+        for epsilon in epsilons
     ]
+
+
+def plan_packs(config: Config) -> list[tuple[RunPlan, ...]]:
+    """Return the runs of `plan_runs`, cut into the packs that are trained together."""
+    runs = plan_runs(config)
+    size = config.training.pack_size
+    return [tuple(runs[first : first + size]) for first in range(0, len(runs), size)]
 
 
 def _run_seed(experiment_seed: int, initial_condition: int) -> int:
@@ -68,15 +82,15 @@ def _run_seed(experiment_seed: int, initial_condition: int) -> int:
 
 
 def cost(config: Config, n_parameters: int, segment_rows: int, n_concurrent: int) -> Cost:
-    """Return what `config` will write for networks of `n_parameters`, with `n_concurrent` runs in flight."""
+    """Return what `config` will write for networks of `n_parameters`, with `n_concurrent` packs in flight."""
     itemsize = 4 if config.training.dtype == "float32" else 8
     row_bytes = config.n_replicas * n_parameters * itemsize
-    n_runs = len(config.training.learning_rate) * config.experiment.n_initial_conditions
+    n_runs = len(plan_runs(config))
     retain = config.recording.retain
     kept_rows = {"all": config.n_rows, "none": 0}.get(retain)
     if kept_rows is None:
         kept_rows = min(config.n_rows, int(retain.removeprefix("segments:")) * segment_rows)
     kept = n_runs * kept_rows * row_bytes
     # A finished run still waits for its exact solution while the next one trains.
-    in_flight = min(n_runs, 2 * n_concurrent) * (config.n_rows - kept_rows) * row_bytes
+    in_flight = min(n_runs, 2 * n_concurrent * config.training.pack_size) * (config.n_rows - kept_rows) * row_bytes
     return Cost(n_runs, n_runs * config.n_rows, row_bytes, kept, kept + in_flight)

@@ -9,7 +9,7 @@ from streamscalar.protocol.schedule import (
     CancelRequested,
     Event,
     Instruction,
-    RunFailed,
+    PackFailed,
     Schedule,
     WorkerLost,
 )
@@ -23,31 +23,37 @@ class Coordinator:
     ----------
     store
         Store of the experiment, writable.
-    plans
-        Runs in the order in which they should start.
+    packs
+        Runs in the order in which they should start, those together that one trainer trains at once.
     max_concurrent
-        Runs in training at once.
+        Packs in training at once.
     n_rows
         Rows of one run.
     """
 
-    def __init__(self, store: Store, plans: Sequence[RunPlan], max_concurrent: int, n_rows: int) -> None:
+    def __init__(self, store: Store, packs: Sequence[tuple[RunPlan, ...]], max_concurrent: int, n_rows: int) -> None:
         self._store = store
         self._n_rows = n_rows
-        self._schedule = Schedule.of([plan.run_id for plan in plans], max_concurrent)
+        self.packs = {pack[0].run_id: pack for pack in packs}
+        self._schedule = Schedule.of(self.packs, max_concurrent)
         self._progress: dict[str, RunProgress] = {}
         self._error = ""
         self._rows_when_lost: dict[str, int] = {}
-        self.plans = {plan.run_id: plan for plan in plans}
 
     def begin(self) -> list[Instruction]:
         """Take over what the store holds and return the first instructions."""
         instructions: list[Instruction] = []
-        for run_id in set(self._store.run_ids()) & set(self.plans):
-            reader = self._store.reader(run_id)
-            instructions += self._schedule.restore(run_id, is_trained=reader.is_complete, is_done=reader.has_exact)
-            if reader.has_exact:
-                self._progress[run_id] = RunProgress(run_id, reader.n_embedded, float("nan"), 0, float("nan"))
+        stored = set(self._store.run_ids())
+        for pack_id, pack in self.packs.items():
+            readers = [self._store.reader(plan.run_id) for plan in pack if plan.run_id in stored]
+            if len(readers) == len(pack):
+                is_trained = all(reader.is_complete for reader in readers)
+                is_done = all(reader.has_exact for reader in readers)
+                instructions += self._schedule.restore(pack_id, is_trained=is_trained, is_done=is_done)
+            for reader in readers:
+                if reader.has_exact:
+                    done = RunProgress(reader.run_id, reader.n_embedded, float("nan"), 0, float("nan"))
+                    self._progress[reader.run_id] = done
         return instructions + self._schedule.start()
 
     def report(self, progress: RunProgress) -> None:
@@ -57,36 +63,41 @@ class Coordinator:
             self._progress[progress.run_id] = progress
 
     def handle(self, event: Event) -> list[Instruction]:
-        """Return what to do after `event`, and keep the phase of its run in the store."""
+        """Return what to do after `event`, and keep the phase of its runs in the store."""
         instructions = self._schedule.handle(event)
         if not isinstance(event, CancelRequested):
-            run = self._schedule.runs[event.run_id]
-            if event.run_id in self._store.run_ids():
-                self._store.set_status(event.run_id, phase=str(run.phase), attempts=run.attempts, reason=run.reason)
+            state = self._schedule.packs[event.pack_id]
+            stored = set(self._store.run_ids())
+            for plan in self.packs[event.pack_id]:
+                if plan.run_id in stored:
+                    self._store.set_status(
+                        plan.run_id, phase=str(state.phase), attempts=state.attempts, reason=state.reason
+                    )
         return instructions
 
-    def fail(self, run_id: str, error: BaseException) -> list[Instruction]:
+    def fail(self, pack_id: str, error: BaseException) -> list[Instruction]:
         """Handle an exception of a worker; a full disk stops the whole experiment."""
         instructions: list[Instruction] = []
         if isinstance(error, StreamscalarError) and error.kind is Kind.STORE_FULL:
             self._error = str(error)
             instructions += self._schedule.handle(CancelRequested())
-        return instructions + self.handle(self._meaning(run_id, error))
+        return instructions + self.handle(self._meaning(pack_id, error))
 
-    def _meaning(self, run_id: str, error: BaseException) -> Event:
+    def _meaning(self, pack_id: str, error: BaseException) -> Event:
         """Return what an exception of a worker means: final where a retry would end the same."""
         if isinstance(error, StreamscalarError) and error.kind is not Kind.FENCED:
-            return RunFailed(run_id, str(error))
-        n_rows = self._progress[run_id].n_rows if run_id in self._progress else 0
-        has_progressed = n_rows > self._rows_when_lost.get(run_id, 0)
-        self._rows_when_lost[run_id] = n_rows
-        return WorkerLost(run_id, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", has_progressed)
+            return PackFailed(pack_id, str(error))
+        n_rows = sum(self._progress[run.run_id].n_rows for run in self.packs[pack_id] if run.run_id in self._progress)
+        has_progressed = n_rows > self._rows_when_lost.get(pack_id, 0)
+        self._rows_when_lost[pack_id] = n_rows
+        return WorkerLost(pack_id, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", has_progressed)
 
     def snapshot(self) -> Snapshot:
         """Return the state of all runs."""
         runs = tuple(
-            RunView(run_id, str(run.phase), run.attempts, run.reason, self._progress.get(run_id))
-            for run_id, run in self._schedule.runs.items()
+            RunView(plan.run_id, str(state.phase), state.attempts, state.reason, self._progress.get(plan.run_id))
+            for pack_id, state in self._schedule.packs.items()
+            for plan in self.packs[pack_id]
         )
         n_rows = sum(progress.n_rows for progress in self._progress.values())
         return Snapshot(self._n_rows, n_rows, self._schedule.is_over, self._error, runs)

@@ -1,6 +1,7 @@
 """The exact embedding of a finished run, from a source that is read in blocks and never held in memory.
 
-Two ways to the same answer. Up to `gram_limit` fitted snapshots their Gram matrix is cheapest: two reads in
+Three ways to the same answer. A run with fewer parameters than fitted snapshots, and small enough to hold, is
+decomposed directly. Up to `gram_limit` fitted snapshots their Gram matrix is cheapest: two reads in
 all. Beyond, a block Krylov iteration with Rayleigh-Ritz on the covariance [1]_, started from the online
 basis, needs one read per iteration and a last one for the coordinates.
 
@@ -19,12 +20,16 @@ from numpy.typing import NDArray
 from streamscalar.errors import BadCall
 from streamscalar.numerics.blocks import pad_rows
 from streamscalar.numerics.cmds import align, gap, orient, shares, squared
+from streamscalar.numerics.direct import direct_directions
 from streamscalar.numerics.gram import gram_directions
 from streamscalar.numerics.krylov import krylov_directions
 from streamscalar.numerics.sources import Leading, SnapshotSource
 from streamscalar.types import REFERENCE
 
 __all__ = ["ExactSolution", "SnapshotSource", "exact_cmds"]
+
+DIRECT_VALUES = 2**22
+"""Weights of a run (rows times replicas times parameters) up to which it is held in memory: 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,12 @@ class ExactSolution:
         `1 - lambda_2 / lambda_1`; 0 where nothing varies.
     residuals
         `(K,)`, how far each component is from an exact one, relative to the first singular value: with
-        `X` the centred snapshots over the root of P, `|X v - sigma u|` by Gram matrix, `|X^T u - sigma v|` by
-        subspace. The angle to the exact direction is about the residual over the eigengap.
+        `X` the centred snapshots over the root of P, `|X v - sigma u|` directly and by Gram matrix, `|X^T u -
+        sigma v|` by subspace. The angle to the exact direction is about the residual over the eigengap.
     n_passes
         Full reads of the source.
     method
-        `gram` or `subspace`.
+        `direct`, `gram` or `subspace`.
     """
 
     mean: NDArray[np.float64]
@@ -96,6 +101,7 @@ def exact_cmds(
     tolerance: float = 1e-9,
     max_passes: int = 60,
     gram_limit: int = 2048,
+    direct_values: int = DIRECT_VALUES,
 ) -> ExactSolution:
     """Embed a run exactly.
 
@@ -119,7 +125,9 @@ def exact_cmds(
     max_passes
         Bound on the reads, the last one included. A solution that hit it has a residual over `tolerance`.
     gram_limit
-        Largest number of fitted snapshots for which a Gram matrix is formed.
+        Largest number of fitted snapshots for which a Gram matrix is formed, or which are decomposed directly.
+    direct_values
+        Most weights of a run that may be held in memory.
 
     Returns
     -------
@@ -143,7 +151,11 @@ def exact_cmds(
         raise BadCall("n_components", "must be at least 1", str(n_components))
     if max_passes < 2:
         raise BadCall("max_passes", "must be at least 2", str(max_passes))
-    if source.n_rows * len(fit) <= gram_limit:
+    n_snapshots = source.n_rows * len(fit)
+    n_values = source.n_rows * source.n_replicas * source.n_parameters
+    if source.n_parameters < n_snapshots and n_values <= direct_values and n_snapshots <= gram_limit:
+        return _finish(direct_directions(source, list(fit), n_components), n_components, start, "direct")
+    if n_snapshots <= gram_limit:
         return _finish(gram_directions(source, list(fit), n_components), n_components, start, "gram")
     found = krylov_directions(source, list(fit), n_components, start, tolerance, max_passes)
     return _finish(found, n_components, start, "subspace")

@@ -1,4 +1,7 @@
-"""Which run trains next, which one is retried, when the experiment is over."""
+"""Which pack of runs trains next, which one is retried, when the experiment is over.
+
+A pack is what one trainer trains at once: one run, or several small ones; it is named after its first.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +12,7 @@ MAX_ATTEMPTS = 4
 
 
 class Phase(StrEnum):
-    """Where a run stands."""
+    """Where a pack of runs stands."""
 
     WAITING = "waiting"
     TRAINING = "training"
@@ -24,42 +27,42 @@ ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class TrainingFinished:
-    """All rows of the run are stored."""
+    """All rows of the pack's runs are stored."""
 
-    run_id: str
+    pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingStopped:
     """The trainer obeyed a stop; what it recorded is stored."""
 
-    run_id: str
+    pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class RunFinalised:
-    """The exact solution of the run is stored."""
+class PackFinalised:
+    """The exact solutions of the pack's runs are stored."""
 
-    run_id: str
+    pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A process died under the run, or something else that a retry may mend.
+    """A process died under the pack, or something else that a retry may mend.
 
-    `has_progressed` says whether the lost attempt brought the run further: then the count of attempts starts anew.
+    `has_progressed` says whether the lost attempt brought it further: then the count of attempts starts anew.
     """
 
-    run_id: str
+    pack_id: str
     reason: str
     has_progressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class RunFailed:
-    """The run cannot succeed; a retry would end the same."""
+class PackFailed:
+    """The pack cannot succeed; a retry would end the same."""
 
-    run_id: str
+    pack_id: str
     reason: str
 
 
@@ -68,36 +71,36 @@ class CancelRequested:
     """The user wants to stop."""
 
 
-Event = TrainingFinished | TrainingStopped | RunFinalised | WorkerLost | RunFailed | CancelRequested
+Event = TrainingFinished | TrainingStopped | PackFinalised | WorkerLost | PackFailed | CancelRequested
 
 
 @dataclass(frozen=True, slots=True)
 class StartTraining:
-    """Train the run, from its last key frame where there is one."""
+    """Train the pack's runs, from their last common key frame where there is one."""
 
-    run_id: str
+    pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class StopTraining:
-    """Ask the run's trainer to stop after the row it is at."""
+    """Ask the pack's trainer to stop after the row it is at."""
 
-    run_id: str
+    pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class FinaliseRun:
-    """Embed what is left of the run and solve exactly."""
+class FinalisePack:
+    """Embed what is left of the pack's runs and solve exactly."""
 
-    run_id: str
+    pack_id: str
 
 
-Instruction = StartTraining | StopTraining | FinaliseRun
+Instruction = StartTraining | StopTraining | FinalisePack
 
 
 @dataclass(slots=True)
-class RunState:
-    """Phase of one run, its attempts so far, and why the last one ended where it failed."""
+class PackState:
+    """Phase of one pack, its attempts so far, and why the last one ended where it failed."""
 
     phase: Phase = Phase.WAITING
     attempts: int = 0
@@ -111,33 +114,33 @@ class Schedule:
     Parameters
     ----------
     max_concurrent
-        Runs in training at once. As many again may wait for their exact solution, which bounds the disk that
-        runs in flight use.
-    runs
+        Packs in training at once. As many again may wait for their exact solution, which bounds the disk that
+        packs in flight use.
+    packs
         In the order in which they should start.
     """
 
     max_concurrent: int
-    runs: dict[str, RunState] = field(default_factory=dict)
+    packs: dict[str, PackState] = field(default_factory=dict)
     is_cancelled: bool = False
 
     @classmethod
-    def of(cls, run_ids: Iterable[str], max_concurrent: int) -> "Schedule":
-        """Return a schedule in which every run waits."""
-        return cls(max_concurrent, {run_id: RunState() for run_id in run_ids})
+    def of(cls, pack_ids: Iterable[str], max_concurrent: int) -> "Schedule":
+        """Return a schedule in which every pack waits."""
+        return cls(max_concurrent, {pack_id: PackState() for pack_id in pack_ids})
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to do."""
-        return all(run.phase in ENDED for run in self.runs.values())
+        return all(pack.phase in ENDED for pack in self.packs.values())
 
-    def restore(self, run_id: str, *, is_trained: bool, is_done: bool) -> list[Instruction]:
-        """Take over what the store says of a run; call `start` when all are restored."""
+    def restore(self, pack_id: str, *, is_trained: bool, is_done: bool) -> list[Instruction]:
+        """Take over what the store says of a pack; call `start` when all are restored."""
         if is_done:
-            self.runs[run_id].phase = Phase.DONE
+            self.packs[pack_id].phase = Phase.DONE
         elif is_trained:
-            self.runs[run_id].phase = Phase.TRAINED
-            return [FinaliseRun(run_id)]
+            self.packs[pack_id].phase = Phase.TRAINED
+            return [FinalisePack(pack_id)]
         return []
 
     def start(self) -> list[Instruction]:
@@ -150,59 +153,59 @@ class Schedule:
             self.max_concurrent - n_training,
             2 * self.max_concurrent - n_training - self._count(Phase.TRAINED),
         )
-        for run_id, run in self.runs.items():
+        for pack_id, pack in self.packs.items():
             if room <= 0:
                 break
-            if run.phase is Phase.WAITING:
-                run.phase = Phase.TRAINING
-                run.attempts += 1
+            if pack.phase is Phase.WAITING:
+                pack.phase = Phase.TRAINING
+                pack.attempts += 1
                 room -= 1
-                instructions.append(StartTraining(run_id))
+                instructions.append(StartTraining(pack_id))
         return instructions
 
     def handle(self, event: Event) -> list[Instruction]:
         """Return what to do after `event`."""
         match event:
-            case TrainingFinished(run_id):
-                self.runs[run_id].phase = Phase.TRAINED
-                return [FinaliseRun(run_id), *self.start()]
-            case TrainingStopped(run_id):
-                self.runs[run_id].phase = Phase.CANCELLED
-            case RunFinalised(run_id):
-                self.runs[run_id] = RunState(Phase.DONE, self.runs[run_id].attempts)
-            case RunFailed(run_id, reason):
-                self._end(run_id, reason)
-            case WorkerLost(run_id, reason, has_progressed):
+            case TrainingFinished(pack_id):
+                self.packs[pack_id].phase = Phase.TRAINED
+                return [FinalisePack(pack_id), *self.start()]
+            case TrainingStopped(pack_id):
+                self.packs[pack_id].phase = Phase.CANCELLED
+            case PackFinalised(pack_id):
+                self.packs[pack_id] = PackState(Phase.DONE, self.packs[pack_id].attempts)
+            case PackFailed(pack_id, reason):
+                self._end(pack_id, reason)
+            case WorkerLost(pack_id, reason, has_progressed):
                 if has_progressed:
-                    self.runs[run_id].attempts = 1
-                return self._retry(run_id, reason)
+                    self.packs[pack_id].attempts = 1
+                return self._retry(pack_id, reason)
             case CancelRequested():
                 return self._cancel()
         return self.start()
 
     def _count(self, phase: Phase) -> int:
-        return sum(run.phase is phase for run in self.runs.values())
+        return sum(pack.phase is phase for pack in self.packs.values())
 
-    def _end(self, run_id: str, reason: str) -> None:
-        run = self.runs[run_id]
-        run.phase = Phase.CANCELLED if self.is_cancelled else Phase.FAILED
-        run.reason = reason
+    def _end(self, pack_id: str, reason: str) -> None:
+        pack = self.packs[pack_id]
+        pack.phase = Phase.CANCELLED if self.is_cancelled else Phase.FAILED
+        pack.reason = reason
 
-    def _retry(self, run_id: str, reason: str) -> list[Instruction]:
-        run = self.runs[run_id]
-        run.reason = reason
-        if self.is_cancelled or run.attempts >= MAX_ATTEMPTS:
-            self._end(run_id, f"{reason} (after {run.attempts} attempts)")
+    def _retry(self, pack_id: str, reason: str) -> list[Instruction]:
+        pack = self.packs[pack_id]
+        pack.reason = reason
+        if self.is_cancelled or pack.attempts >= MAX_ATTEMPTS:
+            self._end(pack_id, f"{reason} (after {pack.attempts} attempts)")
             return self.start()
-        if run.phase is Phase.TRAINED:
-            run.attempts += 1
-            return [FinaliseRun(run_id)]
-        run.phase = Phase.WAITING
+        if pack.phase is Phase.TRAINED:
+            pack.attempts += 1
+            return [FinalisePack(pack_id)]
+        pack.phase = Phase.WAITING
         return self.start()
 
     def _cancel(self) -> list[Instruction]:
         self.is_cancelled = True
-        for run in self.runs.values():
-            if run.phase is Phase.WAITING:
-                run.phase = Phase.CANCELLED
-        return [StopTraining(run_id) for run_id, run in self.runs.items() if run.phase is Phase.TRAINING]
+        for pack in self.packs.values():
+            if pack.phase is Phase.WAITING:
+                pack.phase = Phase.CANCELLED
+        return [StopTraining(pack_id) for pack_id, pack in self.packs.items() if pack.phase is Phase.TRAINING]

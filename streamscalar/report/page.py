@@ -32,6 +32,7 @@ def write_report(experiment: Experiment, path: Path) -> None:
     runs = list(experiment.runs.values())
     series = [run.series() for run in runs]
     target = experiment.config.task.accuracy_target
+    epsilons = ", ".join(f"{epsilon:g}" for epsilon in experiment.config.perturbation.epsilon)
     name = html.escape(experiment.config.experiment.name)
     head = "".join(f"<th>{title}</th>" for title in COLUMNS.values())
     lines = "".join(
@@ -42,9 +43,8 @@ def write_report(experiment: Experiment, path: Path) -> None:
     facts = json.dumps({"config": experiment.store.config, "provenance": experiment.store.provenance}, indent=1)
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>"
-        f"<h1>{name}</h1><p>{len(runs)} runs at {len(table.settings)} learning rates; perturbation "
-        f"{experiment.config.perturbation.epsilon:g}. Exponents are per step; brackets hold the interval over "
-        f"initial conditions.</p>"
+        f"<h1>{name}</h1><p>{len(runs)} runs at {len(table.settings)} settings; perturbation {epsilons}. Exponents are "
+        f"per step; brackets hold the interval over initial conditions.</p>"
         f"<h2>What each learning rate does</h2>"
         f"<table><tr><th>learning rate</th><th>regime</th>{head}</tr>{lines}</table>"
         f"<h2>Exponents and speed</h2>{exponent_figure(table.settings, target)}"

@@ -6,14 +6,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.config import Config, plan_runs
+from streamscalar.config import Config, plan_packs
 from streamscalar.coordinator.coordinator import Coordinator
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import (
     CancelRequested,
-    FinaliseRun,
+    FinalisePack,
     Instruction,
-    RunFinalised,
+    PackFinalised,
     StartTraining,
     TrainingFinished,
 )
@@ -24,7 +24,7 @@ from streamscalar.workers.trainer import Trainer
 
 def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:
     """Carry out the whole experiment and return its last snapshot; `on_snapshot` hears of every block."""
-    coordinator = Coordinator(store, plan_runs(config), 1, config.n_rows)
+    coordinator = Coordinator(store, plan_packs(config), 1, config.n_rows)
     trainer = Trainer(str(store.path), config)
     embedder = Embedder(str(store.path), config.embedding.n_components)
 
@@ -33,14 +33,16 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
         on_snapshot(coordinator.snapshot())
 
     def carry_out(instruction: Instruction) -> list[Instruction]:
-        run_id = instruction.run_id
+        pack_id = instruction.pack_id
         match instruction:
             case StartTraining():
-                trainer.train(coordinator.plans[run_id], sink, lambda: False)
-                return coordinator.handle(TrainingFinished(run_id))
-            case FinaliseRun():
-                coordinator.report(embedder.finalise(run_id, config.recording.retain))
-                return coordinator.handle(RunFinalised(run_id))
+                trainer.train(coordinator.packs[pack_id], sink, lambda: False)
+                return coordinator.handle(TrainingFinished(pack_id))
+            case FinalisePack():
+                for plan in coordinator.packs[pack_id]:
+                    coordinator.report(embedder.finalise(plan.run_id, config.recording.retain))
+                    on_snapshot(coordinator.snapshot())
+                return coordinator.handle(PackFinalised(pack_id))
         return []
 
     waiting = deque(coordinator.begin())
@@ -50,10 +52,11 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
             waiting.extend(carry_out(instruction))
         except KeyboardInterrupt:
             coordinator.handle(CancelRequested())
-            coordinator.fail(instruction.run_id, KeyboardInterrupt("stopped by the user"))
+            coordinator.fail(instruction.pack_id, KeyboardInterrupt("stopped by the user"))
             break
         except Exception as error:  # noqa: BLE001  (any failure of a worker ends its run, never the experiment)
-            embedder.forget(instruction.run_id)
-            waiting.extend(coordinator.fail(instruction.run_id, error))
+            for plan in coordinator.packs[instruction.pack_id]:
+                embedder.forget(plan.run_id)
+            waiting.extend(coordinator.fail(instruction.pack_id, error))
         on_snapshot(coordinator.snapshot())
     return coordinator.snapshot()

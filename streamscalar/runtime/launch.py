@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import streamscalar
-from streamscalar.config import Config, Cost, cost, load_config, plan_runs
+from streamscalar.config import Config, Cost, cost, load_config, plan_packs
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
@@ -46,7 +47,7 @@ class Prepared:
     seconds
         Estimated training time, from two measured steps.
     n_concurrent
-        Runs in training at once.
+        Packs in training at once.
     provenance
         Versions, device, threads, data and git revision.
     """
@@ -68,19 +69,21 @@ def prepare(config: Config) -> Prepared:
     """
     # On a cluster the trainers' device counts; the driver prices the run on what it has.
     device = resolve_device(config.training.device if config.cluster.executor == "inline" else "auto")
-    plans = plan_runs(config)
+    packs = plan_packs(config)
     with pinned_threads(config.training.n_threads):
         problem = build_problem(config.task, config.model, getattr(torch, config.training.dtype), device)
         layout = run_layout(problem, config)
-        rows = initial_replicas(problem, layout, config.perturbation, plans[0].seed)
-        twins = check_twins(problem, rows[0], layout.n_replicas, device)
-        ensemble = Ensemble(problem, rows, plans[0].learning_rate, twins.product, device)
+        weights_only = config.perturbation.weights_only
+        rows = np.concatenate([initial_replicas(problem, layout, p.epsilon, weights_only, p.seed) for p in packs[0]])
+        twins = check_twins(problem, rows[0], len(rows), device)
+        rates = np.repeat([plan.learning_rate for plan in packs[0]], layout.n_replicas)
+        ensemble = Ensemble(problem, rows, rates, twins.product, device)
         started = time.monotonic()
         for _ in range(2):
             ensemble.metrics()
             ensemble.step()
         seconds_per_step = (time.monotonic() - started) / 2
-    n_concurrent = _n_concurrent(config, len(plans))
+    n_concurrent = _n_concurrent(config, len(packs))
     row_bytes = layout.n_replicas * layout.n_parameters * rows.itemsize
     price = cost(
         config,
@@ -89,15 +92,15 @@ def prepare(config: Config) -> Prepared:
         n_concurrent,
     )
     _check_room(config, price)
-    seconds = seconds_per_step * config.training.n_steps * len(plans) / n_concurrent
+    seconds = seconds_per_step * config.training.n_steps * len(packs) / n_concurrent
     return Prepared(config, price, seconds, n_concurrent, _provenance(device.type, config))
 
 
-def _n_concurrent(config: Config, n_runs: int) -> int:
+def _n_concurrent(config: Config, n_packs: int) -> int:
     if config.cluster.executor == "inline":
         return 1
-    fit = int((os.cpu_count() or 1) / config.cluster.cpus_per_trainer) if config.cluster.cpus_per_trainer else n_runs
-    return max(1, min(config.cluster.max_concurrent_runs or fit, n_runs))
+    fit = int((os.cpu_count() or 1) / config.cluster.cpus_per_trainer) if config.cluster.cpus_per_trainer else n_packs
+    return max(1, min(config.cluster.max_concurrent_runs or fit, n_packs))
 
 
 def _check_room(config: Config, price: Cost) -> None:

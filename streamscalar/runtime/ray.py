@@ -19,15 +19,15 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
-from streamscalar.config import Config, RunPlan, plan_runs
+from streamscalar.config import Config, RunPlan, plan_packs
 from streamscalar.coordinator.coordinator import Coordinator
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.protocol.progress import RunProgress, Snapshot
 from streamscalar.protocol.schedule import (
     CancelRequested,
-    FinaliseRun,
+    FinalisePack,
     Instruction,
-    RunFinalised,
+    PackFinalised,
     StartTraining,
     StopTraining,
     TrainingFinished,
@@ -54,8 +54,8 @@ class TrainerActor:
         self._trainer = Trainer(store_path, config)
         self._stopped: set[str] = set()
 
-    def train(self, plan: RunPlan, embedder: Any, coordinator: Any) -> str:
-        """Train one run, pushing its blocks to `embedder`; return the outcome."""
+    def train(self, pack: tuple[RunPlan, ...], embedder: Any, coordinator: Any) -> str:
+        """Train a pack of runs, pushing their blocks to `embedder`; return the outcome."""
         in_flight: deque[Any] = deque()
 
         def sink(run_id: str, first_row: int, weights: NDArray[np.floating]) -> None:
@@ -63,13 +63,13 @@ class TrainerActor:
             if len(in_flight) > MAX_IN_FLIGHT:
                 ray.get(in_flight.popleft())
 
-        outcome = self._trainer.train(plan, sink, lambda: plan.run_id in self._stopped)
+        outcome = self._trainer.train(pack, sink, lambda: pack[0].run_id in self._stopped)
         ray.get(list(in_flight))
         return str(outcome)
 
-    def stop(self, run_id: str) -> None:
-        """Let the training of `run_id` end after the row it is at."""
-        self._stopped.add(run_id)
+    def stop(self, pack_id: str) -> None:
+        """Let the training of `pack_id` end after the row it is at."""
+        self._stopped.add(pack_id)
 
 
 class EmbedderActor:
@@ -82,9 +82,10 @@ class EmbedderActor:
         """Embed a block and report it."""
         coordinator.report.remote(self._embedder.embed(run_id, first_row, weights))
 
-    def finalise(self, run_id: str, retain: str) -> RunProgress:
-        """Store the exact solution of a run."""
-        return self._embedder.finalise(run_id, retain)
+    def finalise(self, run_ids: list[str], retain: str, coordinator: Any) -> None:
+        """Store the exact solution of each run and report it."""
+        for run_id in run_ids:
+            coordinator.report.remote(self._embedder.finalise(run_id, retain))
 
 
 class CoordinatorActor:
@@ -92,8 +93,8 @@ class CoordinatorActor:
 
     def __init__(self, config: Config, store_path: str, n_trainers: int) -> None:
         self._config = config
-        plans = plan_runs(config)
-        self._coordinator = Coordinator(Store.open(store_path, writable=True), plans, n_trainers, config.n_rows)
+        packs = plan_packs(config)
+        self._coordinator = Coordinator(Store.open(store_path, writable=True), packs, n_trainers, config.n_rows)
         self._lock = threading.Lock()
         self._inbox: deque[CancelRequested] = deque()
         self._me = ray.get_runtime_context().current_actor
@@ -115,7 +116,7 @@ class CoordinatorActor:
             .remote(store_path, config.embedding.n_components)
             for _ in range(cluster.n_embedders)
         ]
-        self._embedder_of = {plan.run_id: embedders[i % len(embedders)] for i, plan in enumerate(plans)}
+        self._embedder_of = {pack[0].run_id: embedders[i % len(embedders)] for i, pack in enumerate(packs)}
         self._busy: dict[str, Any] = {}
         self._pending: dict[Any, Instruction] = {}
         threading.Thread(target=self._loop, daemon=True).start()
@@ -152,39 +153,38 @@ class CoordinatorActor:
                 instructions += self._settle(reference, self._pending.pop(reference))
 
     def _carry_out(self, instruction: Instruction) -> None:
-        run_id = instruction.run_id
+        pack_id = instruction.pack_id
+        pack = self._coordinator.packs[pack_id]
         match instruction:
             case StartTraining():
-                self._busy[run_id] = self._idle.pop()
-                call = self._busy[run_id].train.remote(
-                    self._coordinator.plans[run_id], self._embedder_of[run_id], self._me
-                )
+                self._busy[pack_id] = self._idle.pop()
+                call = self._busy[pack_id].train.remote(pack, self._embedder_of[pack_id], self._me)
                 self._pending[call] = instruction
-            case FinaliseRun():
-                call = self._embedder_of[run_id].finalise.remote(run_id, self._config.recording.retain)
+            case FinalisePack():
+                run_ids = [plan.run_id for plan in pack]
+                call = self._embedder_of[pack_id].finalise.remote(run_ids, self._config.recording.retain, self._me)
                 self._pending[call] = instruction
             case StopTraining():
-                self._busy[run_id].stop.remote(run_id)
+                self._busy[pack_id].stop.remote(pack_id)
 
     def _settle(self, reference: Any, instruction: Instruction) -> list[Instruction]:
-        run_id = instruction.run_id
+        pack_id = instruction.pack_id
         if isinstance(instruction, StartTraining):
-            self._idle.append(self._busy.pop(run_id))
+            self._idle.append(self._busy.pop(pack_id))
         try:
             result = ray.get(reference)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, StreamscalarError) else error
             with self._lock:
-                return self._coordinator.fail(run_id, cause)
+                return self._coordinator.fail(pack_id, cause)
         except RayActorError:
             with self._lock:
-                return self._coordinator.fail(run_id, ConnectionError("the worker's process died"))
+                return self._coordinator.fail(pack_id, ConnectionError("the worker's process died"))
         with self._lock:
-            if isinstance(instruction, FinaliseRun):
-                self._coordinator.report(result)
-                return self._coordinator.handle(RunFinalised(run_id))
+            if isinstance(instruction, FinalisePack):
+                return self._coordinator.handle(PackFinalised(pack_id))
             ended = TrainingFinished if result == Outcome.FINISHED else TrainingStopped
-            return self._coordinator.handle(ended(run_id))
+            return self._coordinator.handle(ended(pack_id))
 
 
 @contextmanager
@@ -246,8 +246,7 @@ def _n_trainers(config: Config) -> int:
         for kind, share in (("CPU", cluster.cpus_per_trainer), ("GPU", cluster.gpus_per_trainer))
         if share
     ]
-    n_runs = len(plan_runs(config))
-    most = min([*fits, n_runs])
+    most = min([*fits, len(plan_packs(config))])
     if most < 1:
         raise BadCall(
             "cluster.cpus_per_trainer, cluster.gpus_per_trainer",

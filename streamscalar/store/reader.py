@@ -235,10 +235,15 @@ class RunReader:
         for begin in range(0, n_parameters, width):
             yield begin, self.weights(0, n_rows, slice(begin, min(begin + width, n_parameters)))
 
-    def last_keyframe(self) -> KeyFrame | None:
-        """Return the newest published key frame, `None` where there is none or it is no longer retained."""
+    def last_keyframe(self, at_most: int | None = None) -> KeyFrame | None:
+        """Return the newest published key frame, `None` where there is none or it is no longer retained.
+
+        With `at_most`, the newest one at or before that row.
+        """
         attributes = read_group(self._files.weights)
         k = attributes["n_keyframes"] - 1
+        if at_most is not None:
+            k = min(k, at_most // self.spec.keyframe_every)
         if k < 0 or k * self.spec.keyframe_every < self.retained_from:
             return None
         row = int(self._array("weights/keyframe_rows").read(k, k + 1)[0])

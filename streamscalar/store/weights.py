@@ -120,10 +120,10 @@ class WeightsWriter:
         """Rows acknowledged so far by any attempt; the next new row."""
         return self._n_durable
 
-    def last_keyframe(self) -> KeyFrame | None:
-        """Return the newest published key frame, from which training resumes; `None` to start from the beginning."""
+    def last_keyframe(self, at_most: int | None = None) -> KeyFrame | None:
+        """Return the newest published key frame, up to row `at_most`; `None` to start from the beginning."""
         self._wait()
-        return self._reader.last_keyframe()
+        return self._reader.last_keyframe(at_most)
 
     def needs_state(self, row: int) -> bool:
         """Whether `row` will be a key frame, to be appended with the trainer's state."""

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from streamscalar.config.models import PerturbationSection
 from streamscalar.errors import BadCall, Kind
 from streamscalar.training.problems import Evaluation, Problem, Product
 from streamscalar.types import Layout
@@ -46,12 +45,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def initial_replicas(
-    problem: Problem, layout: Layout, perturbation: PerturbationSection, seed: int
+    problem: Problem, layout: Layout, epsilon: float, weights_only: bool, seed: int
 ) -> NDArray[np.floating]:
     """Return the first row of a run, shape (R, P), in the dtype of `layout`.
 
     The reference, then replicas that start U(-epsilon, epsilon) away in each weight, then the control. The same
-    seed gives the same reference whatever `perturbation` says.
+    seed gives the same reference, and the same directions of perturbation at every epsilon.
 
     Raises
     ------
@@ -62,11 +61,9 @@ def initial_replicas(
     reference = problem.initial(np.random.default_rng(start_stream)).astype(layout.dtype)
     rng = np.random.default_rng(noise_stream)
     rows = np.tile(reference, (layout.n_replicas, 1))
-    moves = np.concatenate(
-        [np.full(layer.size, layer.is_weight or not perturbation.weights_only) for layer in layout.layers]
-    )
+    moves = np.concatenate([np.full(layer.size, layer.is_weight or not weights_only) for layer in layout.layers])
     for replica in range(layout.n_replicas)[layout.perturbed]:
-        noise = rng.uniform(-perturbation.epsilon, perturbation.epsilon, layout.n_parameters)
+        noise = epsilon * rng.uniform(-1.0, 1.0, layout.n_parameters)
         rows[replica] = (reference + np.where(moves, noise, 0)).astype(layout.dtype)
     if layout.n_perturbed:
         moved = float((rows[layout.perturbed] != reference)[:, moves].mean())
@@ -74,7 +71,7 @@ def initial_replicas(
             raise BadCall(
                 "perturbation.epsilon",
                 f"must be large enough for training.dtype {layout.dtype}: only {moved:.0%} of the weights would move",
-                f"{perturbation.epsilon:g}",
+                f"{epsilon:g}",
                 "Use float64, or raise it",
                 Kind.CONFIG,
             )
@@ -109,16 +106,16 @@ def check_twins(problem: Problem, reference: NDArray[np.floating], n_replicas: i
 
 
 class Ensemble:
-    """R replicas under full-batch gradient descent.
+    """The replicas of a run, or of a pack of runs, under full-batch gradient descent.
 
     Parameters
     ----------
     problem
         Loss and gradient.
     rows
-        Weights to start from, shape (R, P).
-    learning_rate
-        Step size.
+        Weights to start from, shape (R, P); R counts the replicas of all runs of the pack.
+    learning_rates
+        Step size of each replica, shape (R,).
     product
         How matrix products are computed.
     device
@@ -129,13 +126,13 @@ class Ensemble:
         self,
         problem: Problem,
         rows: NDArray[np.floating],
-        learning_rate: float,
+        learning_rates: NDArray[np.float64],
         product: Product,
         device: torch.device,
     ) -> None:
         self._problem = problem
         self._weights = torch.tensor(rows, device=device)
-        self._learning_rate = learning_rate
+        self._learning_rates = torch.tensor(learning_rates, device=device, dtype=self._weights.dtype)[:, None]
         self._product = product
         self._evaluation: Evaluation | None = None
 
@@ -156,5 +153,5 @@ class Ensemble:
     def step(self) -> None:
         """Make one update of all replicas."""
         evaluation = self._evaluation or self._problem.evaluate(self._weights, self._product, with_accuracy=False)
-        self._weights = self._weights - self._learning_rate * evaluation.gradient
+        self._weights = self._weights - self._learning_rates * evaluation.gradient
         self._evaluation = None

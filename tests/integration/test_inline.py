@@ -131,3 +131,23 @@ def test_a_diverging_run_is_recorded_and_labelled(tmp_path: Path) -> None:
     assert setting.regime == "diverged"
     last = next(iter(experiment.runs.values())).weights(40)
     assert not np.isfinite(last).all()
+
+
+def test_runs_trained_in_a_pack_are_those_trained_alone(experiment: streamscalar.Experiment, tmp_path: Path) -> None:
+    packed = runtime.run(small_config(tmp_path / "packed", training={"pack_size": 3}))
+    assert packed.runs.keys() == experiment.runs.keys()
+    for name, run in packed.runs.items():
+        alone = experiment.run(name)
+        np.testing.assert_array_equal(run.weights(0), alone.weights(0))
+        np.testing.assert_allclose(run.weights(3), alone.weights(3), rtol=1e-9)
+        assert (run.divergence("l1").values[:, -1] == 0).all()
+
+
+def test_a_ladder_runs_every_rung_from_one_start(tmp_path: Path) -> None:
+    ladder = {"epsilon": [1e-10, 1e-6]}
+    experiment = runtime.run(small_config(tmp_path / "store", perturbation=ladder, training={"learning_rate": 1}))
+    low, high = experiment.run("lr1_eps1e-10_ic0"), experiment.run("lr1_eps1e-06_ic0")
+    np.testing.assert_array_equal(low.weights(0)[0], high.weights(0)[0])
+    near, far = ((run.weights(0) - run.weights(0)[0])[1:-1] for run in (low, high))
+    np.testing.assert_allclose(far, 1e4 * near, atol=1e-11)
+    assert [setting.epsilon for setting in experiment.analyze().settings] == [1e-10, 1e-6]

@@ -20,6 +20,10 @@ def test_executors_and_numbers_of_trainers_give_equal_digests(tmp_path: Path) ->
     for n_trainers in (1, 2):
         cluster = {"executor": "ray", "max_concurrent_runs": n_trainers}
         assert run(small_config(tmp_path / f"ray{n_trainers}", cluster=cluster)).digest() == inline
+    packed = {"pack_size": 3}
+    inline = run(small_config(tmp_path / "inline-packs", training=packed)).digest()
+    cluster = {"executor": "ray"}
+    assert run(small_config(tmp_path / "ray-packs", training=packed, cluster=cluster)).digest() == inline
 
 
 def test_an_interrupt_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def series(learning_rate: float, initial_condition: int, rate: float, **changes:
     run = RunSeries(
         run_id=f"lr{learning_rate:g}-ic{initial_condition}",
         learning_rate=learning_rate,
+        epsilon=1e-8,
         initial_condition=initial_condition,
         n_perturbed=M,
         has_control=True,
@@ -93,7 +94,7 @@ def test_json_has_the_agreed_shape() -> None:
     assert document["schema"] == 1
     assert document["experiment"] == {"name": "sweep"}
     setting = document["settings"][0]
-    expected = {"learning_rate", "regime", "regime_reason", "n_runs", "positive_fraction", *QUANTITIES}
+    expected = {"learning_rate", "epsilon", "regime", "regime_reason", "n_runs", "positive_fraction", *QUANTITIES}
     assert set(setting) == expected
     assert set(setting["nmle"]) == {
         "value", "low", "high", "confidence", "n", "status", "method", "window", "message",

@@ -5,10 +5,10 @@ import pytest
 from streamscalar.protocol.schedule import (
     MAX_ATTEMPTS,
     CancelRequested,
-    FinaliseRun,
+    FinalisePack,
+    PackFailed,
+    PackFinalised,
     Phase,
-    RunFailed,
-    RunFinalised,
     Schedule,
     StartTraining,
     StopTraining,
@@ -29,14 +29,14 @@ def test_starts_in_order_and_within_bounds() -> None:
 
 def test_a_finished_training_is_finalised_and_makes_room(schedule: Schedule) -> None:
     schedule.start()
-    assert schedule.handle(TrainingFinished("a")) == [FinaliseRun("a"), StartTraining("b")]
+    assert schedule.handle(TrainingFinished("a")) == [FinalisePack("a"), StartTraining("b")]
 
 
 def test_trained_runs_that_wait_for_their_solution_hold_training_back(schedule: Schedule) -> None:
     schedule.start()
     schedule.handle(TrainingFinished("a"))
-    assert schedule.handle(TrainingFinished("b")) == [FinaliseRun("b")]
-    assert schedule.handle(RunFinalised("a")) == [StartTraining("c")]
+    assert schedule.handle(TrainingFinished("b")) == [FinalisePack("b")]
+    assert schedule.handle(PackFinalised("a")) == [StartTraining("c")]
 
 
 def test_over_when_every_run_ended(schedule: Schedule) -> None:
@@ -44,7 +44,7 @@ def test_over_when_every_run_ended(schedule: Schedule) -> None:
     for run in "abc":
         assert not schedule.is_over
         schedule.handle(TrainingFinished(run))
-        schedule.handle(RunFinalised(run))
+        schedule.handle(PackFinalised(run))
     assert schedule.is_over
 
 
@@ -53,8 +53,8 @@ def test_a_lost_worker_is_retried_a_bounded_number_of_times(schedule: Schedule) 
     for _ in range(MAX_ATTEMPTS - 1):
         assert schedule.handle(WorkerLost("a", "killed")) == [StartTraining("a")]
     assert schedule.handle(WorkerLost("a", "killed")) == [StartTraining("b")]
-    assert schedule.runs["a"].phase is Phase.FAILED
-    assert schedule.runs["a"].reason == f"killed (after {MAX_ATTEMPTS} attempts)"
+    assert schedule.packs["a"].phase is Phase.FAILED
+    assert schedule.packs["a"].reason == f"killed (after {MAX_ATTEMPTS} attempts)"
 
 
 def test_progress_starts_the_count_of_attempts_anew(schedule: Schedule) -> None:
@@ -65,25 +65,25 @@ def test_progress_starts_the_count_of_attempts_anew(schedule: Schedule) -> None:
 
 def test_a_failure_is_final_and_the_next_run_starts(schedule: Schedule) -> None:
     schedule.start()
-    assert schedule.handle(RunFailed("a", "no such file")) == [StartTraining("b")]
-    assert schedule.runs["a"].reason == "no such file"
+    assert schedule.handle(PackFailed("a", "no such file")) == [StartTraining("b")]
+    assert schedule.packs["a"].reason == "no such file"
 
 
 def test_a_worker_lost_while_finalising_is_retried_there(schedule: Schedule) -> None:
     schedule.start()
     schedule.handle(TrainingFinished("a"))
-    assert schedule.handle(WorkerLost("a", "killed")) == [FinaliseRun("a")]
+    assert schedule.handle(WorkerLost("a", "killed")) == [FinalisePack("a")]
 
 
 def test_cancel_stops_what_trains_and_starts_nothing(schedule: Schedule) -> None:
     schedule.start()
     assert schedule.handle(CancelRequested()) == [StopTraining("a")]
     assert schedule.handle(TrainingStopped("a")) == []
-    assert {run.phase for run in schedule.runs.values()} == {Phase.CANCELLED}
+    assert {run.phase for run in schedule.packs.values()} == {Phase.CANCELLED}
     assert schedule.is_over
 
 
 def test_a_restart_goes_on_where_the_store_stands(schedule: Schedule) -> None:
     assert schedule.restore("a", is_trained=True, is_done=True) == []
-    assert schedule.restore("b", is_trained=True, is_done=False) == [FinaliseRun("b")]
+    assert schedule.restore("b", is_trained=True, is_done=False) == [FinalisePack("b")]
     assert schedule.start() == [StartTraining("c")]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamscalar.config.models import ModelSection, PerturbationSection, TaskSection
+from streamscalar.config.models import ModelSection, TaskSection
 from streamscalar.errors import BadCall
 from streamscalar.training.data import Data
 from streamscalar.training.ensemble import Ensemble, check_twins, initial_replicas
@@ -72,7 +72,7 @@ def test_gradient_descent_on_a_quadratic_multiplies_each_coordinate() -> None:
     curvatures = [0.5, 1.0, 3.0]
     problem = Quadratic(torch.tensor(curvatures, dtype=torch.float64))
     start = np.array([[1.0, 2.0, -1.0], [0.5, 0.0, 1.0]])
-    ensemble = Ensemble(problem, start, 0.4, Product.FUSED, CPU)
+    ensemble = Ensemble(problem, start, np.full(len(start), 0.4), Product.FUSED, CPU)
     for _ in range(10):
         ensemble.step()
     factors = (1 - 0.4 * np.array(curvatures)) ** 10
@@ -88,7 +88,7 @@ def test_identical_twins_stay_identical_under_the_chosen_product(n_replicas: int
     start = problem.initial(np.random.default_rng(0)).astype(dtype)
     twins = check_twins(problem, start, n_replicas, CPU)
     assert twins.is_exact
-    ensemble = Ensemble(problem, np.tile(start, (n_replicas, 1)), 8.0, twins.product, CPU)
+    ensemble = Ensemble(problem, np.tile(start, (n_replicas, 1)), np.full(n_replicas, 8.0), twins.product, CPU)
     for _ in range(30):
         ensemble.step()
     assert len({row.tobytes() for row in ensemble.weights}) == 1
@@ -100,7 +100,7 @@ def _layout(problem: Quadratic | Perceptron, dtype: str = "float64") -> Layout:
 
 def test_replicas_start_within_epsilon_and_biases_stay(data: Data) -> None:
     problem = Perceptron(data, ModelSection(widths=(4,)), torch.float64, CPU)
-    rows = initial_replicas(problem, _layout(problem), PerturbationSection(epsilon=1e-3, n_perturbed=2), seed=5)
+    rows = initial_replicas(problem, _layout(problem), 1e-3, weights_only=True, seed=5)
     moved = np.abs(rows - rows[0])
     assert (rows[3] == rows[0]).all()
     assert 5e-4 < moved[1].max() <= 1e-3
@@ -114,4 +114,4 @@ def test_an_epsilon_below_the_resolution_is_refused_with_the_share_that_moves(da
     with pytest.raises(
         BadCall, match=r"perturbation.epsilon: .*float32: only \d+% of the weights would move; got 1e-08"
     ):
-        initial_replicas(problem, _layout(problem, "float32"), PerturbationSection(n_perturbed=2), seed=5)
+        initial_replicas(problem, _layout(problem, "float32"), 1e-8, weights_only=True, seed=5)
