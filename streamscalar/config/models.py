@@ -100,10 +100,14 @@ class ModelSection(Section):
 
 
 class TrainingSection(Section):
-    """How the network learns: full-batch gradient descent, all replicas of a run in lockstep."""
+    """How the network learns: on the full batch, all replicas of a run in lockstep."""
 
     learning_rate: Grid = (1.0,)
     """One number, or a list, which is a grid."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """`sgd`: gradient descent on all samples, with `momentum`. `adam`: with the constants of its authors."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Heavy-ball momentum of `sgd`; 0 is plain gradient descent."""
     n_steps: Count = 200
     """Number of updates."""
     dtype: Literal["float32", "float64"] = "float64"
@@ -114,6 +118,15 @@ class TrainingSection(Section):
     """CPU threads of one trainer; pinned, because bits depend on it."""
     pack_size: Count = 1
     """Small runs trained together in one batched computation; the last bits of a run depend on it."""
+    n_tangents: int = Field(default=0, ge=0, le=16)
+    """Tangent vectors carried along every replica, for as many exponents without an epsilon; each costs about three
+    more gradients per step."""
+
+    @model_validator(mode="after")
+    def _momentum_is_used(self) -> Self:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum: only training.optimizer sgd has one; the optimizer is {self.optimizer}")
+        return self
 
 
 class PerturbationSection(Section):

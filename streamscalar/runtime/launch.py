@@ -21,14 +21,13 @@ from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import Phase
 from streamscalar.store import Store, segment_rows
 from streamscalar.training.ensemble import (
-    Ensemble,
     check_twins,
     initial_replicas,
     pinned_threads,
     resolve_device,
 )
 from streamscalar.training.problems import build_problem
-from streamscalar.workers.trainer import run_layout
+from streamscalar.workers.trainer import build_ensemble, run_layout
 
 COMPRESSED_SHARE = 0.9
 """Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs hardly shrink."""
@@ -76,8 +75,7 @@ def prepare(config: Config) -> Prepared:
         weights_only = config.perturbation.weights_only
         rows = np.concatenate([initial_replicas(problem, layout, p.epsilon, weights_only, p.seed) for p in packs[0]])
         twins = check_twins(problem, rows[0], len(rows), device)
-        rates = np.repeat([plan.learning_rate for plan in packs[0]], layout.n_replicas)
-        ensemble = Ensemble(problem, rows, rates, twins.product, device)
+        ensemble = build_ensemble(problem, config, packs[0], layout, rows, twins.product, device)
         started = time.monotonic()
         for _ in range(2):
             ensemble.metrics()

@@ -8,12 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.training.optimizers import Optimizer
 from streamscalar.training.problems import Evaluation, Problem, Product
 from streamscalar.types import Layout
 
 N_TWIN_STEPS = 3
+TANGENT_STREAM = 4
+"""Key of the first tangent vectors among the streams of a run's seed."""
 
 
 @contextmanager
@@ -106,7 +110,7 @@ def check_twins(problem: Problem, reference: NDArray[np.floating], n_replicas: i
 
 
 class Ensemble:
-    """The replicas of a run, or of a pack of runs, under full-batch gradient descent.
+    """The replicas of a run, or of a pack of runs, in lockstep.
 
     Parameters
     ----------
@@ -116,10 +120,14 @@ class Ensemble:
         Weights to start from, shape (R, P); R counts the replicas of all runs of the pack.
     learning_rates
         Step size of each replica, shape (R,).
+    optimizer
+        What an update does.
     product
         How matrix products are computed.
     device
         Where.
+    tangents
+        Tangent vectors to start from, shape (R, k, P), of any length; `None` to carry none.
     """
 
     def __init__(
@@ -127,14 +135,25 @@ class Ensemble:
         problem: Problem,
         rows: NDArray[np.floating],
         learning_rates: NDArray[np.float64],
+        optimizer: Optimizer,
         product: Product,
         device: torch.device,
+        tangents: NDArray[np.floating] | None = None,
     ) -> None:
         self._problem = problem
+        self._optimizer = optimizer
         self._weights = torch.tensor(rows, device=device)
         self._learning_rates = torch.tensor(learning_rates, device=device, dtype=self._weights.dtype)[:, None]
         self._product = product
         self._evaluation: Evaluation | None = None
+        self._n_steps = 0
+        self._state = tuple(torch.zeros_like(self._weights) for _ in optimizer.state_names)
+        self._tangents: Tensor | None = None
+        if tangents is not None:
+            moves = torch.tensor(tangents, device=device, dtype=self._weights.dtype)
+            self._tangents, _ = _orthonormal(functional.pad(moves, (0, len(self._state) * moves.shape[2])))
+            self._growth = torch.zeros(moves.shape[:2], device=device, dtype=torch.float64)
+            self._is_reported = False
 
     @property
     def weights(self) -> NDArray[np.floating]:
@@ -142,16 +161,69 @@ class Ensemble:
         return np.asarray(self._weights.cpu())
 
     def metrics(self) -> Mapping[str, NDArray[np.floating]]:
-        """Return loss and test accuracy at the weights now, shape (R,) each."""
+        """Return loss and test accuracy at the weights now, shape (R,) each.
+
+        With tangents also `tangent_1`, `tangent_2`...: ln of the factor by which each was stretched since the last
+        call.
+        """
         self._evaluation = self._problem.evaluate(self._weights, self._product, with_accuracy=True)
         values: dict[str, Tensor | None] = {
             "loss": self._evaluation.loss,
             "accuracy": self._evaluation.accuracy,
         }
+        if self._tangents is not None:
+            values |= {f"tangent_{k + 1}": column for k, column in enumerate(self._growth.unbind(1))}
+            self._is_reported = True
         return {name: value.cpu().numpy() for name, value in values.items() if value is not None}
 
     def step(self) -> None:
-        """Make one update of all replicas."""
+        """Make one update of all replicas, and of their tangent vectors."""
         evaluation = self._evaluation or self._problem.evaluate(self._weights, self._product, with_accuracy=False)
-        self._weights = self._weights - self._learning_rates * evaluation.gradient
+        self._n_steps += 1
+        if self._tangents is not None:
+            self._move_tangents(evaluation.gradient, self._tangents)
+        self._weights, self._state = self._optimizer.update(
+            self._weights, evaluation.gradient, self._state, self._learning_rates, self._n_steps
+        )
         self._evaluation = None
+
+    def _move_tangents(self, gradient: Tensor, tangents: Tensor) -> None:
+        moves = torch.chunk(tangents, 1 + len(self._state), dim=2)
+        curved = self._problem.hessian_product(self._weights, moves[0], self._product)
+        state = tuple(tensor[:, None] for tensor in self._state)
+        moved = self._optimizer.tangent(
+            gradient[:, None], state, self._learning_rates[:, None], self._n_steps, moves, curved
+        )
+        self._tangents, growth = _orthonormal(torch.cat(moved, dim=2))
+        self._growth = growth if self._is_reported else self._growth + growth
+        self._is_reported = False
+
+    def state(self) -> dict[str, NDArray[np.floating]]:
+        """Return what an update needs beyond the weights, the replicas along the first axis."""
+        tensors = dict(zip(self._optimizer.state_names, self._state, strict=True))
+        if self._tangents is not None:
+            tensors |= {"tangents": self._tangents, "growth": self._growth}
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+    def restore(self, state: Mapping[str, NDArray[np.floating]], n_steps: int) -> None:
+        """Go on from the `state` after `n_steps` updates."""
+        self._n_steps = n_steps
+        self._state = tuple(torch.tensor(state[name]).to(self._weights) for name in self._optimizer.state_names)
+        if self._tangents is not None:
+            self._tangents = torch.tensor(state["tangents"]).to(self._weights)
+            self._growth = torch.tensor(state["growth"]).to(self._growth)
+
+
+def initial_tangents(n_parameters: int, n_tangents: int, seed: int) -> NDArray[np.float64]:
+    """Return random directions (k, P), the same for every replica of a run."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, TANGENT_STREAM]))
+    return rng.standard_normal((n_tangents, n_parameters))
+
+
+def _orthonormal(tangents: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the vectors (R, k, n) made orthonormal in order, and ln of the length that each lost (R, k), float64."""
+    if tangents.shape[1] == 1:
+        length = torch.linalg.vector_norm(tangents, dim=2, keepdim=True)
+        return tangents / length, length[..., 0].to(torch.float64).log()
+    q, r = torch.linalg.qr(tangents.mT)
+    return q.mT.contiguous(), torch.diagonal(r, dim1=1, dim2=2).abs().to(torch.float64).log()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -55,6 +55,10 @@ class Problem(Protocol):
         """Return loss, gradient and, where asked, accuracy at `weights` (R, P)."""
         ...
 
+    def hessian_product(self, weights: Tensor, vectors: Tensor, product: Product) -> Tensor:
+        """Return the Hessian at `weights` (R, P) times `vectors` (R, k, P), in their shape."""
+        ...
+
 
 def build_problem(task: TaskSection, model: ModelSection, dtype: torch.dtype, device: torch.device) -> Problem:
     """Return the problem of a config, its data on `device`."""
@@ -82,6 +86,11 @@ class Quadratic:
         gradient = self.curvatures * weights
         return Evaluation(0.5 * (gradient * weights).sum(1), gradient, None)
 
+    def hessian_product(self, weights: Tensor, vectors: Tensor, product: Product) -> Tensor:
+        """See `Problem.hessian_product`."""
+        del weights, product
+        return self.curvatures * vectors
+
 
 class Perceptron:
     """Multilayer perceptron with mean cross-entropy; weights in torch's (outputs, inputs) order.
@@ -89,13 +98,16 @@ class Perceptron:
     The samples lie along the last axis, so the first layers of all replicas are one wide product
     (R outputs, inputs) @ (inputs, samples). Measured on 2,000 MNIST digits with 64 hidden units, float64, one
     thread, against a loop over replicas: 2.0 times as fast at R = 6 and 1.8 at R = 26.
+
+    Inputs that are 0 in every sample (a fifth of MNIST's pixels) are left out of the products: their weights have no
+    gradient.
     """
 
     metrics: tuple[str, ...] = ("loss", "accuracy")
 
     def __init__(self, data: Data, model: ModelSection, dtype: torch.dtype, device: torch.device) -> None:
-        self._x_train = _padded_samples(data.x_train, dtype, device)
-        self._x_test = _padded_samples(data.x_test, dtype, device)
+        self._train = _Inputs.of(data.x_train, dtype, device)
+        self._test = _Inputs.of(data.x_test, dtype, device)
         self._y_train = torch.tensor(data.y_train, device=device)
         self._y_test = torch.tensor(data.y_test, device=device)
         activations: dict[str, Callable[[Tensor], Tensor]] = {
@@ -131,34 +143,63 @@ class Perceptron:
     def evaluate(self, weights: Tensor, product: Product, *, with_accuracy: bool) -> Evaluation:
         """See `Problem.evaluate`."""
         leaf = weights.detach().requires_grad_()
-        logits = self._logits(leaf, self._x_train, product)[..., : len(self._y_train)]
-        targets = self._y_train.expand(len(weights), -1)
-        loss = functional.cross_entropy(logits, targets, reduction="none").mean(1)
+        loss = self._loss(leaf, product)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         accuracy = None
         if with_accuracy:
             with torch.no_grad():
-                predicted = self._logits(weights, self._x_test, product).argmax(1)
+                predicted = self._logits(weights, self._test, product).argmax(1)
                 accuracy = (predicted[:, : len(self._y_test)] == self._y_test).to(weights.dtype).mean(1)
         return Evaluation(loss.detach(), gradient, accuracy)
 
-    def _logits(self, weights: Tensor, x: Tensor, product: Product) -> Tensor:
-        """Return logits (R, classes, samples) of inputs (features, samples)."""
+    def hessian_product(self, weights: Tensor, vectors: Tensor, product: Product) -> Tensor:
+        """See `Problem.hessian_product`; twice backwards, once per vector."""
+        leaf = weights.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self._loss(leaf, product).sum(), leaf, create_graph=True)
+        columns = [torch.autograd.grad(gradient, leaf, v, retain_graph=True)[0] for v in vectors.unbind(1)]
+        return torch.stack(columns, 1)
+
+    def _loss(self, weights: Tensor, product: Product) -> Tensor:
+        logits = self._logits(weights, self._train, product)[..., : len(self._y_train)]
+        targets = self._y_train.expand(len(weights), -1)
+        return functional.cross_entropy(logits, targets, reduction="none").mean(1)
+
+    def _logits(self, weights: Tensor, inputs: "_Inputs", product: Product) -> Tensor:
+        """Return logits (R, classes, samples)."""
         parts = torch.split_with_sizes(weights, [layer.size for layer in self.layers], 1)
-        hidden: Tensor | None = None
+        hidden = inputs.values
         for index in range(0, len(parts), 2):
             matrix = parts[index].reshape(-1, *self.layers[index].shape)
-            if hidden is not None:
+            if index == 0:
+                matrix = matrix[..., inputs.columns]
+            else:
                 hidden = self._activation(hidden)
-            hidden = _product(matrix, x if hidden is None else hidden, product) + parts[index + 1].unsqueeze(2)
-        if hidden is None:
-            raise AssertionError("a perceptron has at least one layer")
+            hidden = _product(matrix, hidden, product) + parts[index + 1].unsqueeze(2)
         return hidden
 
 
-def _padded_samples(x: NDArray[np.float64], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return (features, samples), with samples of zeros up to the alignment; their logits are cut off."""
-    return functional.pad(torch.tensor(x.T.copy(), dtype=dtype, device=device), (0, -len(x) % ALIGNMENT))
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Samples without the inputs that are always 0.
+
+    Attributes
+    ----------
+    values
+        (columns, samples), with samples of zeros up to the alignment; their logits are cut off.
+    columns
+        Indices of the inputs that count, on the axis of all inputs, up to the alignment.
+    """
+
+    values: Tensor
+    columns: Tensor
+
+    @classmethod
+    def of(cls, x: NDArray[np.float64], dtype: torch.dtype, device: torch.device) -> Self:
+        n_kept = -(-int((x != 0).any(axis=0).sum()) // ALIGNMENT) * ALIGNMENT
+        # The zero columns that fill up the alignment come last in the sort, and keep their place among the others.
+        columns = np.sort(np.argsort((x == 0).all(axis=0), kind="stable")[:n_kept])
+        values = torch.tensor(x.T[columns], dtype=dtype, device=device)
+        return cls(functional.pad(values, (0, -len(x) % ALIGNMENT)), torch.tensor(columns, device=device))
 
 
 def _product(matrix: Tensor, x: Tensor, product: Product) -> Tensor:

@@ -15,10 +15,12 @@ from streamscalar.training.ensemble import (
     Ensemble,
     check_twins,
     initial_replicas,
+    initial_tangents,
     pinned_threads,
     resolve_device,
 )
-from streamscalar.training.problems import Problem, build_problem
+from streamscalar.training.optimizers import build_optimizer
+from streamscalar.training.problems import Problem, Product, build_problem
 from streamscalar.types import Layout
 
 BlockSink = Callable[[str, int, NDArray[np.floating]], None]
@@ -35,6 +37,25 @@ class Outcome(StrEnum):
 def run_layout(problem: Problem, config: Config) -> Layout:
     """Return the layout of every run of `config`."""
     return Layout(problem.layers, config.training.dtype, config.perturbation.n_perturbed, config.perturbation.control)
+
+
+def build_ensemble(
+    problem: Problem,
+    config: Config,
+    pack: Sequence[RunPlan],
+    layout: Layout,
+    rows: NDArray[np.floating],
+    product: Product,
+    device: torch.device,
+) -> Ensemble:
+    """Return the replicas of a pack at the weights `rows`, shape (R, P), ready for their first update."""
+    training, n_replicas = config.training, layout.n_replicas
+    rates = np.repeat([plan.learning_rate for plan in pack], n_replicas)
+    tangents = None
+    if training.n_tangents:
+        own = [initial_tangents(layout.n_parameters, training.n_tangents, plan.seed) for plan in pack]
+        tangents = np.repeat(own, n_replicas, axis=0)
+    return Ensemble(problem, rows, rates, build_optimizer(training), product, device, tangents)
 
 
 class Trainer:
@@ -92,16 +113,21 @@ class Trainer:
                     seed=plan.seed,
                     layout=layout,
                     n_rows=config.n_rows,
-                    metrics=problem.metrics,
+                    metrics=(*problem.metrics, *(f"tangent_{k + 1}" for k in range(config.training.n_tangents))),
                     n_components=config.embedding.n_components,
                     segment_rows=config.store.segment_rows,
                     codec=config.store.codec,
                 )
                 writer = writers.enter_context(store.weights_writer(plan.run_id, fsync=config.store.fsync))
                 runs.append(_Run(plan.run_id, writer))
-            first, rows = _resume(runs, starts)
-            rates = np.repeat([plan.learning_rate for plan in pack], layout.n_replicas)
-            ensemble = Ensemble(problem, rows, rates, twins.product, self._device)
+            keyframes = _common_keyframes(runs)
+            first = keyframes[0].row if keyframes else 0
+            rows = np.concatenate([keyframe.weights for keyframe in keyframes] or starts)
+            ensemble = build_ensemble(problem, config, pack, layout, rows, twins.product, self._device)
+            if keyframes:
+                names = keyframes[0].state
+                state = {name: np.concatenate([keyframe.state[name] for keyframe in keyframes]) for name in names}
+                ensemble.restore(state, keyframes[0].step)
             return self._stream(runs, ensemble, first, sink, should_stop)
 
     def _stream(
@@ -121,11 +147,12 @@ class Trainer:
                 for _ in range(every):
                     ensemble.step()
             metrics, weights = ensemble.metrics(), ensemble.weights
+            state = ensemble.state() if runs[0].writer.needs_state(row) else {}
             for index, run in enumerate(runs):
                 own = slice(index * n_replicas, (index + 1) * n_replicas)
-                state: dict[str, NDArray[np.generic]] | None = {} if run.writer.needs_state(row) else None
+                own_metrics, own_state = ({k: v[own] for k, v in found.items()} for found in (metrics, state))
                 run.recent[row] = weights[own]
-                run.writer.append(row, row * every, weights[own], {k: v[own] for k, v in metrics.items()}, state)
+                run.writer.append(row, row * every, weights[own], own_metrics, own_state)
                 run.push(sink)
         for run in runs:
             run.writer.finish()
@@ -149,16 +176,10 @@ class _Run:
                 sink(self.run_id, first, np.stack(rows))
 
 
-def _resume(runs: Sequence[_Run], starts: Sequence[NDArray[np.floating]]) -> tuple[int, NDArray[np.floating]]:
-    """Return the newest row of which every run has a key frame, and the weights there (R, P); row 0 otherwise."""
+def _common_keyframes(runs: Sequence[_Run]) -> list[KeyFrame]:
+    """Return each run's key frame at the newest row where all have one after row 0; empty where there is none."""
     newest = [run.writer.last_keyframe() for run in runs]
-    first = min(0 if keyframe is None else keyframe.row for keyframe in newest)
-    if first == 0:
-        return 0, np.concatenate(starts)
-    keyframes: list[KeyFrame] = []
-    for run in runs:
-        keyframe = run.writer.last_keyframe(first)
-        if keyframe is None or keyframe.row != first:
-            return 0, np.concatenate(starts)
-        keyframes.append(keyframe)
-    return first, np.concatenate([keyframe.weights for keyframe in keyframes])
+    row = min(0 if keyframe is None else keyframe.row for keyframe in newest)
+    found = [run.writer.last_keyframe(row) for run in runs]
+    common = [keyframe for keyframe in found if keyframe is not None and keyframe.row == row]
+    return common if row > 0 and len(common) == len(runs) else []

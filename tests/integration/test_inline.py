@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 import streamscalar
 from streamscalar import runtime
+from streamscalar.config import plan_packs
 from streamscalar.errors import BadCall
 from streamscalar.numerics.cmds import batch_cmds
 from streamscalar.numerics.online import OnlineCMDS
 from streamscalar.store import Store, verify
 from streamscalar.types import Status
+from streamscalar.workers.trainer import Trainer
 from tests.conftest import small_config
 
 
@@ -151,3 +153,19 @@ def test_a_ladder_runs_every_rung_from_one_start(tmp_path: Path) -> None:
     near, far = ((run.weights(0) - run.weights(0)[0])[1:-1] for run in (low, high))
     np.testing.assert_allclose(far, 1e4 * near, atol=1e-11)
     assert [setting.epsilon for setting in experiment.analyze().settings] == [1e-10, 1e-6]
+
+
+@pytest.mark.parametrize("training", [{"optimizer": "adam", "learning_rate": 0.05}, {"momentum": 0.8}])
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path: Path, training: dict[str, Any]) -> None:
+    chosen = {"training": {"n_steps": 80, "n_tangents": 2, "pack_size": 3, **training}}
+    whole = runtime.run(small_config(tmp_path / "whole", **chosen))
+    config = small_config(tmp_path / "parts", **chosen)
+    Store.create(config.store_path, config.identity(), {})
+    calls = iter(range(10**6))
+    outcome = Trainer(config.store_path, config).train(plan_packs(config)[0], lambda *_: None, lambda: next(calls) > 69)
+    assert outcome == "stopped"
+    assert runtime.run(config).digest() == whole.digest()
+    growth = whole.run("lr1_ic0" if "momentum" in training else "lr0.05_ic0").metrics("tangent_1").values
+    assert growth[0].tolist() == [0.0] * growth.shape[1]
+    assert (growth[1:, 0] != 0).all()
+    assert (growth[:, 0] == growth[:, -1]).all()

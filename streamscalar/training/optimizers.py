@@ -1,0 +1,105 @@
+"""The optimisers as maps of weights and state, each with the tangent map that carries an infinitesimal separation.
+
+The tangent of the gradient is the Hessian of the loss times the tangent of the weights [1]_. With momentum or Adam the
+separation lives in the weights and in what the optimiser remembers, so its growth is measured over both.
+
+References
+----------
+.. [1] G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980).
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from streamscalar.config.models import TrainingSection
+
+State = tuple[Tensor, ...]
+
+
+class Optimizer(Protocol):
+    """One step of training, the same for every replica.
+
+    Attributes
+    ----------
+    state_names
+        Names of what it remembers, each shaped like the weights.
+    """
+
+    state_names: tuple[str, ...]
+
+    def update(
+        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, State]:
+        """Return weights and state after update number `step` (from 1); all tensors have one shape (..., P)."""
+        ...
+
+    def tangent(
+        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
+    ) -> State:
+        """Return the derivative of `update` along moves of weights and state, which `curved` gives the gradient."""
+        ...
+
+
+class Descent:
+    """Gradient descent, with heavy-ball momentum where it is over 0: `b <- momentum b + g; w <- w - lr b`."""
+
+    def __init__(self, momentum: float = 0.0) -> None:
+        self._momentum = momentum
+        self.state_names: tuple[str, ...] = ("momentum",) if momentum else ()
+
+    def update(
+        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, State]:
+        """See `Optimizer.update`."""
+        del step
+        if not self._momentum:
+            return weights - learning_rate * gradient, ()
+        buffer = self._momentum * state[0] + gradient
+        return weights - learning_rate * buffer, (buffer,)
+
+    def tangent(
+        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
+    ) -> State:
+        """See `Optimizer.tangent`; the map is linear, so it is its own derivative."""
+        del gradient, state
+        weights, buffers = self.update(moves[0], curved, moves[1:], learning_rate, step)
+        return weights, *buffers
+
+
+class Adam:
+    """Adam with bias correction (Kingma and Ba, arXiv 1412.6980, algorithm 1), at the constants of its authors."""
+
+    state_names: tuple[str, ...] = ("first_moment", "second_moment")
+    first_decay, second_decay, floor = 0.9, 0.999, 1e-8
+
+    def update(
+        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, State]:
+        """See `Optimizer.update`."""
+        first = self.first_decay * state[0] + (1 - self.first_decay) * gradient
+        second = self.second_decay * state[1] + (1 - self.second_decay) * gradient * gradient
+        root = torch.sqrt(second / (1 - self.second_decay**step))
+        moved = first / (1 - self.first_decay**step) / (root + self.floor)
+        return weights - learning_rate * moved, (first, second)
+
+    def tangent(
+        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
+    ) -> State:
+        """See `Optimizer.tangent`."""
+        _, (first, second) = self.update(gradient, gradient, state, learning_rate, step)
+        first_move = self.first_decay * moves[1] + (1 - self.first_decay) * curved
+        second_move = self.second_decay * moves[2] + 2 * (1 - self.second_decay) * gradient * curved
+        first_bias, second_bias = 1 - self.first_decay**step, 1 - self.second_decay**step
+        root = torch.sqrt(second / second_bias)
+        # The root of a weight that never had a gradient does not move, though its derivative is infinite.
+        root_move = torch.where(root > 0, second_move / second_bias / (2 * root), 0.0)
+        size = root + self.floor
+        moved = first_move / first_bias / size - first / first_bias * root_move / size**2
+        return moves[0] - learning_rate * moved, first_move, second_move
+
+
+def build_optimizer(training: TrainingSection) -> Optimizer:
+    """Return the optimiser of a config."""
+    return Adam() if training.optimizer == "adam" else Descent(training.momentum)
