@@ -100,7 +100,7 @@ class Run:
         """Return the distance of every replica from the reference: `l1`, `rms`, `embedded` or `random`."""
         if distance not in DISTANCES:
             raise BadCall("distance", f"must be one of {', '.join(DISTANCES)}", repr(distance), kind=Kind.CONFIG)
-        values = self._reader.divergence(distance)
+        values = np.abs(self._reader.divergence(distance))
         return Series(distance, self.steps()[: len(values)], values)
 
     def metrics(self, name: str = "loss") -> Series:
@@ -111,35 +111,49 @@ class Run:
         values = self._reader.metrics(name)
         return Series(name, self.steps()[: len(values)], values)
 
-    def estimates(self) -> RunEstimates:
-        """Return the estimates of this run alone."""
-        return analyze_run(self.series(), self._options)
+    def estimates(self, n_rows: int | None = None) -> RunEstimates:
+        """Return the estimates of this run alone: now, or as they were when `n_rows` rows had been embedded."""
+        return analyze_run(self.series(n_rows), self._options)
 
     def exact_info(self) -> dict[str, Any]:
         """Return method, passes, residual and eigengap of the exact solution; empty before there is one."""
         return self._reader.exact_info() if self._reader.has_exact else {}
 
-    def series(self) -> RunSeries:
-        """Return everything recorded apart from the weights, cut to the rows that all series have."""
+    def series(self, n_rows: int | None = None) -> RunSeries:
+        """Return everything recorded apart from the weights, cut to the rows that all series have.
+
+        With `n_rows`, as it was when that many rows had been embedded: with the live embedding of that time.
+        """
         reader = self._reader
-        divergence = {name: reader.divergence(name) for name in DISTANCES}
+        # Once, before any series: a block published meanwhile is left out of all of them alike.
+        n_embedded = reader.n_embedded
+        n = n_embedded if n_rows is None else n_rows
+        if not 0 <= n <= n_embedded:
+            raise BadCall("n_rows", f"must be at most the {n_embedded} embedded rows of {self.run_id}", str(n_rows))
+        is_exact = n_rows is None and reader.has_exact
+        scores = reader.scores().values if is_exact else reader.live_scores_at(n)
+        divergence = {name: reader.divergence(name, live=not is_exact) for name in DISTANCES}
         metrics = {name: reader.metrics(name) for name in reader.metric_names}
-        steps = reader.steps()
-        n = min(len(steps), *map(len, divergence.values()), *map(len, metrics.values()))
         return RunSeries(
             run_id=reader.run_id,
             learning_rate=reader.setting["learning_rate"],
             epsilon=reader.setting["epsilon"],
             initial_condition=reader.setting["initial_condition"],
+            seed=reader.seed,
+            n_parameters=reader.layout.n_parameters,
             n_perturbed=reader.layout.n_perturbed,
             has_control=reader.layout.has_control,
-            is_complete=reader.is_complete,
+            is_complete=reader.is_complete and n == reader.n_planned,
             n_planned=reader.n_planned,
-            steps=steps[:n],
+            steps=reader.steps()[:n],
             divergence={name: values[:n] for name, values in divergence.items()},
+            pairs=reader.pairs()[:n],
+            increments=reader.increments()[:n],
+            scores=scores[:n],
             metrics={name: values[:n] for name, values in metrics.items()},
-            explained_variance=reader.explained_variance(),
-            embedding_is_exact=reader.has_exact,
+            explained_variance=reader.explained_variance(None if is_exact else n),
+            eigengap=_eigengap(reader.spectrum(None if is_exact else n)),
+            embedding_is_exact=is_exact,
         )
 
     def _row(self, step: int) -> int:
@@ -147,6 +161,13 @@ class Run:
         if not len(rows):
             raise BadCall("step", f"must be a recorded step of {self.run_id}", str(step), kind=Kind.DATA)
         return int(rows[0])
+
+
+def _eigengap(spectrum: tuple[NDArray[np.float64], float] | None) -> float | None:
+    """Return one minus the ratio of the two leading eigenvalues; `None` while nothing varies."""
+    if spectrum is None or not 0 < spectrum[0][0] < np.inf:
+        return None
+    return float(1.0 - (spectrum[0][1] / spectrum[0][0]) ** 2)
 
 
 class Experiment:

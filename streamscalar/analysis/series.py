@@ -21,6 +21,10 @@ class RunSeries:
         Its setting: learning rate, and size of the perturbation.
     initial_condition
         Index of its initial condition.
+    seed
+        Seed of the run: what its own random numbers follow from.
+    n_parameters
+        Number P of parameters.
     n_perturbed
         Number M of perturbed replicas, at 1..M of the replica axis.
     has_control
@@ -34,11 +38,19 @@ class RunSeries:
     divergence
         Distance from the reference `(N, R)` float64 by name: `l1` (sum over parameters), `rms`, `embedded`
         (along the scalar embedding) and `random` (along one random direction), the last three over the root
-        of P. A name that was not recorded is absent.
+        of P, the last two with a sign. A name that was not recorded is absent.
+    pairs
+        L1 distances of all pairs of reference and perturbed replicas, `(N, M (M + 1) / 2)`.
+    increments
+        Products of the replicas' moves since the row before, over P, `(N, 1 + M, 1 + M)`; 0 at row 0.
+    scores
+        Coordinates in one basis, `(N, R, K)`; the first is the scalar embedding.
     metrics
-        `(N, R)` by name: `loss`, and `accuracy` on the test split where the task has one.
-    explained_variance
-        Share of the variance along the scalar, in [0, 1]; `None` before there is an embedding.
+        `(N, R)` by name: `loss`, `accuracy` on the test split where the task has one, and `tangent_1`... (ln of the
+        stretching of each tangent vector since the row before) where they were carried.
+    explained_variance, eigengap
+        Share of the variance along the scalar, and one minus the ratio of the two leading eigenvalues, both in
+        [0, 1]; `None` before there is an embedding.
     embedding_is_exact
         Whether the embedding is the exact one, from all stored rows, and not the live one.
     """
@@ -47,20 +59,31 @@ class RunSeries:
     learning_rate: float
     epsilon: float
     initial_condition: int
+    seed: int
+    n_parameters: int
     n_perturbed: int
     has_control: bool
     is_complete: bool
     n_planned: int
     steps: NDArray[np.int64]
     divergence: Mapping[str, NDArray[np.float64]]
+    pairs: NDArray[np.float64]
+    increments: NDArray[np.float64]
+    scores: NDArray[np.float64]
     metrics: Mapping[str, NDArray[np.float64]]
     explained_variance: float | None
+    eigengap: float | None
     embedding_is_exact: bool
 
     def perturbed(self, distance: str) -> NDArray[np.float64] | None:
         """Return the divergence `(N, M)` of the perturbed replicas, or `None` where it was not recorded."""
         found = self.divergence.get(distance)
-        return None if found is None else found[:, 1 : 1 + self.n_perturbed]
+        return None if found is None else np.abs(found[:, 1 : 1 + self.n_perturbed])
+
+    @property
+    def members(self) -> slice:
+        """Slice of the replica axis that holds reference and perturbed replicas, without the control."""
+        return slice(0, 1 + self.n_perturbed)
 
     def reference(self, metric: str) -> NDArray[np.float64] | None:
         """Return a metric `(N,)` of the reference, or `None` where it was not recorded."""

@@ -22,7 +22,7 @@ class Separations:
     rms
         Euclidean distance divided by the root of P, `(S, R)` float64.
     random
-        Magnitude of the difference along one fixed random direction, divided by the root of P, `(S, R)`
+        Signed difference along one fixed random direction, divided by the root of P, `(S, R)`
         float64; `None` without a direction. It is the control of the scalar embedding: a projection that
         knows nothing about the data.
     """
@@ -96,7 +96,7 @@ def separations(
                 rms[row, replica] = _norm(difference, work) / root
                 if direction is not None and random is not None:
                     along = np.multiply(difference, direction, out=work).sum()
-                    random[row, replica] = abs(along) / root
+                    random[row, replica] = along / root
     return Separations(l1, rms, random)
 
 
@@ -117,3 +117,60 @@ def random_direction(n_parameters: int, rng: np.random.Generator) -> NDArray[np.
     """Return a unit vector `(P,)`, uniform on the sphere, drawn from `rng`."""
     direction = rng.standard_normal(n_parameters)
     return np.asarray(direction / np.linalg.norm(direction))
+
+
+def pair_distances(weights: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Measure the L1 distances between all pairs of replicas.
+
+    Parameters
+    ----------
+    weights
+        Block `(S, m, P)`.
+
+    Returns
+    -------
+    ndarray
+        `(S, m (m - 1) / 2)` float64, pairs in the order (0, 1), (0, 2), ..., (1, 2), ...; infinite or NaN where the
+        weights are. Cost: `m (m - 1) / 2` sums over P per row.
+
+    Examples
+    --------
+    >>> pair_distances(np.array([[[0.0, 0.0], [3.0, -4.0], [0.0, 1.0]]])).tolist()
+    [[7.0, 1.0, 8.0]]
+    """
+    n_members = weights.shape[1]
+    first, second = np.triu_indices(n_members, 1)
+    found = np.zeros((len(weights), len(first)))
+    difference = np.empty(weights.shape[2])
+    with np.errstate(all="ignore"):
+        for row, rows in enumerate(weights):
+            for pair, (j, k) in enumerate(zip(first, second, strict=True)):
+                np.subtract(rows[j], rows[k], out=difference, dtype=np.float64)
+                found[row, pair] = np.abs(difference, out=difference).sum()
+    return found
+
+
+def increment_products(weights: NDArray[np.floating], previous: NDArray[np.floating] | None) -> NDArray[np.float64]:
+    """Return the scalar products of what the replicas moved since the row before, over P.
+
+    Parameters
+    ----------
+    weights
+        Block `(S, m, P)`.
+    previous
+        The row before the block `(m, P)`; `None` at the start of a run, whose first products are 0.
+
+    Returns
+    -------
+    ndarray
+        `(S, m, m)` float64; not finite where the weights are not.
+    """
+    n_rows, n_members, n_parameters = weights.shape
+    found = np.zeros((n_rows, n_members, n_members))
+    before = weights[0] if previous is None else previous
+    with np.errstate(all="ignore"):
+        for row, now in enumerate(weights):
+            moved = np.subtract(now, before, dtype=np.float64)
+            found[row] = moved @ moved.T / n_parameters
+            before = now
+    return found

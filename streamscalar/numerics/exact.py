@@ -48,7 +48,7 @@ class ExactSolution:
     scores
         Coordinates `(N, R, K)` of all replicas, fitted or not; NaN for a snapshot that was not finite.
     separation
-        `(N, R)`, magnitude of the replica's difference from the reference along the first component, over
+        `(N, R)`, the replica's signed difference from the reference along the first component, over
         the root of P: the projection of a difference, not the difference of two projections. Exactly 0 for
         a replica with the reference's bits, NaN where either is not finite.
     spread
@@ -167,7 +167,7 @@ def _finish(found: Leading, n_components: int, start: NDArray[np.float64] | None
     scores = np.zeros((*found.scores.shape[:2], n_components))
     scores[:, :, : len(signs)] = found.scores * signs
     scores[~found.usable] = math.nan
-    separation = np.abs(found.separation)
+    separation = found.separation * signs[0] + 0.0 if len(signs) else np.zeros(found.usable.shape)
     separation[~(found.usable & found.usable[:, REFERENCE, None])] = math.nan
     return ExactSolution(
         mean=found.mean,

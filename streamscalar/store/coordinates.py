@@ -97,14 +97,18 @@ class EmbeddingView:
             raise BadCall("basis", f"must be `newest` or a version: {known}", got=str(basis), kind=Kind.DATA)
         return self._live(attributes, bases, int(found[0]))
 
-    def divergence(self, name: str) -> NDArray[np.float64]:
-        """Return one separation from the reference."""
+    def divergence(self, name: str, *, live: bool) -> NDArray[np.float64]:
+        """Return one separation from the reference; `live` keeps the live embedded one beside an exact one."""
         if name not in DISTANCES:
             raise BadCall("distance", f"must be one of {', '.join(DISTANCES)}", got=name, kind=Kind.DATA)
         attributes = self._attributes()
-        if name == "embedded" and attributes["exact"]:
+        if name == "embedded" and attributes["exact"] and not live:
             return self._exact("separation")
         return self._prefix(f"divergence/{name}", attributes["length"])
+
+    def block_array(self, name: str) -> NDArray[np.float64]:
+        """Return one of `BLOCK_ARRAYS`."""
+        return self._prefix(name, self.n_rows)
 
     def bases(self) -> dict[str, NDArray[Any]]:
         """Return what is stored of every basis version."""
@@ -118,19 +122,33 @@ class EmbeddingView:
         """Return what was said about the exact solution."""
         return dict(self._attributes()["exact_info"])
 
-    def explained_variance(self) -> float | None:
-        """Return the share of the first component."""
+    def spectrum(self, n_rows: int | None) -> tuple[NDArray[np.float64], float] | None:
+        """Return singular values and total variance: of the exact solution, or of the live basis at `n_rows` rows."""
         attributes = self._attributes()
-        if attributes["exact"]:
-            leading = self._exact("singular_values")
-            total = float(attributes["exact_info"]["total_variance"])
-        else:
-            bases = self._bases(attributes)
-            if not len(bases["version"]):
-                return None
-            leading, total = bases["singular_values"][-1], float(bases["total_variance"][-1])
+        if attributes["exact"] and n_rows is None:
+            return self._exact("singular_values"), float(attributes["exact_info"]["total_variance"])
+        bases = self._bases(attributes)
+        entry = self._basis_at(bases, self.n_rows if n_rows is None else n_rows)
+        return None if entry < 0 else (bases["singular_values"][entry], float(bases["total_variance"][entry]))
+
+    def explained_variance(self, n_rows: int | None) -> float | None:
+        """Return the share of the first component: now, or as the live embedding had it at `n_rows` rows."""
+        found = self.spectrum(n_rows)
+        if found is None:
+            return None
+        leading, total = found
         # Not `total <= 0`, which lets NaN through. A singular value squared may overflow where its share does not.
         return (float(leading[0]) / math.sqrt(total)) ** 2 if 0 < total < math.inf else None
+
+    def live_scores_at(self, n_rows: int) -> NDArray[np.float64]:
+        """Return the live coordinates as they were when `n_rows` rows had been embedded, in the basis of that time."""
+        attributes = self._attributes()
+        bases = self._bases(attributes)
+        return self._live(attributes, bases, self._basis_at(bases, n_rows), n_rows)
+
+    @staticmethod
+    def _basis_at(bases: dict[str, NDArray[Any]], n_rows: int) -> int:
+        return int(np.searchsorted(bases["first_row"], n_rows, side="left")) - 1
 
     def _attributes(self) -> dict[str, Any]:
         return read_group(self._files.embedding)
@@ -142,9 +160,11 @@ class EmbeddingView:
         array = StoredArray.load(self._files.embedding / "exact" / name)
         return array.read(0, array.document["shape"][0])
 
-    def _live(self, attributes: dict[str, Any], bases: dict[str, NDArray[Any]], target: int) -> NDArray[np.float64]:
-        values = self._prefix("embedding/scores", attributes["length"]).astype(np.float64, copy=False)
-        starts = [*bases["first_row"], len(values)]
+    def _live(
+        self, attributes: dict[str, Any], bases: dict[str, NDArray[Any]], target: int, n_rows: int | None = None
+    ) -> NDArray[np.float64]:
+        values = self._prefix("embedding/scores", attributes["length"])[:n_rows].astype(np.float64)
+        starts = [*bases["first_row"], attributes["length"]]
         rotation, shift = bases["rotation"], bases["shift"]
         k = values.shape[-1]
 

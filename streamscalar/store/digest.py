@@ -26,6 +26,8 @@ def run_digest(reader: RunReader) -> bytes:
         "live": live,
         **{f"metrics/{name}": reader.metrics(name) for name in reader.metric_names},
         **{f"divergence/{name}": reader.divergence(name) for name in DISTANCES},
+        "divergence/pairs": reader.pairs(),
+        "increments": reader.increments(),
         **{f"exact/{name}": values for name, values in exact.items()},
     }
     for name in sorted(series):

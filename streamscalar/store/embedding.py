@@ -14,7 +14,7 @@ from streamscalar.store.fence import Fence
 from streamscalar.store.files import fsync_path, read_group, storage_errors, sweep, write_group
 from streamscalar.store.packing import pack, unpack
 from streamscalar.store.publication import Publication
-from streamscalar.store.schema import DISTANCES, RunFiles
+from streamscalar.store.schema import BLOCK_ARRAYS, RunFiles
 
 
 class EmbeddingWriter:
@@ -58,8 +58,7 @@ class EmbeddingWriter:
     def publish(
         self,
         first_row: int,
-        scores: NDArray[np.float64],
-        divergence: Mapping[str, NDArray[np.float64]],
+        rows: Mapping[str, NDArray[np.float64]],
         basis: Mapping[str, NDArray[Any]],
         checkpoint: Mapping[str, NDArray[Any]],
     ) -> None:
@@ -69,10 +68,9 @@ class EmbeddingWriter:
         ----------
         first_row
             First row of the block: the next one, at the start of a segment. A block that is there already is ignored.
-        scores
-            Shape (S, R, K), one segment.
-        divergence
-            Shape (S, R) for each of `DISTANCES`.
+        rows
+            Each of `BLOCK_ARRAYS`, S rows, one segment: scores (S, R, K), distances (S, R), pairs (S, M (M + 1) / 2),
+            increments (S, 1 + M, 1 + M).
         basis
             `version`, `rotation` (K, K), `shift` (K,), `singular_values` (K,), `total_variance`; every version stays.
         checkpoint
@@ -85,17 +83,16 @@ class EmbeddingWriter:
         Fenced
             A newer attempt owns the stream.
         """
-        if first_row + len(scores) <= self.n_rows:
+        length = first_row + len(rows["embedding/scores"])
+        if length <= self.n_rows:
             return
         if first_row != self.n_rows or first_row % self._spec.segment_rows:
             raise WorkFailed("embedding", f"needs row {self.n_rows} next", f"row {first_row}", context=self._context)
         n_bases = self._attributes["n_bases"]
-        length = first_row + len(scores)
         name = f"checkpoint-{length}"
         with Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication:
-            publication.put(self._array("embedding/scores"), first_row, scores)
-            for distance in DISTANCES:
-                publication.put(self._array(f"divergence/{distance}"), first_row, divergence[distance])
+            for key in BLOCK_ARRAYS:
+                publication.put(self._array(key), first_row, rows[key])
             for key in BASIS_ARRAYS:
                 value = np.int64(first_row) if key == "first_row" else basis[key]
                 publication.put(self._array(f"embedding/bases/{key}"), n_bases, np.asarray(value)[None])

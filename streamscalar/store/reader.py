@@ -262,12 +262,24 @@ class RunReader:
         """Return live coordinates of all embedded rows in one basis version, shape (n, R, K)."""
         return self._embedding.live_scores(basis)
 
-    def divergence(self, name: str) -> NDArray[np.float64]:
-        """Return a separation from the reference, shape (n, R): `l1`, `rms`, `random` or `embedded`.
+    def live_scores_at(self, n_rows: int) -> NDArray[np.float64]:
+        """Return live coordinates of the first `n_rows` embedded rows, in the basis of that time: (n_rows, R, K)."""
+        return self._embedding.live_scores_at(n_rows)
 
-        `embedded` is the exact solution's once that is there, and the live one until then.
+    def divergence(self, name: str, *, live: bool = False) -> NDArray[np.float64]:
+        """Return a separation from the reference, shape (n, R): `l1`, `rms`, or with a sign `random` or `embedded`.
+
+        `embedded` is the exact solution's once that is there, and the live one until then, or where `live` asks.
         """
-        return self._embedding.divergence(name)
+        return self._embedding.divergence(name, live=live)
+
+    def pairs(self) -> NDArray[np.float64]:
+        """Return the L1 distances of all pairs of reference and perturbed replicas, shape (n, M (M + 1) / 2)."""
+        return self._embedding.block_array("divergence/pairs")
+
+    def increments(self) -> NDArray[np.float64]:
+        """Return the products of the moves since the row before, over P, shape (n, 1 + M, 1 + M); 0 at row 0."""
+        return self._embedding.block_array("embedding/increments")
 
     def bases(self) -> dict[str, NDArray[Any]]:
         """Return what is stored of every basis version, stacked: see `EmbeddingWriter.publish`."""
@@ -281,9 +293,16 @@ class RunReader:
         """Return what was said about the exact solution (residual, passes, ...); empty where it is not there."""
         return self._embedding.exact_info()
 
-    def explained_variance(self) -> float | None:
-        """Return the share of the variance along the first component; `None` while nothing varies."""
-        return self._embedding.explained_variance()
+    def explained_variance(self, n_rows: int | None = None) -> float | None:
+        """Return the share of the variance along the first component; `None` while nothing varies.
+
+        With `n_rows`, as the live embedding had it when that many rows were embedded.
+        """
+        return self._embedding.explained_variance(n_rows)
+
+    def spectrum(self, n_rows: int | None = None) -> tuple[NDArray[np.float64], float] | None:
+        """Return the leading singular values (K,) and the total variance; `n_rows` as in `explained_variance`."""
+        return self._embedding.spectrum(n_rows)
 
     def _rows(self) -> _Rows:
         for _ in range(_ATTEMPTS):

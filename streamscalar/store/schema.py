@@ -9,8 +9,8 @@
     weights/deltas, keyframes, keyframe_rows, steps, sha256, state/<name>
     metrics/<name>
     embedding/zarr.json               published length of the embedding stream, exact solution, retention
-    embedding/scores, bases/{version, first_row, rotation, shift, singular_values, total_variance}, exact/<name>
-    divergence/<distance>
+    embedding/scores, increments, bases/{version, first_row, rotation, shift, singular_values, total_variance}, exact/<name>
+    divergence/<distance>, divergence/pairs
     wal/weights, wal/embedding        locks, write-ahead files, restart state, scratch
 ```
 """
@@ -159,11 +159,24 @@ class RunSpec:
             documents[f"metrics/{name}"] = series_document((n_replicas,), "float64", rows)
         for name in DISTANCES:
             documents[f"divergence/{name}"] = series_document((n_replicas,), "float64", rows)
+        n_members = 1 + self.layout.n_perturbed
+        documents["divergence/pairs"] = series_document((n_members * (n_members - 1) // 2,), "float64", rows)
+        documents["embedding/increments"] = series_document((n_members, n_members), "float64", rows)
         return documents
 
 
 DISTANCES = ("l1", "rms", "random", "embedded")
-"""Divergence series of every run; `embedded` is the live one, until the exact solution replaces it."""
+"""Separations of every replica from the reference. `random` and `embedded` lie along one direction and have a sign;
+`embedded` is the live one, until the exact solution replaces it."""
+
+BLOCK_ARRAYS = (
+    "embedding/scores",
+    *(f"divergence/{name}" for name in DISTANCES),
+    "divergence/pairs",
+    "embedding/increments",
+)
+"""What the embedder publishes of every row. `pairs` are L1 distances between all pairs of reference and perturbed
+replicas, (0, 1), (0, 2)...; `increments` the products of their moves since the row before, over P."""
 
 GROUPS = ("weights/state", "metrics", "embedding/bases", "divergence")
 """Groups without attributes of their own."""

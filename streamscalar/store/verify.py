@@ -74,6 +74,8 @@ def _series(reader: RunReader) -> Iterator[Finding]:
         "weights/steps": reader.steps,
         "embedding": reader.scores,
         "embedding/bases": reader.bases,
+        "embedding/increments": reader.increments,
+        "divergence/pairs": reader.pairs,
         "embedding/exact": reader.exact_arrays,
     }
     reads |= {f"metrics/{name}": partial(reader.metrics, name) for name in reader.metric_names}

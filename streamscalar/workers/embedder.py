@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from streamscalar.numerics.distance import random_direction, separations
+from streamscalar.numerics.distance import increment_products, pair_distances, random_direction, separations
 from streamscalar.numerics.exact import exact_cmds
 from streamscalar.numerics.exponents import mean_log
 from streamscalar.numerics.online import OnlineCMDS
@@ -29,6 +29,7 @@ class _Open:
     online: OnlineCMDS
     direction: NDArray[np.float64]
     fit: list[int]
+    previous: NDArray[np.floating] | None
     last: RunProgress
 
 
@@ -125,6 +126,7 @@ class Embedder:
                 online,
                 random_direction(layout.n_parameters, rng),
                 [r for r in range(layout.n_replicas) if r != layout.control],
+                None if checkpoint is None else reader.weights(writer.n_rows - 1, writer.n_rows)[0],
                 RunProgress(run_id, writer.n_rows, float("nan"), online.version, float("nan")),
             )
         return self._open_runs[run_id]
@@ -143,11 +145,15 @@ class Embedder:
         with np.errstate(invalid="ignore", over="ignore"):
             differences -= differences[:, REFERENCE : REFERENCE + 1].copy()
         distances = separations(weights, direction=run.direction)
-        divergence = {
-            "l1": distances.l1,
-            "rms": distances.rms,
-            "random": cast(NDArray[np.float64], distances.random),
-            "embedded": np.abs(online.project_difference(differences)[..., 0]),
+        members = weights[:, run.fit]
+        rows = {
+            "embedding/scores": scores,
+            "embedding/increments": increment_products(members, run.previous),
+            "divergence/l1": distances.l1,
+            "divergence/rms": distances.rms,
+            "divergence/random": cast(NDArray[np.float64], distances.random),
+            "divergence/embedded": online.project_difference(differences)[..., 0],
+            "divergence/pairs": pair_distances(members),
         }
         basis: dict[str, NDArray[Any]] = {
             "version": np.asarray(online.version),
@@ -158,11 +164,11 @@ class Embedder:
         }
         run.writer.publish(
             first_row,
-            scores,
-            divergence,
+            rows,
             basis,
             online.snapshot(),
         )
+        run.previous = members[-1].copy()
         separation = float("nan")
         if layout.n_perturbed:
             separation = float(mean_log(distances.l1[-1:, layout.perturbed])[0])

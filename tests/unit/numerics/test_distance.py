@@ -1,11 +1,13 @@
 """Separations against double loops, and where floating point would lose them."""
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.distance import random_direction, separations
+from streamscalar.numerics.distance import increment_products, pair_distances, random_direction, separations
 from tests.oracles import naive
 
 
@@ -21,7 +23,7 @@ def test_separations_equal_double_loops(dtype: type) -> None:
             a, b = weights[row, replica].astype(float), weights[row, 0].astype(float)
             np.testing.assert_allclose(found.l1[row, replica], naive.l1_distance(a, b), rtol=1e-14)
             np.testing.assert_allclose(found.rms[row, replica], naive.rms_distance(a, b), rtol=1e-14)
-            along = abs(float(direction @ (a - b))) / np.sqrt(57)
+            along = float(direction @ (a - b)) / np.sqrt(57)
             np.testing.assert_allclose(found.random[row, replica], along, rtol=1e-10, atol=1e-15)
 
 
@@ -82,3 +84,18 @@ def test_random_direction_is_a_reproducible_unit_vector() -> None:
     direction = random_direction(100, np.random.default_rng(7))
     np.testing.assert_allclose(np.linalg.norm(direction), 1.0, rtol=1e-14)
     assert np.array_equal(direction, random_direction(100, np.random.default_rng(7)))
+
+
+def test_pairs_and_increments_equal_double_loops_however_the_rows_are_cut() -> None:
+    weights = np.random.default_rng(5).standard_normal((6, 4, 31))
+    found, moved = pair_distances(weights), increment_products(weights, None)
+    pairs = [(j, k) for j in range(4) for k in range(j + 1, 4)]
+    for row in range(6):
+        for index, (j, k) in enumerate(pairs):
+            assert found[row, index] == pytest.approx(naive.l1_distance(weights[row, j], weights[row, k]), rel=1e-14)
+        for j in range(4):
+            for k in range(4):
+                a, b = (weights[row, x] - weights[max(row - 1, 0), x] for x in (j, k))
+                assert moved[row, j, k] == pytest.approx(math.fsum(a * b) / 31, rel=1e-12, abs=1e-15)
+    later = increment_products(weights[2:], weights[1])
+    assert later.tobytes() == moved[2:].tobytes()
