@@ -39,7 +39,7 @@ ADVICE: Mapping[Status, str] = {
     Status.TOO_FEW_ROWS: "Record more steps: raise training.n_steps or lower recording.every_n_steps.",
     Status.TOO_FEW_REPLICAS: "A divergence needs a perturbed replica: raise perturbation.n_perturbed.",
     Status.TOO_FEW_INITIAL_CONDITIONS: "An interval needs three: raise experiment.n_initial_conditions.",
-    Status.NO_EXPONENTIAL_PHASE: "Separations never grew a hundredfold below saturation; read ftle instead.",
+    Status.NO_EXPONENTIAL_PHASE: "Without an exponential phase there is no exponent of it; read ftle instead.",
     Status.NOT_SATURATED: "Separations still grow at the end; train longer (training.n_steps) or read ftle.",
     Status.CONTRACTED: "Separations shrank below what the dtype resolves; raise perturbation.epsilon.",
     Status.CONSTANT: "The series does not change, so it has no rate.",

@@ -34,6 +34,13 @@ plateau.
 A curve that grows exponentially to the end gains 0.2 there; one that saturated after three quarters, 0.08.
 """
 
+PHASE_GROWTH = math.log(10.0)
+"""Growth inside the fitted window that makes it a phase.
+
+Linear growth over T rows grows at most T / 100-fold there: tenfold leaves it none up to 1,000 rows, and beyond, the
+window is long enough to tell a power law.
+"""
+
 LEAST_FIT_ROWS = 4
 """Rows in a fitted window: two parameters and two rows to contradict them."""
 
@@ -210,9 +217,9 @@ def nmle(
     -------
     Estimate
         Value in 1 per step, with interval and `n` as for `ftle`. Statuses beyond those of `ftle`:
-        `no_exponential_phase` (less than hundredfold growth, no positive slope, or, in windows of
-        `LEAST_RIVAL_ROWS` rows or more, a power law of the step that leaves under `POWER_LAW_SHARE` of the
-        squared residuals), `not_saturated` (hundredfold growth, but no plateau yet), `too_few_rows` (fewer
+        `no_exponential_phase` (less than hundredfold growth, or less than tenfold inside the window, or, in
+        windows of `LEAST_RIVAL_ROWS` rows or more, a power law of the step that leaves under `POWER_LAW_SHARE`
+        of the squared residuals), `not_saturated` (hundredfold growth, but no plateau yet), `too_few_rows` (fewer
         than `LEAST_FIT_ROWS` rows recorded inside the phase).
 
     Examples
@@ -242,8 +249,8 @@ def nmle(
     window = (int(steps[1]), int(steps[stop - 1]))
     inside = steps[1:stop].astype(np.float64)
     value, residual = _line(inside, log_d[1:stop])
-    if value <= 0.0:
-        what = "Separations do not rise on the way to their plateau."
+    if value * (inside[-1] - inside[0]) < PHASE_GROWTH:
+        what = "Separations grow less than tenfold before they reach 1 % of their plateau."
         return Estimate.failed(Status.NO_EXPONENTIAL_PHASE, n=n_replicas, method=method, what=what, window=window)
     if len(inside) >= LEAST_RIVAL_ROWS:
         _, rival = _line(np.log(inside - float(steps[0])), log_d[1:stop])

@@ -211,3 +211,13 @@ def test_gradient_descent_on_a_quadratic(factor: float) -> None:
     d = np.abs(np.array(rows)[:, 1:] - np.array(rows)[:, :1]).sum(axis=2)
     # Rounding of the weights, 1e-19 against separations of 1e-8, bounds the tolerance.
     assert ftle(np.arange(101), d).value == pytest.approx(math.log(abs(factor)), abs=1e-7)
+
+
+@pytest.mark.parametrize("n_rows", [101, 201, 401, 501, 800, 1000, 1200, 2000, 4000])
+def test_linear_growth_of_any_length_has_no_exponential_phase(n_rows: int) -> None:
+    rng = np.random.default_rng(n_rows)
+    steps = np.arange(n_rows)
+    for factor in 10.0 ** rng.uniform(-2, 6, 60):
+        noise = np.exp(0.02 * rng.standard_normal((n_rows, 3)))
+        found = nmle(steps, (1.0 + factor * steps)[:, None] * noise)
+        assert not found.is_ok, (factor, found)
