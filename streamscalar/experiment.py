@@ -3,20 +3,28 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.analysis.options import Options
+from streamscalar.analysis.run import RunEstimates, analyze_run
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.table import Options, RunEstimates, Table, analyze, analyze_run
+from streamscalar.analysis.table import Table, analyze
 from streamscalar.config import Config
+from streamscalar.config.models import EmbeddingSection
 from streamscalar.errors import BadCall, Kind
+from streamscalar.numerics.exact import exact_cmds
+from streamscalar.numerics.joint import joint_source
+from streamscalar.numerics.local import LocalExponents, local_exponents
 from streamscalar.store import RunReader, Store, run_digest
 from streamscalar.types import Layout
+from streamscalar.workers.embedder import StoredSnapshots
+from streamscalar.workers.strategies import ExactEmbedding, embed_exactly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +123,31 @@ class Run:
         """Return the estimates of this run alone: now, or as they were when `n_rows` rows had been embedded."""
         return analyze_run(self.series(n_rows), self._options)
 
+    def local_exponents(self, width: int = 10, distance: str = "l1") -> LocalExponents:
+        """Return the exponent in a window of `width` rows that slides along the run: when it is sensitive."""
+        apart = self.divergence(distance)
+        return local_exponents(apart.steps, apart.values[:, self.layout.perturbed].astype(np.float64), width)
+
+    def embed(
+        self,
+        method: Literal["cmds", "distance_pca", "smacof", "landmark"] = "cmds",
+        distance: Literal["rms", "l1", "layer"] = "rms",
+        n_landmarks: int = 64,
+    ) -> ExactEmbedding:
+        """Embed the stored weights another way; see the `embedding` section of a config for what each means.
+
+        Raises
+        ------
+        BadCall
+            The weights are no longer kept: set recording.retain to all, or choose the embedding in the config.
+        """
+        section = EmbeddingSection(method=method, distance=distance, n_landmarks=n_landmarks)
+        return embed_exactly(self.snapshots(), self.layout, section)
+
+    def snapshots(self) -> StoredSnapshots:
+        """Return the stored weights as a source that is read in blocks."""
+        return StoredSnapshots(self._reader)
+
     def exact_info(self) -> dict[str, Any]:
         """Return method, passes, residual and eigengap of the exact solution; empty before there is one."""
         return self._reader.exact_info() if self._reader.has_exact else {}
@@ -175,6 +208,7 @@ class Experiment:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._analyzed: dict[tuple[str, int, bool, bool], RunEstimates] = {}
 
     @cached_property
     def config(self) -> Config:
@@ -198,16 +232,57 @@ class Experiment:
             raise BadCall("run", f"must be a run of {self.store.path}", repr(run_id), kind=Kind.STORE_MISSING)
         return Run(self.store.reader(run_id), self._options)
 
-    def analyze(self) -> Table:
-        """Return the estimates per learning rate, from what is stored now."""
+    def analyze(self, on_run: Callable[[int, int], None] = lambda done, total: None) -> Table:
+        """Return the estimates per setting, from what is stored now; runs that did not move on are remembered.
+
+        Parameters
+        ----------
+        on_run
+            Hears how many runs are analysed, of how many.
+        """
         experiment = {
             "name": self.config.experiment.name,
             "epsilon": list(self.config.perturbation.epsilon),
+            "task": self.config.task.name,
             "dtype": self.config.training.dtype,
             "store": str(self.store.path),
         }
-        runs = self.runs.values()
-        return analyze([run.series() for run in runs], self._options, experiment)
+        runs = self.runs
+        n_done = 0
+
+        def remembered(series: RunSeries, options: Options) -> RunEstimates:
+            nonlocal n_done
+            key = (series.run_id, len(series.steps), series.is_complete, series.embedding_is_exact)
+            if key not in self._analyzed:
+                self._analyzed[key] = analyze_run(series, options)
+            n_done += 1
+            on_run(n_done, len(runs))
+            return self._analyzed[key]
+
+        return analyze([run.series() for run in runs.values()], self._options, experiment, remembered)
+
+    def joint_embedding(self, run_ids: Sequence[str]) -> dict[str, Series]:
+        """Return the scalar of several runs on one axis, classical scaling of all their snapshots together.
+
+        Coordinates of runs that were embedded apart must never be compared; these can. Runs are cut to their common
+        rows.
+
+        Raises
+        ------
+        BadCall
+            Fewer than one run, a run with another parameter layout, or weights that are no longer kept.
+        """
+        runs = {run_id: self.run(run_id) for run_id in run_ids}
+        joint = joint_source(
+            {run_id: run.snapshots() for run_id, run in runs.items()},
+            {run_id: run.layout.layers for run_id, run in runs.items()},
+        )
+        fit = [place for run_id, run in runs.items() for place in joint.replicas[run_id][: 1 + run.layout.n_perturbed]]
+        scores = exact_cmds(joint, fit, self.config.embedding.n_components).scores[..., 0]
+        return {
+            run_id: Series("joint embedding", run.steps()[: joint.n_rows], scores[:, joint.replicas[run_id]])
+            for run_id, run in runs.items()
+        }
 
     def table(self) -> "pd.DataFrame":
         """Return one line per learning rate."""
@@ -232,6 +307,8 @@ class Experiment:
             n_bootstrap=analysis.n_bootstrap,
             average=analysis.average,
             regular_below=analysis.regular_below,
+            n_surrogates=analysis.n_surrogates,
+            asymptotic_rows=analysis.asymptotic_rows,
             accuracy_target=None if self.config.task.name == "quadratic" else self.config.task.accuracy_target,
             seed=self.config.experiment.seed,
         )

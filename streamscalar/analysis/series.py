@@ -38,7 +38,7 @@ class RunSeries:
     divergence
         Distance from the reference `(N, R)` float64 by name: `l1` (sum over parameters), `rms`, `embedded`
         (along the scalar embedding) and `random` (along one random direction), the last three over the root
-        of P, the last two with a sign. A name that was not recorded is absent.
+        of P, the last two with a sign.
     pairs
         L1 distances of all pairs of reference and perturbed replicas, `(N, M (M + 1) / 2)`.
     increments
@@ -75,10 +75,9 @@ class RunSeries:
     eigengap: float | None
     embedding_is_exact: bool
 
-    def perturbed(self, distance: str) -> NDArray[np.float64] | None:
-        """Return the divergence `(N, M)` of the perturbed replicas, or `None` where it was not recorded."""
-        found = self.divergence.get(distance)
-        return None if found is None else np.abs(found[:, 1 : 1 + self.n_perturbed])
+    def perturbed(self, distance: str) -> NDArray[np.float64]:
+        """Return the divergence `(N, M)` of the perturbed replicas."""
+        return np.asarray(np.abs(self.divergence[distance][:, 1 : 1 + self.n_perturbed]))
 
     @property
     def members(self) -> slice:
@@ -97,8 +96,8 @@ class RunSeries:
         0 where twins stay identical; NaN where the control or the reference is no longer finite; `None`
         without a control or a row.
         """
-        l1 = self.divergence.get("l1")
-        if not self.has_control or l1 is None or len(l1) == 0:
+        l1 = self.divergence["l1"]
+        if not self.has_control or len(l1) == 0:
             return None
         return float(l1[:, 1 + self.n_perturbed].max())
 

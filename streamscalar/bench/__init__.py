@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from streamscalar.bench.figures import Figure
+from streamscalar.bench.onset import bench_onset
 from streamscalar.bench.train import bench_train
 
-BENCHES: Mapping[str, Callable[[], list[Figure]]] = {"train": bench_train}
+BENCHES: Mapping[str, Callable[[], list[Figure]]] = {"train": bench_train, "onset": bench_onset}
 
 __all__ = ["BENCHES", "Figure"]

@@ -2,12 +2,26 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from streamscalar import __version__
 from streamscalar.cli import show
+from streamscalar.cli.live import analyzed
+from streamscalar.cli.onset import find_onset
+from streamscalar.cli.options import (
+    AddressOption,
+    ConfigArgument,
+    ExecutorOption,
+    JsonOption,
+    PresetOption,
+    QuietOption,
+    SetOption,
+    StoreArgument,
+    StoreOption,
+    chosen_config,
+)
 from streamscalar.config import Config, load_config, preset_names
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 
@@ -24,20 +38,6 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show what can be configured.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-StoreArgument = Annotated[Path, typer.Argument(help="Folder of the store.", metavar="STORE")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress goes to stderr.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may repeat. Values are YAML."),
-]
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Folder of the store [default: ./streamscalar-runs/<experiment name>]."),
-]
-ExecutorOption = Annotated[str | None, typer.Option("--executor", help="ray (default) or inline: all in one process.")]
-AddressOption = Annotated[str | None, typer.Option("--address", help="An existing Ray cluster, such as host:6379.")]
-
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence, never a traceback."""
@@ -46,6 +46,9 @@ def main() -> None:
     except StreamscalarError as error:
         print(f"streamscalar: {error}", file=sys.stderr)  # noqa: T201  (this is the command line)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("streamscalar: stopped; every acknowledged row is kept", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
 
 
 def _version(asked: bool) -> None:
@@ -70,7 +73,7 @@ def demo(
     quiet: QuietOption = False,
 ) -> None:
     """Train a small network on real digits at six learning rates and show which are chaotic (about a minute)."""
-    config = _config(None, "digits-sweep", settings, store, executor, None)
+    config = chosen_config("demo", None, "digits-sweep", settings, store, executor, None)
     _execute(config, json=json, quiet=quiet)
     if not json:
         show.next_steps(config.store_path)
@@ -78,8 +81,8 @@ def demo(
 
 @app.command()
 def run(
-    config: Annotated[Path | None, typer.Argument(help="YAML or JSON file; or take --preset.")] = None,
-    preset: Annotated[str | None, typer.Option(help=f"One of: {', '.join(preset_names())}.")] = None,
+    config: ConfigArgument = None,
+    preset: PresetOption = None,
     settings: SetOption = None,
     store: StoreOption = None,
     executor: ExecutorOption = None,
@@ -91,15 +94,7 @@ def run(
 
     Example:  streamscalar run --preset mnist --set task.path=./mnist --set 'training.learning_rate=[1,5,10]'
     """
-    if (config is None) == (preset is None):
-        raise BadCall(
-            "run",
-            "needs a config file or a preset, one of them",
-            "both" if preset else "neither",
-            f"For example --preset {preset_names()[0]}",
-            Kind.CONFIG,
-        )
-    _execute(_config(config, preset, settings, store, executor, address), json=json, quiet=quiet)
+    _execute(chosen_config("run", config, preset, settings, store, executor, address), json=json, quiet=quiet)
 
 
 @app.command()
@@ -137,25 +132,71 @@ def show_command(
 
 
 @app.command()
-def analyze(store: StoreArgument, json: JsonOption = False) -> None:
-    """Estimate regime, exponents and speed per learning rate, with intervals and statuses."""
+def analyze(store: StoreArgument, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Estimate regime, exponents, times and spacings per learning rate, with intervals and statuses."""
     import streamscalar
 
-    show.table(streamscalar.open(store).analyze(), as_json=json)
+    show.table(analyzed(streamscalar.open(store), quiet=quiet), as_json=json)
+
+
+@app.command()
+def claims(
+    stores: Annotated[list[Path], typer.Argument(help="Stores to judge by, together.", metavar="STORE...")],
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Judge each claim of the papers by what is stored: reproduced, refuted or undecided, and why."""
+    import streamscalar
+    from streamscalar.analysis.claims import judge_claims
+
+    tables = [analyzed(streamscalar.open(store), quiet=quiet) for store in stores]
+    show.claims(judge_claims(tables), as_json=json)
 
 
 @app.command()
 def report(
     store: StoreArgument,
+    beside: Annotated[
+        list[Path] | None, typer.Option("--with", help="Another store whose runs count for the claims; may repeat.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="HTML file [default: STORE/report.html].")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for every figure as PNG and PDF, and the numbers as CSV and JSON.")
+    ] = None,
+    quiet: QuietOption = False,
 ) -> None:
-    """Write a self-contained HTML report with figures."""
+    """Write a self-contained HTML report: figures, tables, and what can be concluded from them."""
     import streamscalar
     from streamscalar.report import write_report
 
     path = output or store / "report.html"
-    write_report(streamscalar.open(store), path)
+    experiment = streamscalar.open(store)
+    others = [streamscalar.open(other) for other in beside or ()]
+    for other in others:
+        analyzed(other, quiet=quiet)
+    write_report(experiment, path, analyzed(experiment, quiet=quiet), others=others, figures_folder=figures)
     typer.echo(str(path))
+
+
+@app.command()
+def export(
+    store: StoreArgument,
+    output: Annotated[Path | None, typer.Option(help="Folder for the files [default: STORE/export].")] = None,
+    form: Annotated[str, typer.Option("--format", help="parquet or csv.")] = "parquet",
+    quiet: QuietOption = False,
+) -> None:
+    """Write settings, runs and series as tables, for notebooks and other tools."""
+    import streamscalar
+    from streamscalar.report.export import FORMATS
+    from streamscalar.report.export import export as write_tables
+
+    chosen = next((known for known in FORMATS if known == form), None)
+    if chosen is None:
+        raise BadCall("--format", f"must be {' or '.join(FORMATS)}", repr(form), kind=Kind.CONFIG)
+    experiment = streamscalar.open(store)
+    analyzed(experiment, quiet=quiet)
+    for path in write_tables(experiment, output or store / "export", chosen):
+        typer.echo(str(path))
 
 
 @app.command()
@@ -175,7 +216,7 @@ def digest(store: StoreArgument, json: JsonOption = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark: train.")] = "train",
+    name: Annotated[str, typer.Argument(help="Which benchmark: train, or onset (minutes).")] = "train",
     json: JsonOption = False,
 ) -> None:
     """Measure speed on this machine, beside a baseline and the physical limit."""
@@ -184,6 +225,9 @@ def bench(
     if name not in BENCHES:
         raise BadCall("bench", f"must be one of {', '.join(BENCHES)}", repr(name), kind=Kind.CONFIG)
     show.figures(name, BENCHES[name](), as_json=json)
+
+
+app.command(name="find-onset")(find_onset)
 
 
 @config_app.command(name="schema")
@@ -203,24 +247,6 @@ def config_show(
     typer.echo(commented_yaml(load_config(preset=preset, settings=settings or ())))
 
 
-def _config(
-    source: Path | None,
-    preset: str | None,
-    settings: list[str] | None,
-    store: Path | None,
-    executor: str | None,
-    address: str | None,
-) -> Config:
-    chosen: dict[str, Any] = {"cluster": {}, "store": {}}
-    if executor is not None:
-        chosen["cluster"]["executor"] = executor
-    if address is not None:
-        chosen["cluster"]["address"] = address
-    if store is not None:
-        chosen["store"]["url"] = str(store)
-    return load_config(source, preset=preset, settings=settings or (), overrides=chosen)
-
-
 def _execute(config: Config, *, json: bool, quiet: bool) -> None:
     from streamscalar.cli.live import live_view
     from streamscalar.report import write_report
@@ -232,7 +258,8 @@ def _execute(config: Config, *, json: bool, quiet: bool) -> None:
     with live_view(config, quiet=quiet) as on_snapshot:
         experiment = execute(prepared, on_snapshot)
     page = Path(config.store_path) / "report.html"
-    write_report(experiment, page)
-    show.table(experiment.analyze(), as_json=json)
+    table = analyzed(experiment, quiet=quiet)
+    write_report(experiment, page, table)
+    show.table(table, as_json=json)
     if not json:
         typer.echo(f"report: {page}")

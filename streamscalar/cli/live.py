@@ -5,17 +5,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
-from streamscalar.config import Config
+from streamscalar.config import Config, plan_runs
 from streamscalar.protocol.progress import RunView, Snapshot
 from streamscalar.protocol.schedule import Phase
+
+if TYPE_CHECKING:
+    from streamscalar.analysis.table import Table
+    from streamscalar.experiment import Experiment
 
 LOG_EVERY_S = 10.0
 MAX_LINES = 12
@@ -29,12 +35,24 @@ def live_view(config: Config, *, quiet: bool) -> Iterator[Callable[[Snapshot], N
         yield lambda _: None
         return
     console = Console(stderr=True)
-    meter = _Meter(len(config.training.learning_rate) * config.experiment.n_initial_conditions)
+    meter = _Meter(len(plan_runs(config)))
     if not console.is_terminal:
         yield lambda snapshot: meter.log(snapshot)
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         yield lambda snapshot: live.update(meter.render(snapshot))
+
+
+def analyzed(experiment: "Experiment", *, quiet: bool) -> "Table":
+    """Analyse an experiment, with a bar on a terminal where that takes longer than a moment."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        return experiment.analyze()
+    with Progress(
+        TextColumn("analysing"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+    ) as progress:
+        task = progress.add_task("", total=None)
+        return experiment.analyze(lambda done, total: progress.update(task, completed=done, total=total))
 
 
 class _Meter:
@@ -66,7 +84,7 @@ class _Meter:
             sys.stderr.write(self._headline(snapshot) + "\n")
 
     def render(self, snapshot: Snapshot) -> Group:
-        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+        table = Grid(box=None, header_style="dim", padding=(0, 2, 0, 0))
         for name in ("run", "", "steps", "scalar", "ln divergence", ""):
             table.add_column(name, justify="right" if name in ("scalar", "ln divergence") else "left")
         active = [run for run in snapshot.runs if run.phase in SHOWN]

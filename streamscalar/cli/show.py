@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.types import Estimate, Regime, Status
 
 if TYPE_CHECKING:
+    from streamscalar.analysis.claims import Claim
     from streamscalar.analysis.table import Table as Analysis
     from streamscalar.bench import Figure
     from streamscalar.runtime import Prepared
@@ -66,13 +68,17 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
         document(analysis.to_json())
         return
     grid = Table(title=str(analysis.experiment.get("name", "")), title_justify="left", header_style="bold")
+    has_ladder = len({setting.epsilon for setting in analysis.settings}) > 1
     grid.add_column("lr", justify="right")
+    if has_ladder:
+        grid.add_column("epsilon", justify="right")
     grid.add_column("regime")
     for name in COLUMNS.values():
         grid.add_column(name)
     for setting in analysis.settings:
         grid.add_row(
             f"{setting.learning_rate:g}",
+            *([f"{setting.epsilon:g}"] if has_ladder else []),
             f"[{COLOURS[setting.regime]}]{setting.regime}[/]",
             *(_estimate(setting.estimates[key]) for key in COLUMNS),
         )
@@ -94,6 +100,19 @@ def _estimate(estimate: Estimate) -> str:
     if abs(estimate.low + half - estimate.value) <= 1e-9 * abs(half):
         return f"{estimate.value:.3g} ± {half:.2g}"
     return f"{estimate.value:.3g} \\[{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def claims(judged: "list[Claim]", *, as_json: bool) -> None:
+    """Print what became of each claim."""
+    if as_json:
+        document({"schema": 1, "claims": [claim.to_json() for claim in judged]})
+        return
+    grid = Table(header_style="bold", show_lines=True)
+    for name in ("claim", "found here", "verdict"):
+        grid.add_column(name)
+    for claim in judged:
+        grid.add_row(f"{claim.claim}\n[dim]{claim.source}[/]", escape(claim.found), str(claim.verdict))
+    Console().print(grid)
 
 
 def next_steps(store: str) -> None:

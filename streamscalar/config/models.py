@@ -178,10 +178,23 @@ class StoreSection(Section):
 
 
 class EmbeddingSection(Section):
-    """Classical multidimensional scaling on RMS distances, joint over all replicas of a run."""
+    """From snapshots to coordinates, joint over all replicas of a run.
 
+    The live embedding is classical scaling of RMS distances; method and distance decide the exact one that replaces it
+    at the end of a run.
+    """
+
+    method: Literal["cmds", "distance_pca", "smacof", "landmark"] = "cmds"
+    """`cmds`: classical multidimensional scaling. `distance_pca`: principal components of the distances to landmarks.
+    `smacof`: metric scaling, started from the classical one. `landmark`: classical scaling of landmarks, the rest
+    placed by its distances to them. All but `cmds` on `rms` measure distances: minutes where weights are many."""
+    distance: Literal["rms", "l1", "layer"] = "rms"
+    """`rms`: Euclidean over the root of the number of parameters. `l1`: sum of absolute differences. `layer`: RMS
+    within each layer, then over layers, so that each counts alike."""
     n_components: int = Field(default=16, ge=2, le=128)
-    """Components kept while streaming; the first is the scalar embedding."""
+    """Components kept; the first is the scalar embedding."""
+    n_landmarks: int = Field(default=64, ge=3)
+    """Landmarks of `distance_pca` and `landmark`, drawn evenly over time and replicas."""
 
 
 class AnalysisSection(Section):
@@ -195,6 +208,10 @@ class AnalysisSection(Section):
     """Resamples of `bootstrap_t`."""
     average: Literal["mean_log", "log_mean"] = "mean_log"
     """Average over replicas: mean of ln d, or ln of the mean (arXiv 2404.05782)."""
+    n_surrogates: int = Field(default=200, ge=19)
+    """Surrogates of each test; 19 is the least for a level of 5 %."""
+    asymptotic_rows: int = Field(default=50, ge=10)
+    """Rows at the end of a run over which the asymptotic state of each replica is averaged."""
     regular_below: Positive = 0.01
     """A setting is regular where the upper end of its finite-time exponent, per step, lies below."""
 

@@ -172,8 +172,11 @@ class OnlineCMDS:
         added = stack[n_kept:]
         unit = power_of_two(max(float(np.abs(added).max()), float(self._sigma.max(initial=0.0)) * root))
         stack /= unit
+        added_square = float(np.square(stack[n_kept:]).sum())
+        if len(stack) > self.n_parameters:
+            # The triangular factor has the same products between parameters in fewer rows.
+            stack = np.asarray(np.linalg.qr(stack, mode="r"))
         gram = stack @ stack.T
-        added_square = float(np.trace(gram[n_kept:, n_kept:]))
         self.spread = math.hypot(self.spread, math.sqrt(added_square / self.n_parameters) * unit)
         self._decompose(stack, gram, unit / root, earlier)
         if self.n_snapshots and len(self._sigma):

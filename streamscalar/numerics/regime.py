@@ -46,8 +46,8 @@ def classify(
     In this order: *diverged*, when that happened in the majority of runs; *regular*, when the upper end of
     ftle lies under `regular_below`, or separations contracted to 0 in the majority of runs; *chaotic*, when
     the majority of runs have an exponential phase that saturates and the lower end of nmle lies above 0;
-    *onset*, when the lower end of ftle lies above 0, or separations grew a hundredfold without saturating in
-    the majority of runs; otherwise *undecided*.
+    *onset*, when the lower end of ftle lies above `regular_below`, or separations grew a hundredfold without
+    saturating in the majority of runs; otherwise *undecided*.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ def classify(
     if 2 * n_exponential > n and phase is not None and phase.low > 0.0:
         reason = f"nmle is at least {phase.low:.3g} > 0 per step ({phase.source}), with saturation in"
         return Regime.CHAOTIC, f"{reason} {n_exponential} of {n} runs."
-    if growth is not None and growth.low > 0.0:
-        reason = f"ftle is at least {growth.low:.3g} > 0 per step ({growth.source}), without a saturated"
-        return Regime.ONSET, f"{reason} exponential phase that is sure in the majority of runs."
+    if growth is not None and growth.low > regular_below:
+        reason = f"ftle is at least {growth.low:.3g} > {regular_below:g} per step ({growth.source}), without a"
+        return Regime.ONSET, f"{reason} saturated exponential phase that is sure in the majority of runs."
     n_growing = sum(run.nmle.status is Status.NOT_SATURATED for run in runs)
     if 2 * n_growing > n:
         return Regime.ONSET, f"Separations grew a hundredfold without saturating in {n_growing} of {n} runs."

@@ -1,66 +1,182 @@
-"""One self-contained HTML file: figures, table, provenance."""
+"""One self-contained HTML file: what was found, how sure that is, figures, tables, claims and provenance."""
 
 import html
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from streamscalar.analysis.claims import judge_claims
+from streamscalar.analysis.series import RunSeries
+from streamscalar.analysis.table import Table
+from streamscalar.config import Config
 from streamscalar.experiment import Experiment
-from streamscalar.report.figures import divergence_figure, embedding_figure, exponent_figure
-from streamscalar.types import Estimate
+from streamscalar.report import figures
+from streamscalar.report.figures.base import COLOURS, Drawing, thin
+from streamscalar.report.figures.divergence import MOST_CURVES
+from streamscalar.report.tables import claims_table, laws_table, methods_table, settings_table
+from streamscalar.report.words import conclusions
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.5rem;margin-bottom:0} h2{font-size:1.1rem;margin-top:2rem} svg{max-width:100%;height:auto}
-table{border-collapse:collapse;width:100%;font-size:.85rem} td,th{padding:.3rem .5rem;text-align:left;
-border-bottom:1px solid #ddd} .regular{color:#2a9d8f}.onset{color:#b97a10}.chaotic{color:#d1495b}
-.diverged{color:#7b2d8b}.status{color:#888} pre{background:#f6f6f6;padding:1rem;overflow:auto;font-size:.75rem}
+REGIME_STYLE = "".join(f".{regime}{{color:{colour};font-weight:600}}" for regime, colour in COLOURS.items())
+STYLE = f"""
+body{{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}}
+h1{{font-size:1.5rem;margin-bottom:0}} h2{{font-size:1.15rem;margin-top:2.5rem}} p,li{{max-width:46rem}}
+.scroll{{overflow-x:auto;-webkit-overflow-scrolling:touch}} figure{{margin:1rem 0}}
+figure svg{{display:block;width:100%;height:auto;min-width:42rem;max-width:60rem}}
+figcaption{{font-size:.85rem;color:#555;max-width:46rem}}
+table{{border-collapse:collapse;font-size:.85rem;margin:.5rem 0}}
+td,th{{padding:.3rem .6rem;text-align:left;
+vertical-align:top;border-bottom:1px solid #ddd}} thead th{{vertical-align:bottom;border-bottom:2px solid #bbb}}
+.settings td,.settings th{{white-space:nowrap}} .settings thead th{{white-space:normal;min-width:5rem}}
+.settings th[scope=row]{{position:sticky;left:0;background:#fff}}
+.claims td{{min-width:9rem}} .laws td:last-child{{white-space:nowrap}}
+.claims td:nth-child(3){{min-width:18rem}} small{{color:#555}}
+.found{{background:#f4f7fa;border-left:4px solid #0072B2;padding:.6rem 1rem .6rem 1.8rem;margin:1rem 0}}
+.status,.absent{{color:#666}} .absent{{border-left:3px solid #ccc;padding-left:.8rem}}
+.reproduced{{color:#00664f}}.refuted{{color:#b03a00}} b.undecided{{color:#666}}
+pre{{background:#f6f6f6;padding:1rem;overflow:auto;font-size:.75rem}} {REGIME_STYLE}
+@media print{{.scroll{{overflow:visible}} details{{display:block}}}}
 """
-COLUMNS = {
-    "ftle": "FTLE",
-    "nmle": "nMLE, weights",
-    "nmle_embedded": "nMLE, scalar",
-    "nmle_random_direction": "nMLE, random direction",
-    "positive_fraction": "share positive",
-    "steps_to_accuracy": "steps to target",
-    "explained_variance": "explained variance",
-}
 
 
-def write_report(experiment: Experiment, path: Path) -> None:
-    """Write the report of what is stored now to `path`."""
-    table = experiment.analyze()
-    runs = list(experiment.runs.values())
-    series = [run.series() for run in runs]
-    target = experiment.config.task.accuracy_target
-    epsilons = ", ".join(f"{epsilon:g}" for epsilon in experiment.config.perturbation.epsilon)
+def write_report(
+    experiment: Experiment,
+    path: Path,
+    table: Table | None = None,
+    others: Sequence[Experiment] = (),
+    figures_folder: Path | None = None,
+) -> None:
+    """Write the report of what is stored now to `path`.
+
+    Parameters
+    ----------
+    experiment
+        What the report is about.
+    path
+        The HTML file; replaced at once when the page is complete.
+    table
+        Its analysis, where the caller has it already.
+    others
+        Experiments that count for the claims as well.
+    figures_folder
+        Where to write every figure as PNG and PDF, `analysis.json`, `settings.csv` and `runs.csv`; not written
+        by default.
+    """
+    table = experiment.analyze() if table is None else table
+    drawings = draw(experiment, table)
+    tables = [table, *(other.analyze() for other in others)]
+    _replace(path, _page(experiment, table, drawings, tables))
+    if figures_folder is not None:
+        figures_folder.mkdir(parents=True, exist_ok=True)
+        for drawing in drawings.values():
+            drawing.save(figures_folder)
+        _replace(figures_folder / "analysis.json", json.dumps(table.to_json(), indent=1, allow_nan=False) + "\n")
+        _replace(figures_folder / "settings.csv", table.to_pandas().to_csv(index=False))
+        _replace(figures_folder / "runs.csv", table.runs_to_pandas().to_csv(index=False))
+
+
+def draw(experiment: Experiment, table: Table) -> dict[str, Drawing]:
+    """Return every figure by name, or why there is none, in the order of the report."""
+    config = experiment.config
+    shown = _shown(experiment, table)
+    target = None if config.task.name == "quadratic" else config.task.accuracy_target
+    drawings = [
+        figures.regime_map(table.runs, table.settings, target, config.analysis.regular_below),
+        figures.divergence_figure(shown, table.runs, table.settings, config.analysis.average),
+        figures.trajectory_figure(shown, table.runs, table.settings),
+        figures.exponent_figure(table.runs, table.settings),
+        figures.ladder_figure(table.settings, table.ladders),
+        figures.local_figure(shown, table.runs, table.settings),
+        figures.times_figure(table.runs, table.settings),
+        figures.spacing_figure(table.settings),
+        figures.variance_figure(table.runs, table.settings),
+    ]
+    return {drawing.name: drawing for drawing in drawings}
+
+
+def _shown(experiment: Experiment, table: Table) -> dict[str, RunSeries]:
+    """Return the series of the first initial condition of each setting, of at most `MOST_CURVES` settings."""
+    shown = {}
+    for setting in thin(table.settings, MOST_CURVES):
+        key = (setting.learning_rate, setting.epsilon)
+        first = next(run for run in table.runs if (run.learning_rate, run.epsilon) == key)
+        shown[first.run_id] = experiment.run(first.run_id).series()
+    return shown
+
+
+def what_was_run(config: Config, table: Table) -> str:
+    """Return one sentence that says what was trained, how often, and how it was perturbed."""
+    task, model, training, perturbation = config.task, config.model, config.training, config.perturbation
+    network = f"a {model.activation} network with {_layers(model.widths)} on {task.name}"
+    if task.name == "quadratic":
+        network = f"a quadratic loss with {len(task.curvatures)} curvatures"
+    data = "" if task.n_train is None else f" ({task.n_train:,} training samples)"
+    rates = training.learning_rate
+    grid = (
+        f"{len(rates)} learning rates from {min(rates):g} to {max(rates):g}"
+        if len(rates) > 1
+        else f"learning rate {rates[0]:g}"
+    )
+    epsilons = ", ".join(f"{epsilon:g}" for epsilon in perturbation.epsilon)
+    beside = (
+        f"beside {perturbation.n_perturbed} replicas perturbed by {epsilons}" if perturbation.n_perturbed else "alone"
+    )
+    control = " and one unperturbed copy" if perturbation.control else ""
+    momentum = f" with momentum {training.momentum:g}" if training.momentum else ""
+    return (
+        f"{len(table.runs)} runs of {network}{data}: {training.n_steps} full-batch steps of {training.optimizer}"
+        f"{momentum} in {training.dtype} at {grid}, {config.experiment.n_initial_conditions} initial conditions each, "
+        f"{beside}{control}."
+    )
+
+
+def _layers(widths: Sequence[int]) -> str:
+    layers = "one hidden layer" if len(widths) == 1 else f"{len(widths)} hidden layers"
+    return f"{layers} of {', '.join(map(str, widths))}"
+
+
+def _page(experiment: Experiment, table: Table, drawings: Mapping[str, Drawing], tables: Sequence[Table]) -> str:
     name = html.escape(experiment.config.experiment.name)
-    head = "".join(f"<th>{title}</th>" for title in COLUMNS.values())
-    lines = "".join(
-        f"<tr><td>{s.learning_rate:g}</td><td class={s.regime} title='{html.escape(s.regime_reason, quote=True)}'>"
-        f"{s.regime}</td>{''.join(_cell(s.estimates[key]) for key in COLUMNS)}</tr>"
-        for s in table.settings
-    )
+    found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(table))
     facts = json.dumps({"config": experiment.store.config, "provenance": experiment.store.provenance}, indent=1)
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>"
-        f"<h1>{name}</h1><p>{len(runs)} runs at {len(table.settings)} settings; perturbation {epsilons}. Exponents are "
-        f"per step; brackets hold the interval over initial conditions.</p>"
-        f"<h2>What each learning rate does</h2>"
-        f"<table><tr><th>learning rate</th><th>regime</th>{head}</tr>{lines}</table>"
-        f"<h2>Exponents and speed</h2>{exponent_figure(table.settings, target)}"
-        f"<h2>How replicas drift apart</h2>{divergence_figure(series, table.settings)}"
-        f"<h2>The scalar embedding</h2><p>Reference in black, perturbed replicas in colour; first initial "
-        f"condition of each learning rate.</p>{embedding_figure(runs, table.settings)}"
-        f"<h2>Config and provenance</h2><pre>{html.escape(facts)}</pre></html>\n"
+    has_ladder = len(experiment.config.perturbation.epsilon) > 1
+    settings = settings_table(table) if table.settings else "<p class=absent>No run has begun.</p>"
+    body = [
+        f"<h1>{name}</h1><p>{html.escape(what_was_run(experiment.config, table))}</p>",
+        f"<h2>What can be concluded, and what cannot</h2><ul class=found>{found}</ul>",
+        "<h2>Every setting</h2><p>Exponents are per step, times in steps; brackets hold the interval over initial "
+        "conditions. Where there is no number, its status stands instead; rest the pointer on a cell to read why.</p>",
+        settings,
+        _section("Regimes and training time", drawings["regime-map"]),
+        _section("How replicas drift apart", drawings["divergence"]),
+        _section("Trajectories in the scalar", drawings["trajectories"]),
+        _section("Exponents, by every estimator", drawings["exponents"]),
+        *([_section("Smaller and smaller perturbations", drawings["epsilon-ladder"])] if has_ladder else []),
+        _section("When along training it is sensitive", drawings["local-exponents"]),
+        _section("Characteristic and decorrelation time", drawings["times"]),
+        _section("Spacings of asymptotic states", drawings["spacings"]),
+        laws_table(table),
+        _section("How much the scalar holds", drawings["explained-variance"]),
+        "<h2>Claims of the papers</h2>" + claims_table(judge_claims(tables)),
+        "<h2>Methods</h2>" + methods_table(table.runs, table.settings),
+        f"<h2>Config and provenance</h2><details><summary>Show</summary><pre>{html.escape(facts)}</pre></details>",
+    ]
+    return (
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport "
+        f"content='width=device-width,initial-scale=1'><title>{name}</title><style>{STYLE}</style></head>"
+        f"<body>{''.join(body)}</body></html>\n"
     )
+
+
+def _section(title: str, drawing: Drawing) -> str:
+    if drawing.figure is None:
+        return f"<h2>{title}</h2><p class=absent>{html.escape(drawing.text)}</p>"
+    return (
+        f"<h2>{title}</h2><figure id={drawing.name}><div class=scroll tabindex=0>{drawing.svg()}</div>"
+        f"<figcaption>{html.escape(drawing.text)}</figcaption></figure>"
+    )
+
+
+def _replace(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, "utf-8")
+    partial.write_text(text, "utf-8")
     partial.replace(path)
-
-
-def _cell(estimate: Estimate) -> str:
-    note = html.escape(estimate.message, quote=True)
-    if estimate.value is None:
-        return f"<td class=status title='{note}'>{estimate.status.replace('_', ' ')}</td>"
-    interval = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.3g}, {estimate.high:.3g}]"
-    return f"<td title='{note}'>{estimate.value:.3g}{interval}</td>"

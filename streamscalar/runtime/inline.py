@@ -26,7 +26,7 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
     """Carry out the whole experiment and return its last snapshot; `on_snapshot` hears of every block."""
     coordinator = Coordinator(store, plan_packs(config), 1, config.n_rows)
     trainer = Trainer(str(store.path), config)
-    embedder = Embedder(str(store.path), config.embedding.n_components)
+    embedder = Embedder(str(store.path), config.embedding, config.store.fsync)
 
     def sink(run_id: str, first_row: int, weights: NDArray[np.floating]) -> None:
         coordinator.report(embedder.embed(run_id, first_row, weights))
@@ -50,6 +50,7 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
         instruction = waiting.popleft()
         try:
             waiting.extend(carry_out(instruction))
+            on_snapshot(coordinator.snapshot())
         except KeyboardInterrupt:
             coordinator.handle(CancelRequested())
             coordinator.fail(instruction.pack_id, KeyboardInterrupt("stopped by the user"))
@@ -58,5 +59,4 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
             for plan in coordinator.packs[instruction.pack_id]:
                 embedder.forget(plan.run_id)
             waiting.extend(coordinator.fail(instruction.pack_id, error))
-        on_snapshot(coordinator.snapshot())
     return coordinator.snapshot()

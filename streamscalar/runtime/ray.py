@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
 from streamscalar.config import Config, RunPlan, plan_packs
+from streamscalar.config.models import EmbeddingSection
 from streamscalar.coordinator.coordinator import Coordinator
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.protocol.progress import RunProgress, Snapshot
@@ -33,7 +34,7 @@ from streamscalar.protocol.schedule import (
     TrainingFinished,
     TrainingStopped,
 )
-from streamscalar.store import Store
+from streamscalar.store import Fsync, Store
 from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Outcome, Trainer
 
@@ -75,8 +76,8 @@ class TrainerActor:
 class EmbedderActor:
     """An embedder in a process of its own; its calls may repeat."""
 
-    def __init__(self, store_path: str, n_components: int) -> None:
-        self._embedder = Embedder(store_path, n_components)
+    def __init__(self, store_path: str, section: EmbeddingSection, fsync: Fsync) -> None:
+        self._embedder = Embedder(store_path, section, fsync)
 
     def embed(self, run_id: str, first_row: int, weights: NDArray[np.floating], coordinator: Any) -> None:
         """Embed a block and report it."""
@@ -113,7 +114,7 @@ class CoordinatorActor:
         embedders: list[Any] = [
             ray.remote(EmbedderActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-            .remote(store_path, config.embedding.n_components)
+            .remote(store_path, config.embedding, config.store.fsync)
             for _ in range(cluster.n_embedders)
         ]
         self._embedder_of = {pack[0].run_id: embedders[i % len(embedders)] for i, pack in enumerate(packs)}

@@ -6,12 +6,14 @@ from streamscalar.store.reader import KeyFrame, RunReader
 from streamscalar.store.root import Store
 from streamscalar.store.schema import SCHEMA_VERSION, segment_rows
 from streamscalar.store.verify import Finding, verify
+from streamscalar.store.wal import Fsync
 from streamscalar.store.weights import WeightsWriter
 
 __all__ = [
     "SCHEMA_VERSION",
     "EmbeddingWriter",
     "Finding",
+    "Fsync",
     "KeyFrame",
     "RunReader",
     "Store",

@@ -104,8 +104,8 @@ class StoredArray:
         WorkFailed
             A chunk is missing, or does not agree with its checksum.
         """
-        if stop <= first:
-            empty = np.empty((0, *self.row_shape), self.dtype)
+        if stop <= first or 0 in self.row_shape:
+            empty = np.empty((max(0, stop - first), *self.row_shape), self.dtype)
             return empty[(slice(None), *inner)]
         try:
             if self._is_series:

@@ -1,6 +1,7 @@
 """Write the embedding stream: live coordinates block by block, the exact solution at the end, and retention."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from streamscalar.errors import WorkFailed
 from streamscalar.store.arrays import StoredArray, series_document
 from streamscalar.store.coordinates import BASIS_ARRAYS, EXACT_ARRAYS
 from streamscalar.store.fence import Fence
-from streamscalar.store.files import fsync_path, read_group, storage_errors, sweep, write_group
+from streamscalar.store.files import fsync_path, read_group, storage_errors, sweep, waiting, write_group
 from streamscalar.store.packing import pack, unpack
 from streamscalar.store.publication import Publication
 from streamscalar.store.schema import BLOCK_ARRAYS, RunFiles
+from streamscalar.store.wal import Fsync
 
 
 class EmbeddingWriter:
@@ -27,6 +29,8 @@ class EmbeddingWriter:
     ----------
     path
         Directory of the run.
+    fsync
+        As for the weights: under `none` the disk is never waited for.
 
     Attributes
     ----------
@@ -34,7 +38,8 @@ class EmbeddingWriter:
         Number of this writer; older attempts are locked out from now on.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fsync: Fsync = "row") -> None:
+        self._is_durable = fsync != "none"
         self._files = RunFiles(path)
         self._spec = self._files.spec()
         self._context = f"run {self._spec.run_id}"
@@ -90,7 +95,7 @@ class EmbeddingWriter:
             raise WorkFailed("embedding", f"needs row {self.n_rows} next", f"row {first_row}", context=self._context)
         n_bases = self._attributes["n_bases"]
         name = f"checkpoint-{length}"
-        with Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication:
+        with self._publication() as publication:
             for key in BLOCK_ARRAYS:
                 publication.put(self._array(key), first_row, rows[key])
             for key in BASIS_ARRAYS:
@@ -117,7 +122,7 @@ class EmbeddingWriter:
                 (folder / name).mkdir(parents=True, exist_ok=True)
             write_group(folder, {})
             fsync_path(self._files.embedding)
-        with Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication:
+        with self._publication() as publication:
             for name, values in arrays.items():
                 document = series_document(values.shape[1:], "float64", max(1, len(values)))
                 publication.put(StoredArray(folder / name, document), 0, values)
@@ -136,13 +141,21 @@ class EmbeddingWriter:
         n_segments = -(-length // self._spec.segment_rows)
         first_kept = max(0, n_segments - keep_segments) * self._spec.segment_rows
         kept_from = length if keep_segments == 0 else first_kept // span * span
-        with Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication:
+        with self._publication() as publication:
             self._commit(publication, retained_from=max(kept_from, self._attributes["retained_from"]))
         deltas, keyframes = self._array("weights/deltas"), self._array("weights/keyframes")
         n_spans = -(-length // span) if keep_segments == 0 else kept_from // span
         for array, n_rows in ((deltas, kept_from), (keyframes, n_spans)):
             for name in array.files(0, n_rows):
                 (array.path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _publication(self) -> Iterator[Publication]:
+        with (
+            waiting(self._is_durable),
+            Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication,
+        ):
+            yield publication
 
     def _commit(self, publication: Publication, **changes: Any) -> None:
         attributes = {**self._attributes, **changes, "attempt": self.attempt}

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ PARTIAL = ".partial"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _serial = itertools.count()
+_waits: ContextVar[bool] = ContextVar("waits", default=True)
 
 
 @contextlib.contextmanager
@@ -48,8 +50,20 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def waiting(for_disk: bool) -> Iterator[None]:
+    """Let this thread wait for the disk, or not: without waiting, what is written survives its process alone."""
+    before = _waits.set(for_disk)
+    try:
+        yield
+    finally:
+        _waits.reset(before)
+
+
 def fsync_path(path: Path) -> None:
-    """Wait until a file's content, or a directory's entries, are on the disk."""
+    """Wait until a file's content, or a directory's entries, are on the disk; nothing inside `waiting(False)`."""
+    if not _waits.get():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -69,7 +83,8 @@ def write_durable(path: Path, data: bytes) -> None:
         with aside.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if _waits.get():
+                os.fsync(file.fileno())
         aside.replace(path)
     except OSError:
         aside.unlink(missing_ok=True)

@@ -176,9 +176,9 @@ class Store:
         """Return a new writer of a run's weights; it locks out every older one."""
         return WeightsWriter(self._run(run_id), fsync)
 
-    def embedding_writer(self, run_id: str) -> EmbeddingWriter:
+    def embedding_writer(self, run_id: str, fsync: Fsync = "row") -> EmbeddingWriter:
         """Return a new writer of a run's embedding; it locks out every older one."""
-        return EmbeddingWriter(self._run(run_id))
+        return EmbeddingWriter(self._run(run_id), fsync)
 
     def set_status(self, run_id: str, **facts: Any) -> None:
         """Replace the small changing facts about a run."""

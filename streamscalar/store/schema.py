@@ -9,7 +9,8 @@
     weights/deltas, keyframes, keyframe_rows, steps, sha256, state/<name>
     metrics/<name>
     embedding/zarr.json               published length of the embedding stream, exact solution, retention
-    embedding/scores, increments, bases/{version, first_row, rotation, shift, singular_values, total_variance}, exact/<name>
+    embedding/scores, increments, exact/<name>
+    embedding/bases/{version, first_row, rotation, shift, singular_values, total_variance}
     divergence/<distance>, divergence/pairs
     wal/weights, wal/embedding        locks, write-ahead files, restart state, scratch
 ```

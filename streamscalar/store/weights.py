@@ -21,6 +21,7 @@ from streamscalar.store.files import (
     read_group,
     storage_errors,
     sweep,
+    waiting,
     write_durable,
 )
 from streamscalar.store.packing import little_endian
@@ -79,6 +80,7 @@ class WeightsWriter:
             self._fence = Fence(self._files.weights_log / "lock", self._context)
             sweep(self._files.weights_log)
         self.attempt: int = self._fence.attempt
+        self._fsync = fsync
         self._log = wal.Log(self._files.weights_log, self._fence, fsync)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._sealing: Future[None] | None = None
@@ -304,6 +306,10 @@ class WeightsWriter:
         return _Segment(first, np.empty(shape, self._spec.layout.dtype), [])
 
     def _seal(self, segment: _Segment, *, complete: bool) -> None:
+        with waiting(self._fsync != "none"):
+            self._publish(segment, complete=complete)
+
+    def _publish(self, segment: _Segment, *, complete: bool) -> None:
         n, first = len(segment.rows), segment.first
         attributes = read_group(self._files.weights)
         with Publication(self._files.weights_log, self._files.weights, self._fence) as publication:

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from streamscalar.config.models import EmbeddingSection
 from streamscalar.numerics.distance import increment_products, pair_distances, random_direction, separations
-from streamscalar.numerics.exact import exact_cmds
 from streamscalar.numerics.exponents import mean_log
 from streamscalar.numerics.online import OnlineCMDS
 from streamscalar.protocol.progress import RunProgress
-from streamscalar.store import EmbeddingWriter, RunReader, Store
+from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store
 from streamscalar.types import REFERENCE
+from streamscalar.workers.strategies import embed_exactly
 
 RANDOM_DIRECTION_STREAM = 3
 """Key of the random control direction among the streams of a run's seed."""
@@ -74,13 +75,16 @@ class Embedder:
     ----------
     store_path
         Folder of the store.
-    n_components
-        Components kept while streaming.
+    section
+        How to embed.
+    fsync
+        Whether to wait for the disk.
     """
 
-    def __init__(self, store_path: str, n_components: int) -> None:
+    def __init__(self, store_path: str, section: EmbeddingSection, fsync: Fsync = "row") -> None:
         self._store = Store.open(store_path, writable=True)
-        self._n_components = n_components
+        self._section = section
+        self._fsync = fsync
         self._open_runs: dict[str, _Open] = {}
 
     def embed(self, run_id: str, first_row: int, weights: NDArray[np.floating]) -> RunProgress:
@@ -111,11 +115,11 @@ class Embedder:
     def _open(self, run_id: str) -> _Open:
         if run_id not in self._open_runs:
             reader = self._store.reader(run_id)
-            writer = self._store.embedding_writer(run_id)
+            writer = self._store.embedding_writer(run_id, self._fsync)
             checkpoint = writer.checkpoint()
             layout = reader.layout
             online = (
-                OnlineCMDS(layout.n_parameters, self._n_components)
+                OnlineCMDS(layout.n_parameters, self._section.n_components)
                 if checkpoint is None
                 else OnlineCMDS.from_snapshot(checkpoint)
             )
@@ -181,19 +185,7 @@ class Embedder:
         )
 
     def _solve(self, run: _Open) -> None:
-        solution = exact_cmds(StoredSnapshots(run.reader), run.fit, self._n_components, start=run.online.components)
+        found = embed_exactly(StoredSnapshots(run.reader), run.reader.layout, self._section, run.online.components)
         run.writer.publish_exact(
-            solution.scores,
-            solution.separation,
-            solution.mean,
-            solution.components,
-            solution.singular_values,
-            {
-                "method": solution.method,
-                "n_passes": solution.n_passes,
-                "residual": solution.residual,
-                "residuals": solution.residuals.tolist(),
-                "total_variance": solution.total_variance,
-                "eigengap": solution.eigengap,
-            },
+            found.scores, found.separation, found.mean, found.components, found.singular_values, found.info
         )

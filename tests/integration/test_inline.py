@@ -15,6 +15,7 @@ from streamscalar.config import plan_packs
 from streamscalar.errors import BadCall
 from streamscalar.numerics.cmds import batch_cmds
 from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.protocol.progress import Snapshot
 from streamscalar.store import Store, verify
 from streamscalar.types import Status
 from streamscalar.workers.trainer import Trainer
@@ -169,3 +170,20 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path: Path, trai
     assert growth[0].tolist() == [0.0] * growth.shape[1]
     assert (growth[1:, 0] != 0).all()
     assert (growth[:, 0] == growth[:, -1]).all()
+
+
+def test_estimates_read_mid_run_are_those_of_the_same_row_afterwards(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "store", training={"n_tangents": 1, "learning_rate": 5})
+    seen: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def watch(snapshot: Snapshot) -> None:
+        del snapshot
+        for name, run in streamscalar.open(config.store_path).runs.items():
+            found = run.estimates()
+            if not found.is_complete:
+                seen[name, found.n_rows] = found.to_json()
+
+    experiment = runtime.run(config, on_snapshot=watch)
+    assert {rows for _, rows in seen} >= {8, 16, 24, 32, 40}
+    for (name, n_rows), then in seen.items():
+        assert experiment.run(name).estimates(n_rows).to_json() == then

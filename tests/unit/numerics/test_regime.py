@@ -22,7 +22,8 @@ def runs(ftle: Estimate, nmle: Estimate, n: int = 3, n_diverged: int = 0) -> lis
     [
         (interval(0.0004, 0.001), NO_PHASE, Regime.REGULAR),
         (interval(-0.3, -0.2), NO_PHASE, Regime.REGULAR),
-        (interval(0.01, 0.02), NO_PHASE, Regime.ONSET),
+        (interval(0.011, 0.02), NO_PHASE, Regime.ONSET),
+        (interval(0.001, 0.02), NO_PHASE, Regime.UNDECIDED),
         (interval(0.5, 0.6), interval(0.6, 0.8), Regime.CHAOTIC),
         (interval(0.5, 0.6), interval(-0.1, 0.8), Regime.ONSET),
         (interval(-0.1, 0.6), interval(-0.1, 0.8), Regime.UNDECIDED),
@@ -52,12 +53,13 @@ def test_chaos_needs_the_majority_of_runs() -> None:
 
 
 def test_single_runs_count_by_their_envelope() -> None:
-    one, other = interval(0.001, 0.002), interval(0.004, 0.02)
+    one, other = interval(0.001, 0.002), interval(0.012, 0.02)
     evidence = [RunEvidence(one, NO_PHASE, False), RunEvidence(other, NO_PHASE, False)]
     regime, reason = classify(evidence, FEW, FEW)
-    assert regime is Regime.ONSET
+    assert regime is Regime.UNDECIDED
     assert "0.001" in reason
     assert classify(evidence[:1], FEW, FEW)[0] is Regime.REGULAR
+    assert classify(evidence[1:], FEW, FEW)[0] is Regime.ONSET
 
 
 def test_without_intervals_nothing_is_decided() -> None:

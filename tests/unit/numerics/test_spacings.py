@@ -11,7 +11,6 @@ from streamscalar.errors import BadCall
 from streamscalar.numerics import laws
 from streamscalar.numerics import spacings as module
 from streamscalar.numerics.spacings import (
-    LARGEST_SKEW,
     collapse,
     differs_from_iid,
     fit_spacings,
@@ -65,8 +64,8 @@ BOUNDS = {
     "normal": [(-9.0, 9.0), (1e-3, 9.0)],
     "laplace": [(-9.0, 9.0), (1e-3, 9.0)],
     "logistic": [(-9.0, 9.0), (1e-3, 9.0)],
-    "skew normal": [(-LARGEST_SKEW, LARGEST_SKEW), (-9.0, 9.0), (1e-3, 9.0)],
-    "skew lognormal": [(-LARGEST_SKEW, LARGEST_SKEW), (-9.0, 9.0), (1e-3, 9.0)],
+    "skew normal": [(-laws.LARGEST_SKEW, laws.LARGEST_SKEW), (-9.0, 9.0), (1e-3, 9.0)],
+    "skew lognormal": [(-laws.LARGEST_SKEW, laws.LARGEST_SKEW), (-9.0, 9.0), (1e-3, 9.0)],
     "student t": [(0.5, 100.0), (-9.0, 9.0), (1e-3, 9.0)],
     "generalised normal": [(0.3, 20.0), (-9.0, 9.0), (1e-3, 9.0)],
 }
@@ -110,7 +109,7 @@ def test_no_point_of_a_grid_beats_the_skew_normal() -> None:
     for seed in range(6):
         x = np.log10(np.concatenate(rescale(normal_sets(seed, 1 + seed % 3))))
         shape, loc, scale = (float(value) for value in laws.fit_skew_normals(x[None])[0])
-        shapes = np.sinh(np.linspace(-math.asinh(LARGEST_SKEW), math.asinh(LARGEST_SKEW), 41))
+        shapes = np.sinh(np.linspace(-math.asinh(laws.LARGEST_SKEW), math.asinh(laws.LARGEST_SKEW), 41))
         locs, scales = np.linspace(-1.5, 1.5, 31), np.geomspace(0.2, 2.5, 31)
         grid = np.meshgrid(shapes, locs, scales, indexing="ij")
         reached = np.zeros(grid[0].shape)
@@ -160,11 +159,11 @@ def test_a_shape_that_runs_away_is_no_result_but_its_likelihood_is() -> None:
     fit = fit_spacings(values)["skew normal"]
     assert fit.status is Status.NOT_CONVERGED
     assert "half normal to the right" in fit.message
-    assert fit.parameters["shape"] == pytest.approx(LARGEST_SKEW, rel=0.01)
+    assert fit.parameters["shape"] == pytest.approx(laws.LARGEST_SKEW, rel=0.01)
     limit = stats.halfnorm.logpdf(values, *stats.halfnorm.fit(values)).sum()
     assert limit - 4.0 < fit.log_likelihood < limit
     left = fit_spacings(10.0 - values)["skew normal"]
-    assert left.parameters["shape"] == pytest.approx(-LARGEST_SKEW, rel=0.01)
+    assert left.parameters["shape"] == pytest.approx(-laws.LARGEST_SKEW, rel=0.01)
     assert "left" in left.message
 
 
@@ -297,7 +296,7 @@ def test_iid_draws_give_nearly_the_published_parameters() -> None:
 
 def test_the_null_counts_shapes_at_their_bound() -> None:
     null = spacing_null([25], np.random.default_rng(15), n_draws=64)
-    at_bound = int((np.abs(null.fits[:, 0]) > 0.99 * LARGEST_SKEW).sum())
+    at_bound = int((np.abs(null.fits[:, 0]) > 0.99 * laws.LARGEST_SKEW).sum())
     assert null.n_at_bound == at_bound > 0
     with pytest.raises(BadCall, match="sources"):
         spacing_null([5], np.random.default_rng(15))

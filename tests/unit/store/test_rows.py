@@ -243,7 +243,7 @@ def test_a_disk_that_fills_while_sealing_is_told_by_the_next_call(
     def full(_: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    writer = store.weights_writer("r", "none")
+    writer = store.weights_writer("r", "segment")
     replay.write(writer, rows[:7])
     monkeypatch.setattr(os, "fsync", full)
     writer.append(7, 70, rows[7], replay.metrics(7, 3))
@@ -310,3 +310,14 @@ def test_a_reader_can_be_pickled_and_stays_current(tmp_path: Path) -> None:
 )
 def test_segments_suit_the_run(n_rows: int, row_bytes: int, expected: int) -> None:
     assert segment_rows(n_rows, row_bytes) == expected
+
+
+def test_without_fsync_nothing_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = replay.trajectory(20, (3, 13))
+    store = _store(tmp_path, rows)
+    with store.weights_writer("r", "none") as writer:
+        for name in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, lambda _: pytest.fail("waited for the disk"))
+        replay.write(writer, rows)
+        writer.finish()
+    assert store.reader("r").weights().tobytes() == rows.tobytes()

@@ -1,0 +1,294 @@
+"""What an experiment says about the claims of the papers: reproduced, refuted or undecided, and why.
+
+A claim is reproduced where an interval or test supports it, refuted where one speaks against it, and undecided where
+the numbers allow both or are not there. A claim that a control meets as well says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.table import Table
+from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student
+from streamscalar.types import Estimate, Regime
+
+PUBLISHED_CORRELATION = 0.69
+PUBLISHED_LAW = {"shape": -2.78, "loc": 0.36, "scale": 0.91}
+PUBLISHED_IRIS = 0.285
+IRIS_STANDARD_ERRORS = 3.0
+
+
+class Verdict(StrEnum):
+    """What becomes of a claim."""
+
+    REPRODUCED = "reproduced"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim of a paper beside what was found.
+
+    Attributes
+    ----------
+    claim, source
+        What is claimed, and where.
+    verdict
+        What becomes of it.
+    found
+        The numbers, and how sure they are.
+    """
+
+    claim: str
+    source: str
+    verdict: Verdict
+    found: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
+
+def judge_claims(tables: Sequence[Table]) -> list[Claim]:
+    """Judge every claim by the settings of one or more experiments; each claim takes the setting that says most."""
+    settings = [setting for table in tables for setting in table.settings]
+    runs = [table for table in tables if table.settings]
+    return [
+        _sensitivity(settings),
+        _keeps_exponent(runs),
+        _characteristic(settings),
+        _correlated_times(settings),
+        _fastest_at_onset(runs),
+        _collapse(settings),
+        _law(settings),
+        _structure(settings),
+        _iris(tables),
+    ]
+
+
+def _sensitivity(settings: Sequence[SettingEstimates]) -> Claim:
+    claim = "Training is sensitive to initial conditions at some learning rates and not at others"
+    rates = {regime: [s.learning_rate for s in settings if s.regime is regime] for regime in Regime}
+    chaotic, regular = rates[Regime.CHAOTIC], rates[Regime.REGULAR]
+    found = f"regular at {_listed(regular)}; chaotic at {_listed(chaotic)}"
+    judged = [s for s in settings if s.regime is not Regime.UNDECIDED]
+    if chaotic and regular:
+        verdict = Verdict.REPRODUCED
+    elif len(judged) == len(settings) > 1 and not chaotic:
+        verdict = Verdict.REFUTED
+    else:
+        verdict = Verdict.UNDECIDED
+    return Claim(claim, "arXiv 2606.30384, arXiv 2506.08523", verdict, found)
+
+
+def _keeps_exponent(tables: Sequence[Table]) -> Claim:
+    """Judge by the paired differences over initial conditions at the chaotic setting with most of them."""
+    claim, source = "The scalar embedding keeps the network's maximum Lyapunov exponent", "arXiv 2606.30384"
+    best: tuple[int, str, Verdict] = (0, "no chaotic setting with three initial conditions", Verdict.UNDECIDED)
+    for table in tables:
+        for setting in table.settings:
+            own = [r for r in table.runs if (r.learning_rate, r.epsilon) == (setting.learning_rate, setting.epsilon)]
+            pairs = {
+                name: np.array(
+                    [
+                        (full.value, other.value)
+                        for r in own
+                        if (full := r.estimates["nmle"]).is_ok and (other := r.estimates[name]).is_ok
+                    ],
+                    dtype=np.float64,
+                ).reshape(-1, 2)
+                for name in ("nmle_embedded", "nmle_random_direction")
+            }
+            scalar = pairs["nmle_embedded"]
+            if setting.regime is not Regime.CHAOTIC or len(scalar) <= max(best[0], LEAST_INITIAL_CONDITIONS - 1):
+                continue
+            low, high = student(scalar[:, 1] - scalar[:, 0], 0.95)
+            verdict = Verdict.REPRODUCED if low <= 0.0 <= high else Verdict.REFUTED
+            words = (
+                f"lr {setting.learning_rate:g}: scalar minus full space {(scalar[:, 1] - scalar[:, 0]).mean():+.3g} "
+                f"[{low:.3g}, {high:.3g}] per step over {len(scalar)} initial conditions, "
+                f"full {scalar[:, 0].mean():.3g}"
+            )
+            words += f"; correlation over them {_correlation(scalar)}, of a random direction "
+            words += _correlation(pairs["nmle_random_direction"])
+            best = (len(scalar), words, verdict)
+    return Claim(claim, source, best[2], best[1])
+
+
+def _characteristic(settings: Sequence[SettingEstimates]) -> Claim:
+    claim = "Embedded trajectories separate exponentially up to a characteristic time"
+    setting = _most(settings, "characteristic_time")
+    if setting is None:
+        return Claim(claim, "arXiv 2606.30384", Verdict.UNDECIDED, "no setting has a validated characteristic time")
+    estimate = setting.estimates["characteristic_time"]
+    found = f"lr {setting.learning_rate:g}: {_interval(estimate)} steps in {estimate.n} of {setting.n_runs} runs"
+    verdict = Verdict.REPRODUCED if 2 * estimate.n > setting.n_runs else Verdict.UNDECIDED
+    return Claim(
+        claim,
+        "arXiv 2606.30384",
+        verdict,
+        f"{found}; the published rule gives {_interval(setting.estimates['characteristic_time_published'])}",
+    )
+
+
+def _correlated_times(settings: Sequence[SettingEstimates]) -> Claim:
+    claim = f"Characteristic and decorrelation time agree over initial conditions (r = {PUBLISHED_CORRELATION})"
+    found, verdict = "no setting has enough initial conditions with both times", Verdict.UNDECIDED
+    setting = _most(settings, "times_correlation_published")
+    if setting is not None:
+        estimate = setting.estimates["times_correlation_published"]
+        validated = setting.estimates["times_correlation"]
+        low, high = float(estimate.low or 0.0), float(estimate.high or 0.0)
+        found = f"lr {setting.learning_rate:g}: r = {_interval(estimate)} over {estimate.n} initial conditions"
+        found += f"; with validated times {_interval(validated)} over {validated.n}"
+        if not low <= PUBLISHED_CORRELATION <= high:
+            verdict = Verdict.REFUTED
+        elif low > 0.0:
+            verdict = Verdict.REPRODUCED
+    return Claim(claim, "arXiv 2606.30384", verdict, found)
+
+
+def _fastest_at_onset(tables: Sequence[Table]) -> Claim:
+    claim = "Training is fastest where the share of initial conditions with a positive exponent reaches 100 %"
+    source = "arXiv 2506.08523"
+    for table in sorted(tables, key=lambda table: -len(table.settings)):
+        timed = [s for s in table.settings if s.estimates["steps_to_accuracy"].is_ok]
+        full = [s.learning_rate for s in table.settings if s.estimates["positive_fraction"].value == 1.0]
+        if not timed or not full or len(table.settings) < 3:
+            continue
+        fastest = min(timed, key=lambda s: float(s.estimates["steps_to_accuracy"].value or 0.0))
+        rates = [s.learning_rate for s in table.settings]
+        apart = abs(rates.index(fastest.learning_rate) - rates.index(min(full)))
+        best = fastest.estimates["steps_to_accuracy"]
+        # A rate whose interval reaches that of the fastest may be the fastest as well.
+        rivals = [s.learning_rate for s in timed if _overlap(s.estimates["steps_to_accuracy"], best)]
+        if apart == 0:
+            verdict = Verdict.REPRODUCED
+        else:
+            verdict = Verdict.UNDECIDED if min(full) in rivals or apart == 1 else Verdict.REFUTED
+        found = f"fastest at lr {fastest.learning_rate:g} ({_interval(best)} steps); not told from it: "
+        found += f"{_listed([rate for rate in rivals if rate != fastest.learning_rate])}; "
+        return Claim(claim, source, verdict, f"{found}all positive from lr {min(full):g} on")
+    return Claim(claim, source, Verdict.UNDECIDED, "no sweep with both numbers")
+
+
+def _collapse(settings: Sequence[SettingEstimates]) -> Claim:
+    claim = "Rescaled spacings of asymptotic states collapse across initial conditions"
+    setting = _most_spacings(settings)
+    if setting is None:
+        return Claim(claim, "arXiv 2606.30384", Verdict.UNDECIDED, "too few asymptotic states")
+    estimate = setting.estimates["spacing_collapse"]
+    found = (
+        f"lr {setting.learning_rate:g}: k-sample Anderson-Darling p = {estimate.value:.3g}, " if estimate.is_ok else ""
+    )
+    found += _states(setting)
+    if not estimate.is_ok:
+        return Claim(claim, "arXiv 2606.30384", Verdict.UNDECIDED, f"{found}: {estimate.message}")
+    verdict = Verdict.REFUTED if float(estimate.value or 0.0) < 0.05 else Verdict.REPRODUCED
+    return Claim(
+        claim,
+        "arXiv 2606.30384",
+        verdict,
+        f"{found}; k-sample Anderson-Darling p = {estimate.value:.3g}; not rejecting is no proof",
+    )
+
+
+def _law(settings: Sequence[SettingEstimates]) -> Claim:
+    claim = "The spacings follow a skew lognormal law (a = -2.78, loc = 0.36, scale = 0.91)"
+    setting = _most_spacings(settings)
+    if setting is None or not setting.spacings.fits.fits:
+        return Claim(claim, "arXiv 2606.30384", Verdict.UNDECIDED, "too few asymptotic states")
+    fits = setting.spacings.fits.fits
+    skewed = setting.spacings.fits["skew lognormal"]
+    parameters = ", ".join(f"{name} {value:.3g}" for name, value in skewed.parameters.items())
+    found = f"lr {setting.learning_rate:g}: {parameters}; {_states(setting)}; smallest AIC: {fits[0].name}"
+    if skewed.aic - fits[0].aic > 10.0 or skewed.ks_p_value < 0.05:
+        return Claim(claim, "arXiv 2606.30384", Verdict.REFUTED, f"{found} by {skewed.aic - fits[0].aic:.1f}")
+    best = skewed.aic - fits[0].aic < 2.0
+    return Claim(claim, "arXiv 2606.30384", Verdict.REPRODUCED if best else Verdict.UNDECIDED, found)
+
+
+def _structure(settings: Sequence[SettingEstimates]) -> Claim:
+    claim = "That law tells something about the dynamics"
+    setting = _most_spacings(settings)
+    if setting is None or setting.spacings.null is None:
+        return Claim(claim, "arXiv 2606.30384, implied", Verdict.UNDECIDED, "too few asymptotic states")
+    null, difference = setting.spacings.null, setting.estimates["spacing_difference"]
+    bands = ", ".join(f"{name} [{null.low[name]:.3g}, {null.high[name]:.3g}]" for name in null.median)
+    found = f"lr {setting.learning_rate:g}: independent normal draws give {bands}; "
+    if difference.is_ok:
+        return Claim(
+            claim, "arXiv 2606.30384, implied", Verdict.REPRODUCED, f"{found}they differ, p = {difference.value:.3g}"
+        )
+    inside = all(null.low[name] <= PUBLISHED_LAW[name] <= null.high[name] for name in null.median)
+    verdict = Verdict.REFUTED if inside else Verdict.UNDECIDED
+    return Claim(
+        claim,
+        "arXiv 2606.30384, implied",
+        verdict,
+        f"{found}the spacings found do not differ from them"
+        f"{', and the published parameters lie in that band' if inside else ''}",
+    )
+
+
+def _iris(tables: Sequence[Table]) -> Claim:
+    claim = f"Iris, epsilon 1e-8: the best-R^2 recipe gives {PUBLISHED_IRIS} per step"
+    for table in tables:
+        for setting in table.settings:
+            estimate = setting.estimates["nmle_best_r2"]
+            if table.experiment.get("task") == "iris" and setting.epsilon == 1e-8 and estimate.is_ok:
+                values = [r.estimates["nmle_best_r2"].value for r in table.runs if r.epsilon == setting.epsilon]
+                known = np.array([value for value in values if value is not None])
+                error = float(known.std(ddof=1)) / len(known) ** 0.5
+                off = (float(known.mean()) - PUBLISHED_IRIS) / error
+                verdict = Verdict.REPRODUCED if abs(off) <= IRIS_STANDARD_ERRORS else Verdict.REFUTED
+                found = (
+                    f"{known.mean():.4f}, standard deviation {known.std(ddof=1):.3f}, {len(known)} of {len(values)} "
+                )
+                return Claim(claim, "arXiv 2404.05782", verdict, f"{found}accepted; {off:+.1f} standard errors off")
+    return Claim(claim, "arXiv 2404.05782", Verdict.UNDECIDED, "no Iris experiment")
+
+
+def _most(settings: Sequence[SettingEstimates], name: str) -> SettingEstimates | None:
+    """Return the setting with most initial conditions behind an estimate that has an interval."""
+    known = [s for s in settings if s.estimates[name].is_ok and s.estimates[name].low is not None]
+    return max(known, key=lambda s: s.estimates[name].n, default=None)
+
+
+def _most_spacings(settings: Sequence[SettingEstimates]) -> SettingEstimates | None:
+    """Return the sensitive setting with most spacings: where replicas end in one state there is nothing to space."""
+    known = [s for s in settings if s.spacings.fits.fits and s.regime is Regime.CHAOTIC]
+    return max(known, key=lambda s: s.spacings.fits.n, default=None)
+
+
+def _states(setting: SettingEstimates) -> str:
+    spacings = setting.spacings
+    return f"{spacings.fits.n} spacings of {len(spacings.samples)} runs, {spacings.n_drifting} of them still drifting"
+
+
+def _overlap(a: Estimate, b: Estimate) -> bool:
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.low <= b.high and b.low <= a.high
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return estimate.status.replace("_", " ")
+    interval = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.3g}, {estimate.high:.3g}]"
+    return f"{estimate.value:.3g}{interval}"
+
+
+def _correlation(pairs: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+    if len(pairs) < LEAST_INITIAL_CONDITIONS or np.ptp(pairs, axis=0).min() == 0.0:
+        return "unknown"
+    return f"{np.corrcoef(pairs.T)[0, 1]:.2f}"
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates) or "none"

@@ -1,0 +1,240 @@
+"""What one run says, from the rows that are there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamscalar.analysis.options import Options
+from streamscalar.analysis.series import RunSeries
+from streamscalar.numerics.asymptotic import AsymptoticStates, asymptotic_states
+from streamscalar.numerics.characteristic import characteristic_time, characteristic_time_published
+from streamscalar.numerics.decorrelation import decorrelation_time, decorrelation_time_published
+from streamscalar.numerics.exponents import Average, ftle, nmle, steps_to_accuracy
+from streamscalar.numerics.pairs import nmle_all_pairs
+from streamscalar.numerics.recipes import nmle_best_r2
+from streamscalar.numerics.recurrence import recurrence_exponent
+from streamscalar.numerics.regime import RunEvidence, classify
+from streamscalar.numerics.tangent import tangent_exponents
+from streamscalar.numerics.walk import walk_explained_variance
+from streamscalar.types import REFERENCE, Estimate, Regime, Status, json_float
+
+Estimator = Callable[[NDArray[np.int64], NDArray[np.float64], Average, float], Estimate]
+
+WALK_SNAPSHOTS = 400
+"""Snapshots of the random-walk control at most; rows are thinned evenly to fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEstimates:
+    """What one run says.
+
+    Attributes
+    ----------
+    run_id, learning_rate, epsilon, initial_condition, is_complete, n_planned
+        As in its series.
+    n_rows
+        Rows that were there to analyse.
+    estimates
+        The `QUANTITIES` by name.
+    states
+        Asymptotic state of each replica, the control left out.
+    regime, regime_reason
+        Regime by the run alone.
+    has_diverged
+        Whether its loss ended above where it began or is not finite.
+    control_divergence
+        Largest l1 distance between control and reference, `None` without a control.
+    eigengap
+        One minus the ratio of the two leading eigenvalues, `None` before there is an embedding.
+    loss, accuracy
+        Latest values of the reference, `None` where not recorded.
+    """
+
+    run_id: str
+    learning_rate: float
+    epsilon: float
+    initial_condition: int
+    is_complete: bool
+    n_rows: int
+    n_planned: int
+    estimates: Mapping[str, Estimate]
+    states: AsymptoticStates
+    regime: Regime
+    regime_reason: str
+    has_diverged: bool
+    control_divergence: float | None
+    eigengap: float | None
+    loss: float | None
+    accuracy: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "run_id": self.run_id,
+            "learning_rate": self.learning_rate,
+            "epsilon": self.epsilon,
+            "initial_condition": self.initial_condition,
+            "is_complete": self.is_complete,
+            "n_rows": self.n_rows,
+            "n_planned": self.n_planned,
+            "regime": str(self.regime),
+            "regime_reason": self.regime_reason,
+            **{name: estimate.to_json() for name, estimate in self.estimates.items()},
+            "asymptotic_states": {
+                "values": [json_float(float(value)) for value in self.states.values],
+                "status": str(self.states.status),
+                "message": self.states.message,
+                "window": self.states.window,
+            },
+            "control_divergence": json_float(self.control_divergence),
+            "eigengap": json_float(self.eigengap),
+            "loss": json_float(self.loss),
+            "accuracy": json_float(self.accuracy),
+        }
+
+
+def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
+    """Analyse the rows of one run that are there, finished or not.
+
+    Separations in the full space are the l1 ones.
+    """
+    estimates = {name: estimate(series, options) for name, estimate in QUANTITIES.items()}
+    evidence = RunEvidence(estimates["ftle"], estimates["nmle"], series.has_diverged)
+    regime, reason = classify([evidence], regular_below=options.regular_below)
+    scalar = series.scores[:, series.members, 0]
+    return RunEstimates(
+        run_id=series.run_id,
+        learning_rate=series.learning_rate,
+        epsilon=series.epsilon,
+        initial_condition=series.initial_condition,
+        is_complete=series.is_complete,
+        n_rows=len(series.steps),
+        n_planned=series.n_planned,
+        estimates=estimates,
+        states=asymptotic_states(series.steps, scalar, options.asymptotic_rows, 1 - options.confidence),
+        regime=regime,
+        regime_reason=reason,
+        has_diverged=series.has_diverged,
+        control_divergence=series.control_divergence,
+        eigengap=series.eigengap,
+        loss=_latest(series, "loss"),
+        accuracy=_latest(series, "accuracy"),
+    )
+
+
+def _exponent(estimator: Estimator, distance: str) -> Callable[[RunSeries, Options], Estimate]:
+    def estimate(series: RunSeries, options: Options) -> Estimate:
+        return estimator(series.steps, series.perturbed(distance), options.average, options.confidence)
+
+    return estimate
+
+
+def _all_pairs(series: RunSeries, options: Options) -> Estimate:
+    return nmle_all_pairs(series.steps, series.pairs, 1 + series.n_perturbed, options.confidence)
+
+
+def _best_r2(series: RunSeries, options: Options) -> Estimate:
+    return nmle_best_r2(series.steps, series.perturbed("l1"), options.confidence)
+
+
+def _tangent(series: RunSeries, options: Options) -> Estimate:
+    growth = series.reference("tangent_1")
+    if growth is None:
+        what = "No tangent vector was carried: set training.n_tangents."
+        return Estimate.failed(Status.MISSING, method="tangent vector", what=what)
+    return tangent_exponents(series.steps, growth[:, None], confidence=options.confidence)[0]
+
+
+def _recurrence(series: RunSeries, options: Options) -> Estimate:
+    states = series.scores[:, REFERENCE]
+    rng = options.rng(f"recurrence {series.run_id}")
+    return recurrence_exponent(series.steps, states, rng, confidence=options.confidence)
+
+
+def _characteristic(series: RunSeries, options: Options) -> Estimate:
+    return characteristic_time(series.steps, series.perturbed("embedded"), options.average, options.confidence)
+
+
+def _characteristic_published(series: RunSeries, options: Options) -> Estimate:
+    return characteristic_time_published(series.steps, series.perturbed("embedded"), options.confidence)
+
+
+def _decorrelation(series: RunSeries, options: Options) -> Estimate:
+    accuracy = series.metrics.get("accuracy")
+    if accuracy is None:
+        return Estimate.failed(Status.MISSING, method="decorrelation in accuracy", what="No accuracy.")
+    followed = accuracy[:, series.members]
+    rng = options.rng(f"decorrelation {series.run_id}")
+    return decorrelation_time(
+        series.steps, followed[:, REFERENCE], followed[:, 1:], rng, options.n_surrogates, options.confidence
+    )
+
+
+def _decorrelation_published(series: RunSeries, options: Options) -> Estimate:
+    accuracy = series.metrics.get("accuracy")
+    if accuracy is None:
+        return Estimate.failed(Status.MISSING, method="decorrelation in accuracy", what="No accuracy.")
+    followed = accuracy[:, series.members]
+    rng = options.rng(f"decorrelation as published {series.run_id}")
+    return decorrelation_time_published(
+        series.steps, followed[:, REFERENCE], followed[:, 1:], rng, options.n_surrogates, options.confidence
+    )
+
+
+def _steps_to_accuracy(series: RunSeries, options: Options) -> Estimate:
+    accuracy = series.reference("accuracy")
+    if accuracy is None or options.accuracy_target is None:
+        absent = "No accuracy." if accuracy is None else "No accuracy target."
+        return Estimate.failed(Status.MISSING, method="first step with accuracy", what=absent)
+    return steps_to_accuracy(series.steps, accuracy, options.accuracy_target)
+
+
+def _explained_variance(series: RunSeries, options: Options) -> Estimate:
+    del options
+    method = "exact embedding" if series.embedding_is_exact else "live embedding"
+    if series.explained_variance is None:
+        return Estimate.failed(Status.MISSING, method=method, what="No embedding yet.")
+    return Estimate(series.explained_variance, Status.OK, n=len(series.steps), method=method)
+
+
+def _explained_variance_walk(series: RunSeries, options: Options) -> Estimate:
+    every = max(1, -(-len(series.steps) * (1 + series.n_perturbed) // WALK_SNAPSHOTS))
+    rng = options.rng(f"walk {series.run_id}")
+    moves = thinned(series.increments, every)
+    return walk_explained_variance(moves, series.n_parameters, rng, options.n_surrogates, options.confidence)
+
+
+def thinned(increments: NDArray[np.float64], every: int) -> NDArray[np.float64]:
+    """Return the products of moves over `every` rows, if every row had moved in a direction of its own: their sums."""
+    if every == 1 or len(increments) < 2:
+        return increments
+    sums = np.add.reduceat(increments[1:], np.arange(0, len(increments) - 1, every), axis=0)
+    return np.concatenate([increments[:1], sums])
+
+
+def _latest(series: RunSeries, metric: str) -> float | None:
+    values = series.reference(metric)
+    return None if values is None or len(values) == 0 else float(values[-1])
+
+
+QUANTITIES: Mapping[str, Callable[[RunSeries, Options], Estimate]] = {
+    "ftle": _exponent(ftle, "l1"),
+    "nmle": _exponent(nmle, "l1"),
+    "nmle_all_pairs": _all_pairs,
+    "nmle_best_r2": _best_r2,
+    "nmle_embedded": _exponent(nmle, "embedded"),
+    "nmle_random_direction": _exponent(nmle, "random"),
+    "tangent_exponent": _tangent,
+    "recurrence_exponent": _recurrence,
+    "characteristic_time": _characteristic,
+    "characteristic_time_published": _characteristic_published,
+    "decorrelation_time": _decorrelation,
+    "decorrelation_time_published": _decorrelation_published,
+    "steps_to_accuracy": _steps_to_accuracy,
+    "explained_variance": _explained_variance,
+    "explained_variance_walk": _explained_variance_walk,
+}
+"""Estimates that a run and a setting both have, each from the series of one run."""

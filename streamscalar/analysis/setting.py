@@ -1,0 +1,113 @@
+"""What all initial conditions of one setting say together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from streamscalar.analysis.options import Options
+from streamscalar.analysis.run import QUANTITIES, RunEstimates
+from streamscalar.analysis.spacings import Spacings, analyze_spacings
+from streamscalar.numerics.correlation import correlate_times
+from streamscalar.numerics.intervals import binomial, over_initial_conditions, steps_over_initial_conditions
+from streamscalar.numerics.regime import REGULAR_BELOW, RunEvidence, classify
+from streamscalar.types import Estimate, Regime, Status
+
+Combine = Callable[..., Estimate]
+
+STEPS_TO = frozenset({"steps_to_accuracy"})
+"""Quantities whose mean over only those that have one would be too small."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingEstimates:
+    """What all initial conditions of one setting say together.
+
+    Attributes
+    ----------
+    learning_rate, epsilon
+        The setting.
+    regime, regime_reason
+        Regime and the sentence that justifies it.
+    n_runs
+        Initial conditions, whatever became of them.
+    estimates
+        `positive_fraction`, the `QUANTITIES`, `times_correlation` (characteristic against decorrelation time over
+        initial conditions), `times_correlation_published`, `spacing_collapse` and `spacing_difference`, by name.
+    spacings
+        Asymptotic states.
+    """
+
+    learning_rate: float
+    epsilon: float
+    regime: Regime
+    regime_reason: str
+    n_runs: int
+    estimates: Mapping[str, Estimate]
+    spacings: Spacings
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "learning_rate": self.learning_rate,
+            "epsilon": self.epsilon,
+            "regime": str(self.regime),
+            "regime_reason": self.regime_reason,
+            "n_runs": self.n_runs,
+            **{name: estimate.to_json() for name, estimate in self.estimates.items()},
+            "spacings": self.spacings.to_json(),
+        }
+
+
+def analyze_setting(
+    learning_rate: float, epsilon: float, runs: Sequence[RunEstimates], options: Options
+) -> SettingEstimates:
+    """Combine the runs of one setting, one per initial condition."""
+    key = f"{learning_rate!r} {epsilon!r}"
+    found: dict[str, Estimate] = {"positive_fraction": _positive_fraction(runs, options)}
+    for name in QUANTITIES:
+        combine: Combine = steps_over_initial_conditions if name in STEPS_TO else over_initial_conditions
+        single = [run.estimates[name] for run in runs]
+        found[name] = combine(
+            single, options.interval, options.confidence, options.n_bootstrap, options.rng(f"{name} {key}")
+        )
+    for suffix in ("", "_published"):
+        first, second = (
+            [run.estimates[f"{kind}_time{suffix}"] for run in runs] for kind in ("characteristic", "decorrelation")
+        )
+        rng = options.rng(f"times_correlation{suffix} {key}")
+        found[f"times_correlation{suffix}"] = correlate_times(first, second, options.confidence, rng)
+    spacings = analyze_spacings(runs, options, key)
+    found |= {"spacing_collapse": spacings.collapse, "spacing_difference": spacings.difference}
+    evidence = [RunEvidence(run.estimates["ftle"], run.estimates["nmle"], run.has_diverged) for run in runs]
+    regime, reason = classify(evidence, found["ftle"], found["nmle"], options.regular_below)
+    return SettingEstimates(learning_rate, epsilon, regime, reason, len(runs), found, spacings)
+
+
+def is_positive(exponent: Estimate, regular_below: float = REGULAR_BELOW) -> bool | None:
+    """Return whether a run's exponent counts as positive.
+
+    It does when its lower bound over the replicas lies above `regular_below`; with under three replicas,
+    which give no bound, the value itself has to. So the slow growth of regular training does not count. A
+    contraction does not either. `None` where there is no exponent to judge.
+    """
+    if exponent.status is Status.CONTRACTED:
+        return False
+    if exponent.value is None:
+        return None
+    return (exponent.value if exponent.low is None else exponent.low) > regular_below
+
+
+def _positive_fraction(runs: Sequence[RunEstimates], options: Options) -> Estimate:
+    """Return the share of initial conditions with a positive exponent, with a Clopper-Pearson interval."""
+    method = f"share with ftle > {options.regular_below:g}, Clopper-Pearson"
+    judged = [is_positive(run.estimates["ftle"], options.regular_below) for run in runs]
+    known = [verdict for verdict in judged if verdict is not None]
+    if not known:
+        first = runs[0].estimates["ftle"]
+        return Estimate.failed(first.status, method=method, what="No run has an exponent.")
+    low, high = binomial(sum(known), len(known), options.confidence)
+    message = f"{sum(known)} of {len(known)} initial conditions."
+    if len(known) < len(runs):
+        message += f" {len(runs) - len(known)} without an exponent were left out."
+    value = sum(known) / len(known)
+    return Estimate(value, Status.OK, low, high, options.confidence, len(known), method, message=message)

@@ -1,0 +1,61 @@
+"""An experiment as plain tables, for notebooks and other tools."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from streamscalar.experiment import DISTANCES, Experiment, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Format = Literal["parquet", "csv"]
+FORMATS: tuple[Format, ...] = ("parquet", "csv")
+
+
+def export(experiment: Experiment, folder: Path, form: Format) -> list[Path]:
+    """Write `settings`, `runs` and `series` of what is stored now; return the files.
+
+    `settings` and `runs` hold one line per setting and per run: each estimate as value, `_low`, `_high`, `_n` and
+    `_status`. `series` holds one line per run, step and replica: scalar, metrics and distances.
+    """
+    import pandas as pd
+
+    table = experiment.analyze()
+    folder.mkdir(parents=True, exist_ok=True)
+    series = [run_frame(run) for run in experiment.runs.values()]
+    frames = {
+        "settings": table.to_pandas(),
+        "runs": table.runs_to_pandas(),
+        "series": pd.concat(series, ignore_index=True) if series else pd.DataFrame(),
+    }
+    return [_write(frame, folder / f"{name}.{form}", form) for name, frame in frames.items()]
+
+
+def run_frame(run: Run) -> "pd.DataFrame":
+    """Return one line per recorded step and replica; replica 0 is the reference."""
+    import pandas as pd
+
+    series = run.series()
+    n_rows, n_replicas = len(series.steps), run.layout.n_replicas
+    columns: dict[str, object] = {
+        "run_id": run.run_id,
+        "learning_rate": series.learning_rate,
+        "epsilon": series.epsilon,
+        "initial_condition": series.initial_condition,
+        "step": series.steps.repeat(n_replicas),
+        "replica": list(range(n_replicas)) * n_rows,
+        "scalar": series.scores[..., 0].ravel(),
+    }
+    columns |= {name: values.ravel() for name, values in series.metrics.items()}
+    columns |= {f"divergence_{name}": abs(series.divergence[name]).ravel() for name in DISTANCES}
+    return pd.DataFrame(columns)
+
+
+def _write(frame: "pd.DataFrame", path: Path, form: Format) -> Path:
+    partial = path.with_name(path.name + ".partial")
+    if form == "parquet":
+        frame.to_parquet(partial, index=False)
+    else:
+        frame.to_csv(partial, index=False)
+    partial.replace(path)
+    return path

@@ -1,0 +1,26 @@
+"""The figures of a report, each a `Drawing` that can also say why there is nothing to draw."""
+
+from streamscalar.report.figures.base import COLOURS, Drawing
+from streamscalar.report.figures.divergence import divergence_figure
+from streamscalar.report.figures.exponents import exponent_figure, ladder_figure
+from streamscalar.report.figures.local import local_figure
+from streamscalar.report.figures.regimes import regime_map
+from streamscalar.report.figures.spacings import most_spaced, spacing_figure
+from streamscalar.report.figures.times import times_figure
+from streamscalar.report.figures.trajectories import trajectory_figure
+from streamscalar.report.figures.variance import variance_figure
+
+__all__ = [
+    "COLOURS",
+    "Drawing",
+    "divergence_figure",
+    "exponent_figure",
+    "ladder_figure",
+    "local_figure",
+    "most_spaced",
+    "regime_map",
+    "spacing_figure",
+    "times_figure",
+    "trajectory_figure",
+    "variance_figure",
+]

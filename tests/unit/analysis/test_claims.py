@@ -1,0 +1,83 @@
+"""Verdicts on the papers' claims follow from the numbers of a table."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamscalar.analysis.claims import Claim, Verdict, judge_claims
+from streamscalar.analysis.options import Options
+from streamscalar.analysis.series import RunSeries
+from streamscalar.analysis.table import Table, analyze
+from tests.unit.analysis.test_table import M, series
+
+OPTIONS = Options(accuracy_target=0.75)
+
+
+def judged(runs: list[RunSeries], **experiment: Any) -> dict[str, Claim]:
+    return {claim.claim: claim for claim in judge_claims([analyze(runs, OPTIONS, experiment)])}
+
+
+def verdict(found: dict[str, Claim], beginning: str) -> Verdict:
+    return next(claim.verdict for claim in found.values() if claim.claim.startswith(beginning))
+
+
+def sweep(embedded: float = 1.0) -> list[RunSeries]:
+    """Return regular, onset-like and chaotic settings; `embedded` is the power of the scalar's separation."""
+    runs = [series(rate, ic, growth) for rate, growth in ((1.0, 0.001), (5.0, 0.3), (7.5, 0.7)) for ic in range(4)]
+    return [replace(run, divergence={**run.divergence, "embedded": run.divergence["l1"] ** embedded}) for run in runs]
+
+
+def test_a_sweep_reproduces_sensitivity_and_refutes_it_where_all_is_regular() -> None:
+    assert verdict(judged(sweep()), "Training is sensitive") is Verdict.REPRODUCED
+    regular = [series(rate, ic, 0.001) for rate in (1.0, 2.0) for ic in range(4)]
+    assert verdict(judged(regular), "Training is sensitive") is Verdict.REFUTED
+    assert verdict(judged([series(7.5, ic, 0.7) for ic in range(4)]), "Training is sensitive") is Verdict.UNDECIDED
+
+
+def test_the_scalar_keeps_the_exponent_or_does_not() -> None:
+    assert verdict(judged(sweep()), "The scalar embedding keeps") is Verdict.REPRODUCED
+    faster = judged(sweep(1.2))
+    assert verdict(faster, "The scalar embedding keeps") is Verdict.REFUTED
+    (words,) = [claim.found for claim in faster.values() if claim.claim.startswith("The scalar embedding keeps")]
+    assert "of a random direction 1.00" in words
+    few = judged([series(7.5, ic, 0.7) for ic in range(2)])
+    assert verdict(few, "The scalar embedding keeps") is Verdict.UNDECIDED
+
+
+def test_the_fastest_rate_and_the_first_with_all_positive() -> None:
+    def timed(run: RunSeries) -> RunSeries:
+        delay = {1.0: 40, 5.0: 5, 7.5: 60}[run.learning_rate] + run.initial_condition
+        rising = np.minimum(0.1 + 0.9 * run.steps / delay, 1.0)
+        return replace(run, metrics={**run.metrics, "accuracy": np.repeat(rising[:, None], M + 2, axis=1)})
+
+    assert verdict(judged([timed(run) for run in sweep()]), "Training is fastest") is Verdict.REPRODUCED
+    assert verdict(judged(sweep()[:8]), "Training is fastest") is Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize(("center", "expected"), [(0.285, Verdict.REPRODUCED), (0.4, Verdict.REFUTED)])
+def test_iris_is_judged_by_standard_errors(center: float, expected: Verdict) -> None:
+    runs = [series(1.0, ic, center * (1 + 0.02 * (ic % 5 - 2))) for ic in range(20)]
+    assert verdict(judged(runs, task="iris"), "Iris") is expected
+    assert verdict(judged(runs, task="digits"), "Iris") is Verdict.UNDECIDED
+
+
+def test_spacings_of_independent_states_refute_that_the_law_tells_something() -> None:
+    rng = np.random.default_rng(0)
+    runs = []
+    for ic in range(4):
+        run = series(7.5, ic, 0.7)
+        states = rng.standard_normal(M + 2) + 0.01 * rng.standard_normal((201, M + 2))
+        scores = run.scores.copy()
+        scores[..., 0] = states
+        runs.append(replace(run, scores=scores))
+    found = judged(runs)
+    assert verdict(found, "Rescaled spacings") is Verdict.REPRODUCED
+    assert verdict(found, "That law tells") is Verdict.REFUTED
+
+
+def test_nothing_is_claimed_of_an_empty_experiment() -> None:
+    claims = judge_claims([Table({}, [], [])])
+    assert {claim.verdict for claim in claims} == {Verdict.UNDECIDED}
+    assert all(claim.found for claim in claims)
