@@ -18,11 +18,12 @@ from streamscalar.analysis.table import Table, analyze
 from streamscalar.config import Config
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.errors import BadCall, Kind
+from streamscalar.numerics.dmd import Modes, dmd
 from streamscalar.numerics.exact import exact_cmds
 from streamscalar.numerics.joint import joint_source
 from streamscalar.numerics.local import LocalExponents, local_exponents
 from streamscalar.store import RunReader, Store, run_digest
-from streamscalar.types import Layout
+from streamscalar.types import REFERENCE, Layout
 from streamscalar.workers.embedder import StoredSnapshots
 from streamscalar.workers.strategies import ExactEmbedding, embed_exactly
 
@@ -127,6 +128,11 @@ class Run:
         """Return the exponent in a window of `width` rows that slides along the run: when it is sensitive."""
         apart = self.divergence(distance)
         return local_exponents(apart.steps, apart.values[:, self.layout.perturbed].astype(np.float64), width)
+
+    def growth_rates(self, n_components: int = 4) -> Modes:
+        """Return the modes of the reference's leading coordinates that grow, decay or turn: a view, not an exponent."""
+        series = self.series()
+        return dmd(series.steps, series.scores[:, REFERENCE, :n_components], self._options.confidence)
 
     def embed(
         self,

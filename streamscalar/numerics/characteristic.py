@@ -215,7 +215,7 @@ def characteristic_time(
     Answers given to curves without an exponential phase, of 300 seeds each, 1 and 5 replicas, 201 and 401 rows, each
     row scattered by a factor of up to e: linear growth, contraction, |random walk|: none. Power laws up to the
     fourth, with or without a plateau: none up to a scatter of e^.6, 1 at e. A logarithm that is itself a random
-    walk grows exponentially for a while by chance: up to 2 %. A power above 1 that sets in after a delay: up to 2 %.
+    walk grows exponentially for a while by chance: up to 2 %. A power above 1 that sets in after a delay: up to 3 %.
     A stretched exponential, exp(a sqrt(t)), passes in 40 %. Conversely, exponential growth after a long quiet is
     refused: from the second row on it is no line. Cost: 1 + M fits of O(T), .8 ms of processor time for
     T = 201, M = 5.

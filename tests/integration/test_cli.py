@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import small_config
@@ -52,9 +53,28 @@ def test_the_report_is_one_file_that_fetches_nothing(store: Path) -> None:
     path = store.parent / "page.html"
     assert streamscalar("report", store, "--output", path).stdout.strip() == str(path)
     page = path.read_text()
-    assert page.count("<svg") == 3
-    assert "lr5" not in page.split("<table>")[0]
+    assert page.count("<svg") >= 5
+    for section in ("What can be concluded", "Config"):
+        assert section in page
     assert not any(f'{attribute}="http' in page for attribute in ("src", "href"))
+
+
+def test_figures_claims_and_export(store: Path, tmp_path: Path) -> None:
+    done = streamscalar("report", store, "--output", tmp_path / "page.html", "--figures", tmp_path / "figures", "-q")
+    assert done.returncode == 0, done.stderr
+    kinds = {path.suffix for path in (tmp_path / "figures").iterdir()}
+    assert kinds == {".png", ".pdf", ".csv", ".json"}
+    claims = json.loads(streamscalar("claims", store, "--json").stdout)["claims"]
+    assert {claim["verdict"] for claim in claims} <= {"reproduced", "refuted", "undecided"}
+    assert "verdict" in streamscalar("claims", store, store).stdout
+    written = streamscalar("export", store, "--output", tmp_path / "tables").stdout.split()
+    frames = {Path(name).stem: pd.read_parquet(name) for name in written}
+    assert len(frames["series"]) == 4 * 41 * 5
+    assert frames["runs"]["nmle_status"].notna().all()
+    assert len(frames["settings"]) == 2
+    wrong = streamscalar("export", store, "--format", "xlsx")
+    assert wrong.returncode == 2
+    assert "--format: must be parquet or csv" in wrong.stderr
 
 
 def test_digest_is_repeatable_and_verify_finds_a_flipped_byte(store: Path, tmp_path: Path) -> None:
