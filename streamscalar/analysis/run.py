@@ -162,26 +162,18 @@ def _characteristic_published(series: RunSeries, options: Options) -> Estimate:
     return characteristic_time_published(series.steps, series.perturbed("embedded"), options.confidence)
 
 
-def _decorrelation(series: RunSeries, options: Options) -> Estimate:
-    accuracy = series.metrics.get("accuracy")
-    if accuracy is None:
-        return Estimate.failed(Status.MISSING, method="decorrelation in accuracy", what="No accuracy.")
-    followed = accuracy[:, series.members]
-    rng = options.rng(f"decorrelation {series.run_id}")
-    return decorrelation_time(
-        series.steps, followed[:, REFERENCE], followed[:, 1:], rng, options.n_surrogates, options.confidence
-    )
+def _decorrelation(estimator: Callable[..., Estimate]) -> Callable[[RunSeries, Options], Estimate]:
+    def estimate(series: RunSeries, options: Options) -> Estimate:
+        accuracy = series.metrics.get("accuracy")
+        if accuracy is None:
+            return Estimate.failed(Status.MISSING, method="decorrelation in accuracy", what="No accuracy.")
+        members = accuracy[:, series.members]
+        rng = options.rng(f"{estimator.__name__} {series.run_id}")
+        return estimator(
+            series.steps, members[:, REFERENCE], members[:, 1:], rng, options.n_surrogates, options.confidence
+        )
 
-
-def _decorrelation_published(series: RunSeries, options: Options) -> Estimate:
-    accuracy = series.metrics.get("accuracy")
-    if accuracy is None:
-        return Estimate.failed(Status.MISSING, method="decorrelation in accuracy", what="No accuracy.")
-    followed = accuracy[:, series.members]
-    rng = options.rng(f"decorrelation as published {series.run_id}")
-    return decorrelation_time_published(
-        series.steps, followed[:, REFERENCE], followed[:, 1:], rng, options.n_surrogates, options.confidence
-    )
+    return estimate
 
 
 def _steps_to_accuracy(series: RunSeries, options: Options) -> Estimate:
@@ -231,8 +223,8 @@ QUANTITIES: Mapping[str, Callable[[RunSeries, Options], Estimate]] = {
     "recurrence_exponent": _recurrence,
     "characteristic_time": _characteristic,
     "characteristic_time_published": _characteristic_published,
-    "decorrelation_time": _decorrelation,
-    "decorrelation_time_published": _decorrelation_published,
+    "decorrelation_time": _decorrelation(decorrelation_time),
+    "decorrelation_time_published": _decorrelation(decorrelation_time_published),
     "steps_to_accuracy": _steps_to_accuracy,
     "explained_variance": _explained_variance,
     "explained_variance_walk": _explained_variance_walk,

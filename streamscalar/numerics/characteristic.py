@@ -20,6 +20,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from streamscalar.errors import BadCall
 from streamscalar.numerics.exponents import HUNDREDFOLD, LEAST_FIT_ROWS, LEAST_REPLICAS, Average, mean_log, nmle
 from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
@@ -81,7 +82,8 @@ def fit_broken_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> BrokenLin
     Parameters
     ----------
     x
-        Rising abscissae `(n,)`, n >= 2 `LEAST_FIT_ROWS`; each line gets at least `LEAST_FIT_ROWS` rows.
+        Rising abscissae `(n,)`, n >= 2 `LEAST_FIT_ROWS`; each line gets at least `LEAST_FIT_ROWS` rows, a
+        row at the breakpoint counting for both.
     y
         Ordinates `(n,)`.
 
@@ -94,13 +96,13 @@ def fit_broken_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> BrokenLin
     n, centre = len(x), float(x.mean())
     x, y = x - centre, y - y.mean()
     sums = np.cumsum([np.ones(n), x, y, x * x, x * y], axis=1)
-    last = np.arange(LEAST_FIT_ROWS - 1, n - LEAST_FIT_ROWS)
-    left, right = sums[:, last], sums[:, -1:] - sums[:, last]
-    (left_slope, left_start), (right_slope, right_start) = _free_line(left), _free_line(right)
+    on = np.arange(LEAST_FIT_ROWS - 1, n - LEAST_FIT_ROWS + 1)
+    left, right = sums[:, on], sums[:, -1:] - sums[:, on]
+    (left_slope, left_start), (right_slope, right_start) = _free_line(left[:, :-1]), _free_line(right[:, :-1])
     with np.errstate(divide="ignore", invalid="ignore"):
         meet = (left_start - right_start) / (right_slope - left_slope)
-    between = (meet >= x[last]) & (meet <= x[last + 1])
-    at = np.concatenate([x[last], meet[between]])
+    between = np.flatnonzero((meet >= x[on[:-1]]) & (meet <= x[on[1:]]))
+    at = np.concatenate([x[on], meet[between]])
     left, right = (np.concatenate([side, side[:, between]], axis=1) for side in (left, right))
 
     # Regress y on u = min(x - at, 0) and v = max(x - at, 0), whose product is 0 everywhere.
@@ -143,6 +145,11 @@ def characteristic_time_published(
         over them where there are three. Statuses: `too_few_replicas` (M = 0), `too_few_rows`, `non_finite`,
         `constant` (no separation changes), `not_saturated` (no replica has such a step).
 
+    Raises
+    ------
+    BadCall
+        As for `characteristic_time`.
+
     Examples
     --------
     >>> steps = np.arange(101)
@@ -152,6 +159,7 @@ def characteristic_time_published(
     77.0
     """
     method = "slope under 15 % of its largest, arXiv 2606.30384"
+    _check_shapes(steps, separation)
     n_rows, n_replicas = separation.shape
     if n_replicas == 0:
         return Estimate.failed(Status.TOO_FEW_REPLICAS, method=method)
@@ -210,6 +218,11 @@ def characteristic_time(
         `no_exponential_phase` where the growth is not straight or a power law does nearly as well, and
         `not_saturated` where there is no plateau, a decay after the growth included.
 
+    Raises
+    ------
+    BadCall
+        Shapes do not fit, or a confidence outside (0, 1).
+
     Notes
     -----
     Answers given to curves without an exponential phase, of 300 seeds each, 1 and 5 replicas, 201 and 401 rows, each
@@ -230,6 +243,7 @@ def characteristic_time(
     'no_exponential_phase'
     """
     method = f"broken line, {average}"
+    _check_shapes(steps, separation)
     phase = nmle(steps, separation, average, confidence)
     if phase.status is Status.NO_EXPONENTIAL_PHASE and (separation == separation[0]).all():
         return Estimate.failed(Status.CONSTANT, n=phase.n, method=method)
@@ -287,6 +301,12 @@ def mean_over_replicas(
         return Estimate(value, Status.OK, n=len(known), method=method, window=window, message=message)
     low, high = student(known, confidence)
     return Estimate(value, Status.OK, low - blur, high + blur, confidence, len(known), method, window, message)
+
+
+def _check_shapes(steps: NDArray[np.int64], separation: NDArray[np.float64]) -> None:
+    if separation.ndim != 2 or steps.shape != separation.shape[:1]:
+        shapes = f"{steps.shape}, {separation.shape}"
+        raise BadCall("steps, separation", "must have shapes (T,), (T, M)", shapes)
 
 
 def _free_line(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

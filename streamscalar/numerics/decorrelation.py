@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from streamscalar.errors import BadCall
 from streamscalar.numerics.characteristic import mean_over_replicas
 from streamscalar.types import Estimate, Status
 
@@ -30,6 +31,9 @@ LEAST_ROWS = 4 * WINDOW_ROWS
 
 SIGNIFICANCE = 0.05
 """Under this probability a correlation is not put down to chance."""
+
+LEAST_SHIFTS = 19
+"""Shifts from which p = 1 / (1 + n) can be as small as `SIGNIFICANCE`."""
 
 LARGEST_CORRELATION = 0.5
 """Size under which a correlation may count as lost at all."""
@@ -70,6 +74,11 @@ def decorrelation_time_published(
         over them where there are three. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (fewer than a
         window and a row), `non_finite`, `constant` (no window in which both vary), `not_decorrelated`.
 
+    Raises
+    ------
+    BadCall
+        As for `decorrelation_time`.
+
     Examples
     --------
     >>> accuracy = np.random.default_rng(1).normal(size=(201, 3))
@@ -79,6 +88,7 @@ def decorrelation_time_published(
     9.5
     """
     method = "first windowed r within circular shifts, arXiv 2606.30384"
+    _check_call(steps, reference, perturbed, n_shifts)
     failed = _unusable(reference, perturbed, WINDOW_ROWS + 1, method)
     if failed is not None:
         return failed
@@ -144,6 +154,11 @@ def decorrelation_time(
         `non_finite`, `constant` (no run with r enough), `not_decorrelated`, also where one replica never loses
         the reference: a mean over the others would be too early.
 
+    Raises
+    ------
+    BadCall
+        Shapes do not fit, fewer than `LEAST_SHIFTS` shifts, or a confidence outside (0, 1).
+
     Notes
     -----
     Measured with 5 replicas and 201 rows, 100 seeds each, accuracies autocorrelated from row to row by 0, .6, .9:
@@ -178,6 +193,7 @@ def decorrelation_time(
     True
     """
     method = "runs of windowed r within shifted windows"
+    _check_call(steps, reference, perturbed, n_shifts)
     failed = _unusable(reference, perturbed, LEAST_ROWS, method)
     if failed is not None:
         return failed
@@ -208,6 +224,16 @@ def decorrelation_time(
     return mean_over_replicas(
         _centres(steps)[rows], Status.NOT_DECORRELATED, method, confidence, blur=blur, window=used
     )
+
+
+def _check_call(
+    steps: NDArray[np.int64], reference: NDArray[np.float64], perturbed: NDArray[np.float64], n_shifts: int
+) -> None:
+    if perturbed.ndim != 2 or not len(steps) == len(reference) == len(perturbed) or reference.ndim != 1:
+        shapes = f"{steps.shape}, {reference.shape}, {perturbed.shape}"
+        raise BadCall("steps, reference, perturbed", "must have shapes (T,), (T,), (T, M)", shapes)
+    if n_shifts < LEAST_SHIFTS:
+        raise BadCall("n_shifts", f"must be at least {LEAST_SHIFTS}", str(n_shifts))
 
 
 def _unusable(

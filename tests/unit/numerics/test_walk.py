@@ -1,0 +1,149 @@
+"""The random-walk null against walks drawn in full, and its level on walks that are nothing else."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from streamscalar.errors import BadCall
+from streamscalar.numerics.exact import exact_cmds
+from streamscalar.numerics.walk import DIRECT_PARAMETERS, explained_against_walk, walk_explained_variance
+from streamscalar.types import Status
+from tests.oracles.embeddings import ArraySource, first_share, products, walk
+
+Floats = NDArray[np.float64]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small decompositions on many threads wait for each other on a busy machine."""
+    with threadpool_limits(1):
+        yield
+
+
+def moves(kind: str, n_rows: int, n_replicas: int, n_parameters: int, rng: np.random.Generator) -> Floats:
+    """Return moves `(T, R, P)` with no direction from row to row."""
+    common = rng.standard_normal((n_rows, 1, n_parameters))
+    own = rng.standard_normal((n_rows, n_replicas, n_parameters))
+    rows = np.arange(n_rows)[:, None, None]
+    sizes = {
+        "even": (1.0, 0.1),
+        "decaying": (np.exp(-rows / 4.0), 0.3 * np.exp(-rows / 4.0)),
+        "one row is most": (np.exp(-rows / 0.7), 0.1 * np.exp(-rows / 0.7)),
+        "separating": (1.0, np.minimum(1e-4 * np.exp(0.6 * rows), 2.0)),
+    }
+    shared, apart = sizes[kind]
+    found = shared * common + apart * own
+    found[0] = 0.0
+    return np.asarray(found)
+
+
+@pytest.mark.parametrize("kind", ["even", "decaying", "one row is most", "separating"])
+@pytest.mark.parametrize(("n_parameters", "n_walks"), [(6, 400), (DIRECT_PARAMETERS, 300), (50, 300), (2000, 50)])
+def test_mean_and_band_are_those_of_walks_with_rotated_moves(kind: str, n_parameters: int, n_walks: int) -> None:
+    rng = np.random.default_rng(0)
+    steps = moves(kind, 15, 3, n_parameters, rng)
+    shares = np.array([first_share(walk(steps, rng)) for _ in range(n_walks)])
+    found = walk_explained_variance(products(steps), n_parameters, rng, n_draws=1000)
+    assert found.value is not None
+    error = float(shares.std()) / np.sqrt(n_walks)
+    assert found.value == pytest.approx(float(shares.mean()), abs=4.0 * error)
+    inside = np.mean((shares >= found.low) & (shares <= found.high))
+    assert inside == pytest.approx(0.95, abs=4.0 * np.sqrt(0.05 * 0.95 / n_walks) + 1.0 / n_walks)
+    assert found.n == 1000
+
+
+def test_a_long_walk_in_many_dimensions_explains_six_over_pi_squared() -> None:
+    found = walk_explained_variance(np.ones((600, 1, 1)), 10**7, np.random.default_rng(0))
+    assert found.value == pytest.approx(6.0 / np.pi**2, abs=0.002)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high - found.low < 0.002
+
+
+@pytest.mark.parametrize(
+    ("n_parameters", "kind"),
+    [(20, "even"), (20, "separating"), (60, "decaying"), (60, "separating"), (300, "one row is most")],
+)
+def test_genuine_walks_are_called_structured_no_more_often_than_stated(n_parameters: int, kind: str) -> None:
+    n_structured = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        steps = moves(kind, 12, 2, n_parameters, rng)
+        observed = first_share(steps.cumsum(axis=0))
+        found = explained_against_walk(observed, products(steps), n_parameters, rng, n_draws=99)
+        assert found.status in (Status.OK, Status.NOT_SIGNIFICANT)
+        n_structured += found.is_ok
+    # 200 trials at 5 % give over 18 in under 1 % of all cases.
+    assert 2 <= n_structured <= 18
+
+
+def test_a_directed_path_is_structured_and_a_bounded_one_is_not() -> None:
+    rng = np.random.default_rng(1)
+    drift = 0.5 * rng.standard_normal(200)
+    directed = (drift + rng.standard_normal((40, 1, 200))).cumsum(axis=0)
+    bounded = rng.standard_normal((40, 1, 200))
+    for path, structured in ((directed, True), (bounded, False)):
+        increments = products(np.diff(path, axis=0, prepend=path[:1]))
+        observed = float(exact_cmds(ArraySource(path), [0], 1).explained_variance_ratio[0])
+        found = explained_against_walk(observed, increments, 200, rng)
+        assert found.is_ok is structured
+        assert f"explains {observed:.3g}" in found.message
+        if structured:
+            assert found.value == pytest.approx(1 / 200)
+        else:
+            assert found.status is Status.NOT_SIGNIFICANT
+            assert "p = 1." in found.message
+
+
+def test_walks_that_are_all_alike_are_not_significant() -> None:
+    increments = np.zeros((4, 1, 1))
+    increments[2] = 1.0
+    for n_parameters in (10, 1000):
+        rng = np.random.default_rng(2)
+        found = walk_explained_variance(increments, n_parameters, rng)
+        assert found.value == pytest.approx(1.0, abs=1e-9)
+        assert explained_against_walk(1.0, increments, n_parameters, rng).status is Status.NOT_SIGNIFICANT
+
+
+def test_the_unit_of_the_moves_does_not_matter() -> None:
+    increments = products(moves("separating", 20, 3, 200, np.random.default_rng(3)))
+    for n_parameters in (20, 200):
+        plain, small, large = (
+            walk_explained_variance(increments * unit, n_parameters, np.random.default_rng(4))
+            for unit in (1.0, 2.0**-900, 2.0**900)
+        )
+        assert plain == small == large
+
+
+def test_what_has_no_null_has_a_status() -> None:
+    rng = np.random.default_rng(5)
+    increments = np.repeat(np.eye(2)[None], 6, axis=0)
+    assert walk_explained_variance(increments[:2], 100, rng).status is Status.TOO_FEW_ROWS
+    assert walk_explained_variance(np.zeros_like(increments), 100, rng).status is Status.CONSTANT
+    together = np.zeros_like(increments)
+    together[0] = 1.0
+    assert walk_explained_variance(together, 100, rng).status is Status.CONSTANT
+    broken = increments.copy()
+    broken[3, 0, 1] = np.nan
+    for found in (walk_explained_variance(broken, 100, rng), explained_against_walk(0.5, broken, 100, rng)):
+        assert found.status is Status.NON_FINITE
+        assert "row 3" in found.message
+    assert explained_against_walk(np.nan, increments, 100, rng).status is Status.NON_FINITE
+
+
+def test_bad_calls() -> None:
+    rng = np.random.default_rng(6)
+    increments = np.repeat(np.eye(2)[None], 6, axis=0)
+    with pytest.raises(BadCall, match="increments"):
+        walk_explained_variance(increments[:, :1], 100, rng)
+    with pytest.raises(BadCall, match="n_parameters"):
+        walk_explained_variance(increments, 0, rng)
+    with pytest.raises(BadCall, match="n_draws"):
+        walk_explained_variance(increments, 100, rng, n_draws=0)
+    with pytest.raises(BadCall, match="confidence"):
+        walk_explained_variance(increments, 100, rng, confidence=0.0)
+    with pytest.raises(BadCall, match="observed"):
+        explained_against_walk(1.5, increments, 100, rng)
