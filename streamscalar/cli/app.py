@@ -159,7 +159,7 @@ def report(
     beside: Annotated[
         list[Path] | None, typer.Option("--with", help="Another store whose runs count for the claims; may repeat.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="HTML file [default: STORE/report.html].")] = None,
+    output: Annotated[Path | None, typer.Option(help="HTML file (default: STORE/report.html).")] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for every figure as PNG and PDF, and the numbers as CSV and JSON.")
     ] = None,
@@ -181,7 +181,7 @@ def report(
 @app.command()
 def export(
     store: StoreArgument,
-    output: Annotated[Path | None, typer.Option(help="Folder for the files [default: STORE/export].")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the files (default: STORE/export).")] = None,
     form: Annotated[str, typer.Option("--format", help="parquet or csv.")] = "parquet",
     quiet: QuietOption = False,
 ) -> None:

@@ -39,7 +39,7 @@ def find_onset(
         int | None,
         typer.Option(
             help="Optimiser steps in all: rates x initial conditions x training.n_steps, replicas not counted "
-            "[default: enough for 16 rates].",
+            "(default: enough for 16 rates).",
         ),
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Relative width at which a bracket is narrow enough.")] = 0.1,
@@ -47,7 +47,7 @@ def find_onset(
     store: Annotated[
         Path | None,
         typer.Option(
-            "--store", help="Folder of the search's stages [default: ./streamscalar-runs/<experiment name>-onset]."
+            "--store", help="Folder of the search's stages (default: ./streamscalar-runs/<experiment name>-onset)."
         ),
     ] = None,
     executor: ExecutorOption = None,

@@ -17,7 +17,7 @@ SetOption = Annotated[
 ]
 StoreOption = Annotated[
     Path | None,
-    typer.Option("--store", help="Folder of the store [default: ./streamscalar-runs/<experiment name>]."),
+    typer.Option("--store", help="Folder of the store (default: ./streamscalar-runs/<experiment name>)."),
 ]
 ExecutorOption = Annotated[str | None, typer.Option("--executor", help="ray (default) or inline: all in one process.")]
 AddressOption = Annotated[str | None, typer.Option("--address", help="An existing Ray cluster, such as host:6379.")]

@@ -243,7 +243,7 @@ class OnsetSearch:
             )
         if budget_steps < N_COARSE * steps_per_rate:
             raise BadCall(
-                "budget_steps",
+                "budget",
                 f"must be at least {N_COARSE * steps_per_rate}: {N_COARSE} rates of {steps_per_rate} steps each make "
                 "the first grid",
                 str(budget_steps),

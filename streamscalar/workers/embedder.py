@@ -21,6 +21,10 @@ RANDOM_DIRECTION_STREAM = 3
 """Key of the random control direction among the streams of a run's seed."""
 
 
+HELD_BYTES = 2**30
+"""Raw weights up to which an exact solution holds a run in memory; beyond, every pass decodes it again."""
+
+
 @dataclass(slots=True)
 class _Open:
     """What the embedder holds of a run: nothing that grows with it."""
@@ -34,35 +38,34 @@ class _Open:
     last: RunProgress
 
 
-@dataclass(frozen=True, slots=True)
 class StoredSnapshots:
-    """The stored rows of a run as a source of snapshots that is never held in memory."""
+    """The stored rows of a run as a source of snapshots; a run of up to `HELD_BYTES` is decoded once and then held."""
 
-    reader: RunReader
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return self.reader.n_rows
-
-    @property
-    def n_replicas(self) -> int:
-        """Number of replicas."""
-        return self.reader.layout.n_replicas
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of parameters."""
-        return self.reader.layout.n_parameters
+    def __init__(self, reader: RunReader) -> None:
+        self._reader = reader
+        self._held: list[tuple[int, NDArray[np.floating]]] = []
+        self.n_rows = reader.n_rows
+        self.n_replicas = reader.layout.n_replicas
+        self.n_parameters = reader.layout.n_parameters
 
     def by_rows(self) -> Iterator[NDArray[np.floating]]:
         """Yield blocks (S, R, P) in order."""
-        for _, block in self.reader.blocks():
+        for _, block in self._reader.blocks(0, self.n_rows):
             yield block
 
     def by_parameters(self) -> Iterator[tuple[int, NDArray[np.floating]]]:
         """Yield (offset, block (N, R, p)) over all parameters."""
-        yield from self.reader.parameter_blocks()
+        if self._held:
+            yield from self._held
+            return
+        itemsize = np.dtype(self._reader.layout.dtype).itemsize
+        is_small = self.n_rows * self.n_replicas * self.n_parameters * itemsize <= HELD_BYTES
+        held = []
+        for item in self._reader.parameter_blocks():
+            if is_small:
+                held.append(item)
+            yield item
+        self._held = held
 
 
 class Embedder:

@@ -65,7 +65,8 @@ def guttman(distances: Floats, places: Floats) -> Floats:
 
 def row_distances(weights: Floats, distance: str) -> Floats:
     """Largest distance over the replicas, between any two rows of `(N, R, P)`: `(N, N)`."""
-    return np.max([distance_matrix(weights[:, j], weights[:, j], distance) for j in range(weights.shape[1])], axis=0)
+    by_replica = [distance_matrix(weights[:, j], weights[:, j], distance) for j in range(weights.shape[1])]
+    return np.asarray(np.max(by_replica, axis=0))
 
 
 def best_cover(apart: Floats, n: int) -> float:
@@ -75,7 +76,7 @@ def best_cover(apart: Floats, n: int) -> float:
 
 
 def kinked_ensemble(seed: int, n_steps: int, n_perturbed: int, epsilon: float, n_still: int) -> Floats:
-    """A chaotic map among parameters that never move: snapshots `(n_steps + 1, 1 + n_perturbed, 4 + n_still)`.
+    """Return a chaotic map among parameters that stand still, `(n_steps + 1, 1 + n_perturbed, 4 + n_still)`.
 
     Every parameter is perturbed; those that do not move keep that difference for ever, as the weights of an input
     that is always 0 do in training.
@@ -91,14 +92,14 @@ def kinked_ensemble(seed: int, n_steps: int, n_perturbed: int, epsilon: float, n
 
 
 def turned(moves: Floats, rng: np.random.Generator) -> Floats:
-    """Moves `(R, P)` of one row after one rotation of all of them, uniform among all rotations."""
+    """Turn the moves `(R, P)` of one row by one rotation of all of them, uniform among all rotations."""
     own, lengths = np.linalg.qr(moves.T)
     random, signs = np.linalg.qr(rng.standard_normal(own.shape))
     return np.asarray((random * np.sign(np.diag(signs)) @ lengths).T)
 
 
 def walk(moves: Floats, rng: np.random.Generator) -> Floats:
-    """A random walk `(T, R, P)` with the given moves `(T, R, P)`, each row's turned by a rotation of its own."""
+    """Return a random walk `(T, R, P)` with the given moves, those of each row turned by a rotation of its own."""
     return np.cumsum([turned(row, rng) for row in moves], axis=0)
 
 
@@ -111,4 +112,4 @@ def first_share(snapshots: Floats) -> float:
 
 def products(moves: Floats) -> Floats:
     """Scalar products of the moves `(T, R, P)` of each row over P, `(T, R, R)`."""
-    return np.einsum("tjp,tkp->tjk", moves, moves) / moves.shape[-1]
+    return np.asarray(np.einsum("tjp,tkp->tjk", moves, moves) / moves.shape[-1])

@@ -28,16 +28,17 @@ def moves(kind: str, n_rows: int, n_replicas: int, n_parameters: int, rng: np.ra
     common = rng.standard_normal((n_rows, 1, n_parameters))
     own = rng.standard_normal((n_rows, n_replicas, n_parameters))
     rows = np.arange(n_rows)[:, None, None]
+    ones = np.ones_like(rows, dtype=np.float64)
     sizes = {
-        "even": (1.0, 0.1),
+        "even": (ones, 0.1 * ones),
         "decaying": (np.exp(-rows / 4.0), 0.3 * np.exp(-rows / 4.0)),
         "one row is most": (np.exp(-rows / 0.7), 0.1 * np.exp(-rows / 0.7)),
-        "separating": (1.0, np.minimum(1e-4 * np.exp(0.6 * rows), 2.0)),
+        "separating": (ones, np.minimum(1e-4 * np.exp(0.6 * rows), 2.0)),
     }
     shared, apart = sizes[kind]
-    found = shared * common + apart * own
+    found = np.asarray(shared * common + apart * own)
     found[0] = 0.0
-    return np.asarray(found)
+    return found
 
 
 @pytest.mark.parametrize("kind", ["even", "decaying", "one row is most", "separating"])
