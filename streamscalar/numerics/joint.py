@@ -45,12 +45,8 @@ class JointSource:
 
     def by_rows(self) -> Iterator[NDArray[np.floating]]:
         """Yield blocks `(S, R, P)` in the order of rows."""
-        row = 0
         for _, block in _side_by_side([_numbered(source.by_rows()) for source in self._sources.values()], axis=0):
-            yield block[: self.n_rows - row]
-            row += len(block)
-            if row >= self.n_rows:
-                return
+            yield block
 
     def by_parameters(self) -> Iterator[tuple[int, NDArray[np.floating]]]:
         """Yield an offset and a block `(N, R, p)` of all rows, until all parameters were covered."""

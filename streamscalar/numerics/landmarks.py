@@ -171,9 +171,8 @@ class OnlineLandmarks:
         rows = block[usable]
         apart = self._between(rows, self._weights)
         for place, index in enumerate(usable):
-            nearest = float(apart[place].min(initial=math.inf))
-            if nearest <= self.radius:
-                self.covering_radius = max(self.covering_radius, nearest)
+            # The covering radius is never under the radius, so a row within that is covered already.
+            if apart[place].min(initial=math.inf) <= self.radius:
                 continue
             self._add(offset + int(index), rows[place], apart[place])
             apart = np.hstack([apart, self._between(rows, rows[place : place + 1])])

@@ -319,3 +319,15 @@ LAWS = (
     ),
     Law("skew lognormal", stats.skewnorm, SKEW_PARAMETERS, _one_skew_normal, _SKEW_BOUNDS, _HALVES, is_of_log10=True),
 )
+
+
+def log_likelihood(name: str, spacings: Floats, parameters: tuple[float, ...]) -> float:
+    """Return the log likelihood of spacings `(n,)` over 0 under the law called `name`, at given parameters.
+
+    Examples
+    --------
+    >>> round(log_likelihood("normal", np.array([0.5, 1.5]), (1.0, 1.0)), 4)
+    -2.0879
+    """
+    law = next(law for law in LAWS if law.name == name)
+    return law.log_likelihood(spacings, parameters)

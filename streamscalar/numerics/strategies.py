@@ -251,7 +251,7 @@ def smacof(
     max_iterations
         Bound on the iterations.
     tolerance
-        Stop where an iteration lowers the stress by less than this share of it.
+        Stop where an iteration lowers the stress by no more than this share of it.
 
     Returns
     -------
@@ -309,7 +309,7 @@ def smacof(
 
 
 def _settled(stresses: list[float], tolerance: float) -> bool:
-    return len(stresses) > 1 and stresses[-2] - stresses[-1] < tolerance * stresses[-2]
+    return len(stresses) > 1 and stresses[-2] - stresses[-1] <= tolerance * stresses[-2]
 
 
 def _guttman(

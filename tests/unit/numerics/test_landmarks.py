@@ -140,6 +140,36 @@ def test_memory_stays_within_the_budget_and_old_landmarks_give_way() -> None:
     assert model.snapshots.shape == (len(model.landmarks.rows), 5)
 
 
+def test_on_a_long_line_the_cover_stays_within_its_factor() -> None:
+    line = np.linspace(0.0, 1.0, 2000)
+    model = OnlineLandmarks(1, 1, 5)
+    for n, place in enumerate(line, start=1):
+        model.update(np.array([[[place]]]))
+        best = place / 10.0
+        assert model.covering_radius <= max(5.0 * model.radius, 0.0) + 1e-12
+        assert n <= 5 or model.covering_radius <= 12.5 * best + 1e-12
+    assert len(model.landmarks.rows) >= 3
+
+
+def test_a_row_becomes_a_landmark_exactly_when_it_is_beyond_the_radius() -> None:
+    rows = np.random.default_rng(3).standard_normal((300, 2, 2)).cumsum(axis=0)
+    apart = row_distances(rows, "rms")
+    model = OnlineLandmarks(2, 2, 16)
+    n_added = n_passed = 0
+    for t in range(300):
+        before, radius = np.unique(model.landmarks.rows), model.radius
+        is_beyond = apart[t, before].min(initial=np.inf) > radius
+        model.update(rows[t : t + 1])
+        if model.radius == radius:
+            assert (t in model.landmarks.rows) is bool(is_beyond)
+            n_added += is_beyond
+            n_passed += not is_beyond
+        else:
+            assert is_beyond
+    assert n_added > 10
+    assert n_passed > 100
+
+
 def test_a_row_that_is_not_finite_is_passed_over() -> None:
     rows = np.random.default_rng(2).standard_normal((30, 2, 4)).cumsum(axis=0)
     dirty = rows.copy()

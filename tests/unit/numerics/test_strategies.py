@@ -13,6 +13,7 @@ from sklearn.manifold import smacof as sklearn_smacof
 from streamscalar.errors import BadCall
 from streamscalar.numerics.cmds import batch_cmds
 from streamscalar.numerics.landmarks import even_landmarks
+from streamscalar.numerics.pairwise import between
 from streamscalar.numerics.strategies import Embedding, classical, distance_pca, landmark_cmds, smacof
 from streamscalar.types import Status
 from tests.oracles.embeddings import distance_matrix, guttman, stress
@@ -20,11 +21,11 @@ from tests.oracles.embeddings import distance_matrix, guttman, stress
 Floats = NDArray[np.float64]
 
 STRATEGIES: dict[str, Callable[[Floats], Embedding]] = {
-    "classical": lambda d: classical(d, 2),
-    "distance_pca": lambda d: distance_pca(d, 1, 2),
-    "distance_pca_squared": lambda d: distance_pca(d, 2, 2),
-    "landmark_cmds": lambda d: landmark_cmds(d, d, 2),
-    "smacof": lambda d: smacof(d, 2),
+    "classical": lambda d: classical(d, 3),
+    "distance_pca": lambda d: distance_pca(d, 1, 3),
+    "distance_pca_squared": lambda d: distance_pca(d, 2, 3),
+    "landmark_cmds": lambda d: landmark_cmds(d, d, 3),
+    "smacof": lambda d: smacof(d, 3),
 }
 
 
@@ -93,10 +94,11 @@ def test_smacof_never_raises_the_stress_and_follows_the_guttman_transform(n_comp
         np.testing.assert_allclose(found.scores, places, rtol=1e-10, atol=1e-10)
         assert found.stress == pytest.approx(stress(distances, places), rel=1e-12)
     assert found.stresses[0] == pytest.approx(stress(distances, start), rel=1e-12)
-    found = smacof(distances, n_components, tolerance=1e-9, max_iterations=3000)
-    assert (np.diff(found.stresses) <= 0.0).all()
-    assert found.status is Status.OK
-    assert found.stress == found.stresses[-1] < 0.9 * found.stresses[0]
+    for tolerance in (1e-9, 0.0):
+        found = smacof(distances, n_components, tolerance=tolerance, max_iterations=5000)
+        assert (np.diff(found.stresses) <= 0.0).all()
+        assert found.status is Status.OK
+        assert found.stress == found.stresses[-1] < 0.9 * found.stresses[0]
 
 
 def test_smacof_is_that_of_scikit_learn_from_the_same_start() -> None:
@@ -160,10 +162,11 @@ def test_with_all_snapshots_as_landmarks_triangulation_is_classical_scaling() ->
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_twins_get_the_same_bits(name: str) -> None:
-    snapshots = curve(n=37, seed=12)
-    both = np.concatenate([snapshots, snapshots[5:12]])
-    found = STRATEGIES[name](distance_matrix(both, both, "rms")).scores
-    assert np.array_equal(found[37:], found[5:12])
+    for n in range(20, 45, 3):
+        snapshots = curve(n=n, seed=12)
+        both = np.concatenate([snapshots, snapshots[5:12]])
+        found = STRATEGIES[name](between(both, both, "rms")).scores
+        assert np.array_equal(found[n:], found[5:12])
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -186,6 +189,17 @@ def test_a_snapshot_that_is_not_finite_stays_out(name: str) -> None:
     assert found.status is Status.OK
     assert np.isnan(found.scores[7]).all()
     np.testing.assert_array_equal(np.delete(found.scores, 7, axis=0), clean.scores)
+
+
+@pytest.mark.parametrize("name", ["classical", "smacof"])
+def test_a_distance_that_overflowed_takes_both_snapshots_out(name: str) -> None:
+    snapshots = curve(n=20, seed=15)
+    distances = distance_matrix(snapshots, snapshots, "rms")
+    distances[3, 8] = distances[8, 3] = np.inf
+    found = STRATEGIES[name](distances)
+    rest = np.delete(np.arange(20), [3, 8])
+    assert np.isnan(found.scores[[3, 8]]).all()
+    np.testing.assert_array_equal(found.scores[rest], STRATEGIES[name](distances[np.ix_(rest, rest)]).scores)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
