@@ -296,4 +296,4 @@ def _correlation(pairs: np.ndarray[Any, np.dtype[np.float64]]) -> str:
 
 
 def _listed(rates: Sequence[float]) -> str:
-    return ", ".join(f"{rate:g}" for rate in rates) or "none"
+    return ", ".join(f"{rate:g}" for rate in sorted(set(rates))) or "none"

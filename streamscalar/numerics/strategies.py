@@ -43,7 +43,7 @@ class Embedding:
     ----------
     scores
         `(N, K)`; NaN for a snapshot with a distance that is not finite, and 0 along axes beyond the rank. All
-        NaN unless `status` is `ok`, `constant` or `not_converged`.
+        NaN unless `status` is `ok`, `not_converged` or `constant`, and where all landmarks coincide.
     method
         `classical`, `distance_pca`, `distance_pca_squared`, `smacof` or `landmark_cmds`.
     explained

@@ -20,12 +20,12 @@ from tests.oracles.embeddings import distance_matrix, guttman, stress
 
 Floats = NDArray[np.float64]
 
-STRATEGIES: dict[str, Callable[[Floats], Embedding]] = {
-    "classical": lambda d: classical(d, 3),
-    "distance_pca": lambda d: distance_pca(d, 1, 3),
-    "distance_pca_squared": lambda d: distance_pca(d, 2, 3),
-    "landmark_cmds": lambda d: landmark_cmds(d, d, 3),
-    "smacof": lambda d: smacof(d, 3),
+STRATEGIES: dict[str, Callable[[Floats, int], Embedding]] = {
+    "classical": classical,
+    "distance_pca": lambda d, k: distance_pca(d, 1, k),
+    "distance_pca_squared": lambda d, k: distance_pca(d, 2, k),
+    "landmark_cmds": lambda d, k: landmark_cmds(d, d, k),
+    "smacof": smacof,
 }
 
 
@@ -75,7 +75,7 @@ def test_distance_pca_is_a_pca_of_the_distances(power: Literal[1, 2], n_features
 def test_distance_pca_is_not_classical_scaling() -> None:
     snapshots = curve(seed=3)
     distances = distance_matrix(snapshots, snapshots, "rms")
-    scalars = [strategy(distances).scores[:, 0] for strategy in STRATEGIES.values()]
+    scalars = [strategy(distances, 1).scores[:, 0] for strategy in STRATEGIES.values()]
     agreement = dict(zip(STRATEGIES, np.abs(np.corrcoef(scalars))[0].tolist(), strict=True))
     assert agreement["landmark_cmds"] == pytest.approx(1.0, abs=1e-12)
     assert 0.9 < agreement["distance_pca"] < 0.999
@@ -99,6 +99,13 @@ def test_smacof_never_raises_the_stress_and_follows_the_guttman_transform(n_comp
         assert (np.diff(found.stresses) <= 0.0).all()
         assert found.status is Status.OK
         assert found.stress == found.stresses[-1] < 0.9 * found.stresses[0]
+
+
+def test_rounding_does_not_raise_the_stress_either() -> None:
+    for seed in range(30):
+        snapshots = curve(n=12, n_parameters=4, seed=seed)
+        found = smacof(between(snapshots, snapshots, "l1"), 3, max_iterations=400, tolerance=0.0)
+        assert (np.diff(found.stresses) <= 0.0).all()
 
 
 def test_smacof_is_that_of_scikit_learn_from_the_same_start() -> None:
@@ -160,12 +167,13 @@ def test_with_all_snapshots_as_landmarks_triangulation_is_classical_scaling() ->
     assert found.stress == pytest.approx(whole.stress, rel=1e-9)
 
 
+@pytest.mark.parametrize("n_components", [1, 2, 5])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_twins_get_the_same_bits(name: str) -> None:
+def test_twins_get_the_same_bits(name: str, n_components: int) -> None:
     for n in range(20, 45, 3):
         snapshots = curve(n=n, seed=12)
         both = np.concatenate([snapshots, snapshots[5:12]])
-        found = STRATEGIES[name](between(both, both, "rms")).scores
+        found = STRATEGIES[name](between(both, both, "rms"), n_components).scores
         assert np.array_equal(found[n:], found[5:12])
 
 
@@ -174,7 +182,7 @@ def test_twins_get_the_same_bits(name: str) -> None:
 def test_units_do_not_matter(name: str, factor: float) -> None:
     snapshots = curve(n=20, seed=13)
     distances = distance_matrix(snapshots, snapshots, "l1")
-    plain, scaled = STRATEGIES[name](distances), STRATEGIES[name](distances * factor)
+    plain, scaled = STRATEGIES[name](distances, 2), STRATEGIES[name](distances * factor, 2)
     power = 2 if name == "distance_pca_squared" else 1
     np.testing.assert_allclose(scaled.scores / factor**power, plain.scores, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(scaled.explained, plain.explained, rtol=1e-12)
@@ -185,7 +193,7 @@ def test_a_snapshot_that_is_not_finite_stays_out(name: str) -> None:
     snapshots = curve(n=20, seed=14)
     distances = distance_matrix(snapshots, snapshots, "rms")
     dirty = np.insert(np.insert(distances, 7, np.nan, axis=0), 7, np.nan, axis=1)
-    found, clean = STRATEGIES[name](dirty), STRATEGIES[name](distances)
+    found, clean = STRATEGIES[name](dirty, 2), STRATEGIES[name](distances, 2)
     assert found.status is Status.OK
     assert np.isnan(found.scores[7]).all()
     np.testing.assert_array_equal(np.delete(found.scores, 7, axis=0), clean.scores)
@@ -196,21 +204,21 @@ def test_a_distance_that_overflowed_takes_both_snapshots_out(name: str) -> None:
     snapshots = curve(n=20, seed=15)
     distances = distance_matrix(snapshots, snapshots, "rms")
     distances[3, 8] = distances[8, 3] = np.inf
-    found = STRATEGIES[name](distances)
+    found = STRATEGIES[name](distances, 2)
     rest = np.delete(np.arange(20), [3, 8])
     assert np.isnan(found.scores[[3, 8]]).all()
-    np.testing.assert_array_equal(found.scores[rest], STRATEGIES[name](distances[np.ix_(rest, rest)]).scores)
+    np.testing.assert_array_equal(found.scores[rest], STRATEGIES[name](distances[np.ix_(rest, rest)], 2).scores)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_data_without_an_embedding_have_a_status_and_no_numbers(name: str) -> None:
-    nothing = STRATEGIES[name](np.full((4, 4), np.nan))
+    nothing = STRATEGIES[name](np.full((4, 4), np.nan), 2)
     assert nothing.status is Status.NON_FINITE
     assert np.isnan(nothing.scores).all()
     single = np.full((4, 4), np.nan)
     single[2, 2] = 0.0
-    assert STRATEGIES[name](single).status is Status.TOO_FEW_ROWS
-    alike = STRATEGIES[name](np.zeros((4, 4)))
+    assert STRATEGIES[name](single, 2).status is Status.TOO_FEW_ROWS
+    alike = STRATEGIES[name](np.zeros((4, 4)), 2)
     assert alike.status is Status.CONSTANT
     assert alike.message
     assert (alike.explained == 0.0).all()
