@@ -91,16 +91,12 @@ def kinked_ensemble(seed: int, n_steps: int, n_perturbed: int, epsilon: float, n
     return np.concatenate([moving, np.broadcast_to(still, (n_steps + 1, *still.shape))], axis=2)
 
 
-def turned(moves: Floats, rng: np.random.Generator) -> Floats:
-    """Turn the moves `(R, P)` of one row by one rotation of all of them, uniform among all rotations."""
-    own, lengths = np.linalg.qr(moves.T)
-    random, signs = np.linalg.qr(rng.standard_normal(own.shape))
-    return np.asarray((random * np.sign(np.diag(signs)) @ lengths).T)
-
-
 def walk(moves: Floats, rng: np.random.Generator) -> Floats:
-    """Return a random walk `(T, R, P)` with the given moves, those of each row turned by a rotation of its own."""
-    return np.cumsum([turned(row, rng) for row in moves], axis=0)
+    """Return a random walk with the given moves `(T, R, P)`, those of each row turned by one uniform rotation."""
+    own, lengths = np.linalg.qr(moves.transpose(0, 2, 1))
+    random, signs = np.linalg.qr(rng.standard_normal(own.shape))
+    random = random * np.sign(np.diagonal(signs, axis1=1, axis2=2))[:, None]
+    return np.asarray((random @ lengths).transpose(0, 2, 1).cumsum(axis=0))
 
 
 def first_share(snapshots: Floats) -> float:

@@ -141,7 +141,7 @@ def test_memory_stays_within_the_budget_and_old_landmarks_give_way() -> None:
 
 
 def test_on_a_long_line_the_cover_stays_within_its_factor() -> None:
-    line = np.linspace(0.0, 1.0, 2000)
+    line = np.linspace(0.0, 1.0, 800)
     model = OnlineLandmarks(1, 1, 5)
     for n, place in enumerate(line, start=1):
         model.update(np.array([[[place]]]))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from streamscalar.errors import BadCall
@@ -42,9 +43,21 @@ def moves(kind: str, n_rows: int, n_replicas: int, n_parameters: int, rng: np.ra
     return found
 
 
-@pytest.mark.parametrize("kind", ["even", "decaying", "one row is most", "separating"])
-@pytest.mark.parametrize(("n_parameters", "n_walks"), [(6, 300), (50, 300), (200, 150), (2000, 30)])
-def test_mean_and_band_are_those_of_walks_with_rotated_moves(kind: str, n_parameters: int, n_walks: int) -> None:
+@pytest.mark.parametrize(
+    ("n_parameters", "kind", "n_walks"),
+    [
+        (6, "separating", 300),
+        (50, "even", 300),
+        (50, "separating", 300),
+        (200, "decaying", 150),
+        (200, "one row is most", 150),
+        (200, "separating", 150),
+        (2000, "even", 30),
+        (2000, "one row is most", 30),
+        (2000, "separating", 30),
+    ],
+)
+def test_mean_and_band_are_those_of_walks_with_rotated_moves(n_parameters: int, kind: str, n_walks: int) -> None:
     rng = np.random.default_rng(0)
     steps = moves(kind, 30, 3, n_parameters, rng)
     assert (steps.size * (3 + n_parameters) <= DIRECT_WORK) is (n_parameters <= 50)
@@ -85,11 +98,13 @@ def test_genuine_walks_are_called_structured_no_more_often_than_stated(n_paramet
         rng = np.random.default_rng(seed)
         steps = moves(kind, 12, 2, n_parameters, rng)
         observed = first_share(steps.cumsum(axis=0))
-        found = explained_against_walk(observed, products(steps), n_parameters, rng, n_draws=99)
+        found = explained_against_walk(observed, products(steps), n_parameters, rng, n_draws=39)
         assert found.status in (Status.OK, Status.NOT_SIGNIFICANT)
         n_structured += found.is_ok
-    # 200 trials at 5 % give over 18 in under 1 % of all cases.
-    assert 2 <= n_structured <= 18
+    # At a level of 5 % a count beyond 21 happens once in a thousand; these are four counts. Over 2,000 to 3,000 other
+    # seeds the levels were 5.1, 4.9, 5.3 and 4.0 %, with a standard error of 0.4 to 0.5 %.
+    assert n_structured <= stats.binom.isf(0.001, 200, 0.05) == 21
+    assert n_structured >= 2
 
 
 def test_a_directed_path_is_structured_and_a_bounded_one_is_not() -> None:
