@@ -22,7 +22,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 from streamscalar.config import Config, RunPlan, plan_packs
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.coordinator.coordinator import Coordinator
-from streamscalar.errors import BadCall, Kind, StreamscalarError
+from streamscalar.errors import BadCall, Kind
 from streamscalar.protocol.progress import RunProgress, Snapshot
 from streamscalar.protocol.schedule import (
     CancelRequested,
@@ -175,9 +175,8 @@ class CoordinatorActor:
         try:
             result = ray.get(reference)
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, StreamscalarError) else error
             with self._lock:
-                return self._coordinator.fail(pack_id, cause)
+                return self._coordinator.fail(pack_id, error.cause or error)
         except RayActorError:
             with self._lock:
                 return self._coordinator.fail(pack_id, ConnectionError("the worker's process died"))

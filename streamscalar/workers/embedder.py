@@ -127,13 +127,14 @@ class Embedder:
                 else OnlineCMDS.from_snapshot(checkpoint)
             )
             rng = np.random.default_rng(np.random.SeedSequence([reader.seed, RANDOM_DIRECTION_STREAM]))
+            fit = [r for r in range(layout.n_replicas) if r != layout.control]
             self._open_runs[run_id] = _Open(
                 reader,
                 writer,
                 online,
                 random_direction(layout.n_parameters, rng),
-                [r for r in range(layout.n_replicas) if r != layout.control],
-                None if checkpoint is None else reader.weights(writer.n_rows - 1, writer.n_rows)[0],
+                fit,
+                None if checkpoint is None else reader.weights(writer.n_rows - 1, writer.n_rows)[0, fit],
                 RunProgress(run_id, writer.n_rows, float("nan"), online.version, float("nan")),
             )
         return self._open_runs[run_id]

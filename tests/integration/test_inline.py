@@ -18,6 +18,7 @@ from streamscalar.numerics.online import OnlineCMDS
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.store import Store, verify
 from streamscalar.types import Status
+from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Trainer
 from tests.conftest import small_config
 
@@ -187,3 +188,17 @@ def test_estimates_read_mid_run_are_those_of_the_same_row_afterwards(tmp_path: P
     assert {rows for _, rows in seen} >= {8, 16, 24, 32, 40}
     for (name, n_rows), then in seen.items():
         assert experiment.run(name).estimates(n_rows).to_json() == then
+
+
+def test_an_embedder_that_starts_again_at_any_block_goes_on_with_the_same_bits(
+    experiment: streamscalar.Experiment, tmp_path: Path
+) -> None:
+    config = small_config(tmp_path / "store")
+    Store.create(config.store_path, config.identity(), {})
+
+    def sink(run_id: str, first_row: int, weights: NDArray[Any]) -> None:
+        Embedder(config.store_path, config.embedding).embed(run_id, first_row, weights)
+
+    for pack in plan_packs(config):
+        Trainer(config.store_path, config).train(pack, sink, lambda: False)
+    assert runtime.run(config).digest() == experiment.digest()
