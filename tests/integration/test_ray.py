@@ -30,7 +30,14 @@ def test_an_interrupt_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
     config = small_config(tmp_path / "store", training={"n_steps": 2000}, cluster={"executor": "ray"})
     (tmp_path / "config.json").write_text(config.model_dump_json())
     command = [sys.executable, "-m", "streamscalar", "run", str(tmp_path / "config.json"), "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore interrupts, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (tmp_path / "store" / "runs" / "order").exists():
         assert process.poll() is None
         time.sleep(0.1)
