@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,14 +176,14 @@ class Run:
         metrics = {name: reader.metrics(name) for name in reader.metric_names}
         return RunSeries(
             run_id=reader.run_id,
-            learning_rate=reader.setting["learning_rate"],
-            epsilon=reader.setting["epsilon"],
+            learning_rate=_known(reader.setting["learning_rate"]),
+            epsilon=_known(reader.setting["epsilon"]),
             initial_condition=reader.setting["initial_condition"],
             seed=reader.seed,
             n_parameters=reader.layout.n_parameters,
             n_perturbed=reader.layout.n_perturbed,
             has_control=reader.layout.has_control,
-            is_complete=reader.is_complete and n == reader.n_planned,
+            is_complete=reader.is_complete and n == reader.n_published,
             n_planned=reader.n_planned,
             steps=reader.steps()[:n],
             divergence={name: values[:n] for name, values in divergence.items()},
@@ -200,6 +201,11 @@ class Run:
         if not len(rows):
             raise BadCall("step", f"must be a recorded step of {self.run_id}", str(step), kind=Kind.DATA)
         return int(rows[0])
+
+
+def _known(value: float | None) -> float:
+    """Return what a user's own training may not have told: NaN stands for it among floats."""
+    return math.nan if value is None else value
 
 
 def _eigengap(spectrum: tuple[NDArray[np.float64], float] | None) -> float | None:
@@ -315,7 +321,7 @@ class Experiment:
             regular_below=analysis.regular_below,
             n_surrogates=analysis.n_surrogates,
             asymptotic_rows=analysis.asymptotic_rows,
-            accuracy_target=None if self.config.task.name == "quadratic" else self.config.task.accuracy_target,
+            accuracy_target=self.config.task.accuracy_target if self.config.task.has_accuracy else None,
             seed=self.config.experiment.seed,
         )
 

@@ -59,7 +59,7 @@ class RunEstimates:
     initial_condition: int
     is_complete: bool
     n_rows: int
-    n_planned: int
+    n_planned: int | None
     estimates: Mapping[str, Estimate]
     states: AsymptoticStates
     regime: Regime
@@ -74,8 +74,8 @@ class RunEstimates:
         """Return a JSON object."""
         return {
             "run_id": self.run_id,
-            "learning_rate": self.learning_rate,
-            "epsilon": self.epsilon,
+            "learning_rate": json_float(self.learning_rate),
+            "epsilon": json_float(self.epsilon),
             "initial_condition": self.initial_condition,
             "is_complete": self.is_complete,
             "n_rows": self.n_rows,

@@ -18,7 +18,7 @@ class RunSeries:
     run_id
         Name of the run.
     learning_rate, epsilon
-        Its setting: learning rate, and size of the perturbation.
+        Its setting: learning rate, and size of the perturbation; NaN where a user's own training did not tell.
     initial_condition
         Index of its initial condition.
     seed
@@ -32,7 +32,7 @@ class RunSeries:
     is_complete
         Whether the run reached its planned end.
     n_planned
-        Rows of the complete run.
+        Rows of the complete run; `None` where nobody knows.
     steps
         Training step of each row so far, `(N,)` int64.
     divergence
@@ -64,7 +64,7 @@ class RunSeries:
     n_perturbed: int
     has_control: bool
     is_complete: bool
-    n_planned: int
+    n_planned: int | None
     steps: NDArray[np.int64]
     divergence: Mapping[str, NDArray[np.float64]]
     pairs: NDArray[np.float64]

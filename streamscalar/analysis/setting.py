@@ -10,7 +10,7 @@ from streamscalar.analysis.spacings import Spacings, analyze_spacings
 from streamscalar.numerics.correlation import correlate_times
 from streamscalar.numerics.intervals import binomial, over_initial_conditions, steps_over_initial_conditions
 from streamscalar.numerics.regime import REGULAR_BELOW, RunEvidence, classify
-from streamscalar.types import Estimate, Regime, Status
+from streamscalar.types import Estimate, Regime, Status, json_float
 
 Combine = Callable[..., Estimate]
 
@@ -48,8 +48,8 @@ class SettingEstimates:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {
-            "learning_rate": self.learning_rate,
-            "epsilon": self.epsilon,
+            "learning_rate": json_float(self.learning_rate),
+            "epsilon": json_float(self.epsilon),
             "regime": str(self.regime),
             "regime_reason": self.regime_reason,
             "n_runs": self.n_runs,

@@ -1,5 +1,6 @@
 """The table of an experiment: every run, every setting, and the ladder over epsilons."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -130,14 +131,25 @@ def analyze(
     analyze_one
         What analyses a run: a caller may remember or report.
     """
-    ordered = sorted(runs, key=lambda run: (run.learning_rate, run.epsilon, run.initial_condition, run.run_id))
+    ordered = sorted(runs, key=lambda run: (*_setting(run), run.initial_condition, run.run_id))
     analyzed = [analyze_one(series, options) for series in ordered]
-    groups = groupby(analyzed, key=lambda run: (run.learning_rate, run.epsilon))
-    settings = [analyze_setting(*key, list(group), options) for key, group in groups]
+    groups = [list(group) for _, group in groupby(analyzed, key=_setting)]
+    settings = [analyze_setting(group[0].learning_rate, group[0].epsilon, group, options) for group in groups]
     ladders = {
-        rate: _ladder(list(group), options) for rate, group in groupby(analyzed, key=lambda run: run.learning_rate)
+        rate: _ladder(list(group), options)
+        for rate, group in groupby(analyzed, key=lambda run: run.learning_rate)
+        if not math.isnan(rate)
     }
     return Table(experiment, settings, analyzed, {rate: ladder for rate, ladder in ladders.items() if ladder})
+
+
+def _setting(run: RunSeries | RunEstimates) -> tuple[float, float]:
+    """Return the key of a setting, by which unknown ones come first and count as one."""
+    return _sortable(run.learning_rate), _sortable(run.epsilon)
+
+
+def _sortable(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
 
 
 def _ladder(runs: Sequence[RunEstimates], options: Options) -> dict[str, Estimate]:

@@ -54,9 +54,10 @@ class ExperimentSection(Section):
 class TaskSection(Section):
     """What is learned."""
 
-    name: Literal["digits", "iris", "idx", "quadratic"] = "digits"
+    name: Literal["digits", "iris", "idx", "quadratic", "tracked"] = "digits"
     """`digits`: the 1,797 real 8x8 digits that scikit-learn ships. `iris`: its 150 flowers, 120 for training. `idx`:
-    a folder of IDX files (MNIST and its kin). `quadratic`: the loss 1/2 sum h_i w_i^2 with the given curvatures."""
+    a folder of IDX files (MNIST and its kin). `quadratic`: the loss 1/2 sum h_i w_i^2 with the given curvatures.
+    `tracked`: a user's own training, recorded by `ss.track`."""
     path: str | None = None
     """Folder of the IDX files, plain or gzipped; only for `idx`."""
     n_train: Count | None = None
@@ -67,6 +68,11 @@ class TaskSection(Section):
     """Test accuracy that `steps_to_accuracy` waits for."""
     curvatures: tuple[float, ...] = ()
     """Curvatures h_i, one per parameter; only for `quadratic`."""
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether its loss is that of a classification, with an accuracy."""
+        return self.name != "quadratic"
 
     @field_validator("path")
     @classmethod

@@ -78,7 +78,7 @@ def draw(experiment: Experiment, table: Table) -> dict[str, Drawing]:
     """Return every figure by name, or why there is none, in the order of the report."""
     config = experiment.config
     shown = _shown(experiment, table)
-    target = None if config.task.name == "quadratic" else config.task.accuracy_target
+    target = config.task.accuracy_target if config.task.has_accuracy else None
     drawings = [
         figures.regime_map(table.runs, table.settings, target, config.analysis.regular_below),
         figures.divergence_figure(shown, table.runs, table.settings, config.analysis.average),

@@ -50,7 +50,7 @@ def _progress(runs: Sequence[RunEstimates]) -> list[str]:
     sentences = []
     open_runs = [run for run in runs if not run.is_complete]
     if open_runs:
-        n_rows, n_planned = sum(run.n_rows for run in open_runs), sum(run.n_planned for run in open_runs)
+        n_rows, n_planned = sum(run.n_rows for run in open_runs), sum(run.n_planned or run.n_rows for run in open_runs)
         sentences.append(
             f"{len(open_runs)} of {counted(len(runs), 'run')} {are(len(open_runs))} incomplete ({n_rows:,} of "
             f"{n_planned:,} rows): every number below may still change."

@@ -66,6 +66,14 @@ def prepare(config: Config) -> Prepared:
     BadCall
         Names the field that cannot work here.
     """
+    if config.task.name == "tracked":
+        raise BadCall(
+            "task.name",
+            "must be a task that can be trained here",
+            "tracked, a training of your own",
+            "Go on with it in your own loop: ss.track(model, name=..., resume='must')",
+            Kind.CONFIG,
+        )
     # On a cluster the trainers' device counts; the driver prices the run on what it has.
     device = resolve_device(config.training.device if config.cluster.executor == "inline" else "auto")
     packs = plan_packs(config)

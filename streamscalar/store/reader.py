@@ -75,8 +75,8 @@ class RunReader:
         What distinguishes the run, such as its learning rate.
     seed : int
         Seed of its initial condition.
-    n_planned : int
-        Rows that the run is to have.
+    n_planned : int or None
+        Rows that the run is to have; `None` where nobody knows.
     metric_names : tuple of str
         Names that `metrics` takes.
     segment_rows : int
@@ -90,7 +90,7 @@ class RunReader:
         self.layout: Layout = self.spec.layout
         self.setting: dict[str, Any] = self.spec.setting
         self.seed: int = self.spec.seed
-        self.n_planned: int = self.spec.n_planned
+        self.n_planned: int | None = self.spec.n_planned
         self.metric_names: tuple[str, ...] = self.spec.metrics
         self.segment_rows: int = self.spec.segment_rows
         self._log = LogReader(self._files.weights_log, len(self.metric_names), self.layout.n_replicas)

@@ -28,6 +28,9 @@ from streamscalar.store.wal import Fsync
 from streamscalar.store.weights import WeightsWriter
 from streamscalar.types import Layout
 
+OPEN_ENDED_ROWS = 128
+"""Rows assumed of a run of unknown length when its segments are sized: 16 rows each where rows are small."""
+
 
 class Store:
     """A store on the local file system; make one with `create` or `open`.
@@ -122,13 +125,16 @@ class Store:
         setting: Mapping[str, Any],
         seed: int,
         layout: Layout,
-        n_rows: int,
+        n_rows: int | None,
         metrics: Sequence[str],
         n_components: int,
         segment_rows: int | None,
         codec: Codec,
+        parent: tuple[str, int] | None = None,
     ) -> None:
         """Make a run with all of its arrays, at once or not at all; a run that is there already stays.
+
+        `n_rows` is `None` where nobody knows how many there will be; `parent` is the run and step of a fork.
 
         Raises
         ------
@@ -145,6 +151,7 @@ class Store:
             n_components,
             segment_rows or _segment_rows(layout, n_rows),
             codec,
+            parent,
         )
         runs = self.path / "runs"
         with storage_errors(runs), exclusive(runs / "lock"):
@@ -209,9 +216,10 @@ class Store:
         return path.read_text("utf-8").split() if path.exists() else []
 
 
-def _segment_rows(layout: Layout, n_rows: int) -> int:
+def _segment_rows(layout: Layout, n_rows: int | None) -> int:
     itemsize = 4 if layout.dtype == "float32" else 8
-    return segment_rows(n_rows, layout.n_replicas * layout.n_parameters * itemsize)
+    row_bytes = layout.n_replicas * layout.n_parameters * itemsize
+    return segment_rows(OPEN_ENDED_ROWS if n_rows is None else n_rows, row_bytes)
 
 
 def _attributes(path: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class RunSpec:
     layout
         Order of the parameters and meaning of the replicas.
     n_planned
-        Rows that the run is to have.
+        Rows that the run is to have; `None` where nobody knows, as in a user's own training.
     metrics
         Names of the metrics, in order.
     n_components
@@ -81,17 +81,20 @@ class RunSpec:
         Rows per segment.
     codec
         Compression of the weights.
+    parent
+        Run and step that it was forked from, `None` where it began by itself.
     """
 
     run_id: str
     setting: dict[str, Any]
     seed: int
     layout: Layout
-    n_planned: int
+    n_planned: int | None
     metrics: tuple[str, ...]
     n_components: int
     segment_rows: int
     codec: Codec
+    parent: tuple[str, int] | None = None
 
     @property
     def keyframe_every(self) -> int:
@@ -115,7 +118,7 @@ class RunSpec:
             "n_components": self.n_components,
             "segment_rows": self.segment_rows,
             "codec": self.codec,
-            "parent": None,
+            "parent": None if self.parent is None else list(self.parent),
         }
 
     @classmethod
@@ -131,6 +134,7 @@ class RunSpec:
             data["n_components"],
             data["segment_rows"],
             data["codec"],
+            None if data["parent"] is None else (data["parent"][0], data["parent"][1]),
         )
 
     def arrays(self) -> dict[str, dict[str, Any]]:
