@@ -23,6 +23,8 @@ from streamscalar.numerics.dmd import Modes, dmd
 from streamscalar.numerics.exact import exact_cmds
 from streamscalar.numerics.joint import joint_source
 from streamscalar.numerics.local import LocalExponents, local_exponents
+from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.numerics.shared import Basis
 from streamscalar.store import RunReader, Store, run_digest
 from streamscalar.types import REFERENCE, Layout
 from streamscalar.workers.embedder import StoredSnapshots
@@ -87,6 +89,11 @@ class Run:
         """Whether all rows are stored."""
         return self._reader.is_complete
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the series that this handle remembers."""
+        return self._reader.held_bytes
+
     def steps(self) -> NDArray[np.int64]:
         """Return the recorded steps, shape (N,)."""
         return self._reader.steps()
@@ -105,6 +112,31 @@ class Run:
         scores = self._reader.scores() if self._reader.has_exact else None
         values = self._reader.live_scores() if scores is None else scores.values
         return Series("embedding", self.steps()[: len(values)], values[..., 0])
+
+    def coordinates(self, basis: str = "best") -> tuple[NDArray[np.float64], str]:
+        """Return coordinates of all replicas, (n, R, K), and the name of their basis: `exact` or a live version.
+
+        Parameters
+        ----------
+        basis
+            `best`: exact where it is there, else live. `live`: the newest version. `exact`, or a version.
+
+        Raises
+        ------
+        BadCall
+            There is no such basis (yet).
+        """
+        reader = self._reader
+        if basis == "exact" and not reader.has_exact:
+            raise BadCall("basis", "must wait for the end of the run to be exact", basis, "Ask for live", Kind.DATA)
+        if basis in ("best", "exact") and reader.has_exact:
+            return reader.scores().values, "exact"
+        if basis in ("best", "live"):
+            versions = reader.bases()["version"]
+            return reader.live_scores("newest"), str(versions[-1]) if len(versions) else "0"
+        if not basis.isdecimal():
+            raise BadCall("basis", "must be best, exact, live or a version", repr(basis), kind=Kind.DATA)
+        return reader.live_scores(int(basis)), basis
 
     def divergence(self, distance: str = "l1") -> Series:
         """Return the distance of every replica from the reference: `l1`, `rms`, `embedded` or `random`."""
@@ -150,6 +182,23 @@ class Run:
         """
         section = EmbeddingSection(method=method, distance=distance, n_landmarks=n_landmarks)
         return embed_exactly(self.snapshots(), self.layout, section)
+
+    def basis(self) -> Basis | None:
+        """Return mean and directions of its embedding, exact or live; `None` where it has no directions (yet)."""
+        reader = self._reader
+        if reader.has_exact:
+            arrays = reader.exact_arrays()
+            if not len(arrays["mean"]):
+                return None
+            n_snapshots = len(arrays["scores"]) * (1 + self.layout.n_perturbed)
+            total = float(reader.exact_info()["total_variance"])
+            return Basis(arrays["mean"], arrays["components"], arrays["singular_values"], total, n_snapshots)
+        state = reader.live_state()
+        if state is None:
+            return None
+        online = OnlineCMDS.from_snapshot(state)
+        total = online.total_variance
+        return Basis(online.mean, online.components, online.singular_values, total, online.n_snapshots)
 
     def snapshots(self) -> StoredSnapshots:
         """Return the stored weights as a source that is read in blocks."""
@@ -240,9 +289,7 @@ class Experiment:
         BadCall
             There is no such run.
         """
-        if run_id not in self.store.run_ids():
-            raise BadCall("run", f"must be a run of {self.store.path}", repr(run_id), kind=Kind.STORE_MISSING)
-        return Run(self.store.reader(run_id), self._options)
+        return Run(self.store.reader(run_id), self.options)
 
     def analyze(self, on_run: Callable[[int, int], None] = lambda done, total: None) -> Table:
         """Return the estimates per setting, from what is stored now; runs that did not move on are remembered.
@@ -271,7 +318,7 @@ class Experiment:
             on_run(n_done, len(runs))
             return self._analyzed[key]
 
-        return analyze([run.series() for run in runs.values()], self._options, experiment, remembered)
+        return analyze([run.series() for run in runs.values()], self.options, experiment, remembered)
 
     def joint_embedding(self, run_ids: Sequence[str]) -> dict[str, Series]:
         """Return the scalar of several runs on one axis, classical scaling of all their snapshots together.
@@ -310,8 +357,9 @@ class Experiment:
         total.update(json.dumps(estimates, sort_keys=True).encode())
         return total.hexdigest()
 
-    @property
-    def _options(self) -> Options:
+    @cached_property
+    def options(self) -> Options:
+        """How it is analysed."""
         analysis = self.config.analysis
         return Options(
             confidence=analysis.confidence,

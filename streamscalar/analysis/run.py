@@ -102,8 +102,7 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
     Separations in the full space are the l1 ones.
     """
     estimates = {name: estimate(series, options) for name, estimate in QUANTITIES.items()}
-    evidence = RunEvidence(estimates["ftle"], estimates["nmle"], series.has_diverged)
-    regime, reason = classify([evidence], regular_below=options.regular_below)
+    regime, reason = _regime(estimates, series, options)
     scalar = series.scores[:, series.members, 0]
     return RunEstimates(
         run_id=series.run_id,
@@ -123,6 +122,26 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
         loss=_latest(series, "loss"),
         accuracy=_latest(series, "accuracy"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a list of many runs shows of each: the exponent, and the regime as in `RunEstimates`."""
+
+    exponent: Estimate
+    regime: Regime
+    regime_reason: str
+
+
+def glance(series: RunSeries, options: Options) -> Glance:
+    """Return exponent and regime alone, in a few milliseconds."""
+    estimates = {name: QUANTITIES[name](series, options) for name in ("ftle", "nmle")}
+    return Glance(estimates["ftle"], *_regime(estimates, series, options))
+
+
+def _regime(estimates: Mapping[str, Estimate], series: RunSeries, options: Options) -> tuple[Regime, str]:
+    evidence = RunEvidence(estimates["ftle"], estimates["nmle"], series.has_diverged)
+    return classify([evidence], regular_below=options.regular_below)
 
 
 def _exponent(estimator: Estimator, distance: str) -> Callable[[RunSeries, Options], Estimate]:

@@ -22,6 +22,7 @@ from streamscalar.cli.options import (
     StoreOption,
     chosen_config,
 )
+from streamscalar.cli.serving import serve
 from streamscalar.config import Config, load_config, preset_names
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 
@@ -228,6 +229,7 @@ def bench(
 
 
 app.command(name="find-onset")(find_onset)
+app.command()(serve)
 
 
 @config_app.command(name="schema")

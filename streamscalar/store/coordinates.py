@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.errors import BadCall, Kind
+from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.store.arrays import StoredArray
 from streamscalar.store.files import read_group
+from streamscalar.store.packing import unpack
 from streamscalar.store.schema import DISTANCES, RunFiles
 
 BASIS_ARRAYS = ("version", "first_row", "rotation", "shift", "singular_values", "total_variance")
@@ -18,6 +19,8 @@ BASIS_ARRAYS = ("version", "first_row", "rotation", "shift", "singular_values", 
 
 EXACT_ARRAYS = ("scores", "separation", "mean", "components", "singular_values")
 """Arrays of `embedding/exact`."""
+
+_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class EmbeddingView:
     def n_rows(self) -> int:
         """Published rows."""
         return int(self._attributes()["length"])
+
+    @property
+    def n_bases(self) -> int:
+        """Published versions of the basis."""
+        return int(self._attributes()["n_bases"])
 
     @property
     def has_exact(self) -> bool:
@@ -113,6 +121,19 @@ class EmbeddingView:
     def bases(self) -> dict[str, NDArray[Any]]:
         """Return what is stored of every basis version."""
         return self._bases(self._attributes())
+
+    def live_state(self) -> dict[str, NDArray[Any]] | None:
+        """Return the restart state of the live embedding; `None` where there is none."""
+        for _ in range(_ATTEMPTS):
+            name = self._attributes()["checkpoint"]
+            if not name:
+                return None
+            try:
+                return dict(unpack((self._files.embedding_log / name).read_bytes()))
+            except FileNotFoundError:
+                # The next block brought the next one.
+                continue
+        raise WorkFailed("embedding", "is published faster than it can be read", context=str(self._files.path))
 
     def exact_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of the exact solution."""

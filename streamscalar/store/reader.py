@@ -46,6 +46,15 @@ class KeyFrame:
     state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest row that can be read: how many there are, its step, and its metrics by name, shape (R,) each."""
+
+    n_rows: int
+    step: int
+    metrics: dict[str, NDArray[np.float64]]
+
+
 @dataclass(frozen=True)
 class _Rows:
     """One consistent view of the weights stream."""
@@ -65,6 +74,13 @@ class RunReader:
 
     Small series are remembered, as published rows never change; weights are not.
 
+    Parameters
+    ----------
+    path
+        Directory of the run.
+    hash_weights
+        Whether to hash the weights of rows that are in the log alone before counting them; see `LogReader`.
+
     Attributes
     ----------
     run_id : str
@@ -83,7 +99,7 @@ class RunReader:
         Rows per segment, the unit of publication.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, hash_weights: bool = True) -> None:
         self._files = RunFiles(path)
         self.spec: RunSpec = self._files.spec()
         self.run_id: str = self.spec.run_id
@@ -93,7 +109,8 @@ class RunReader:
         self.n_planned: int | None = self.spec.n_planned
         self.metric_names: tuple[str, ...] = self.spec.metrics
         self.segment_rows: int = self.spec.segment_rows
-        self._log = LogReader(self._files.weights_log, len(self.metric_names), self.layout.n_replicas)
+        shape = len(self.metric_names), self.layout.n_replicas
+        self._log = LogReader(self._files.weights_log, *shape, hash_weights=hash_weights)
         self._arrays: dict[str, StoredArray] = {}
         self._known: dict[str, NDArray[Any]] = {}
         self._embedding = EmbeddingView(self._files, self._prefix)
@@ -121,6 +138,11 @@ class RunReader:
         return self._embedding.n_rows
 
     @property
+    def n_bases(self) -> int:
+        """Versions of the live basis so far."""
+        return self._embedding.n_bases
+
+    @property
     def has_exact(self) -> bool:
         """Whether the exact solution is there."""
         return self._embedding.has_exact
@@ -129,6 +151,24 @@ class RunReader:
     def retained_from(self) -> int:
         """First row whose weights are kept; 0 unless retention dropped some."""
         return self._embedding.retained_from
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the series that are remembered."""
+        return sum(values.nbytes for values in list(self._known.values()))
+
+    def newest(self) -> Newest | None:
+        """Return the newest row without its weights, in a time that does not depend on the rows before."""
+        rows = self._rows()
+        if rows.frames:
+            frame = rows.frames[-1]
+            return Newest(rows.total, frame.step, dict(zip(self.metric_names, frame.metrics, strict=True)))
+        if not rows.published:
+            return None
+        last = rows.published - 1
+        step = int(self._array("weights/steps").read(last, last + 1)[0])
+        found = {name: self._array(f"metrics/{name}").read(last, last + 1)[0] for name in self.metric_names}
+        return Newest(rows.published, step, found)
 
     # Small series.
 
@@ -288,6 +328,10 @@ class RunReader:
     def exact_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the exact solution: scores, separation, mean, components, singular values; empty if not there."""
         return self._embedding.exact_arrays()
+
+    def live_state(self) -> dict[str, NDArray[Any]] | None:
+        """Return the restart state of the live embedding; `None` before its first block and once it is exact."""
+        return self._embedding.live_state()
 
     def exact_info(self) -> dict[str, Any]:
         """Return what was said about the exact solution (residual, passes, ...); empty where it is not there."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ from streamscalar.store.schema import GROUPS, SCHEMA_VERSION, RunFiles, RunSpec,
 from streamscalar.store.wal import Fsync
 from streamscalar.store.weights import WeightsWriter
 from streamscalar.types import Layout
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+"""What a run may be called: a name that is a folder and cannot lead anywhere else."""
 
 OPEN_ENDED_ROWS = 128
 """Rows assumed of a run of unknown length when its segments are sized: 16 rows each where rows are small."""
@@ -141,6 +145,9 @@ class Store:
         BadCall
             The run is there and was defined otherwise, as by another device.
         """
+        if not RUN_ID.fullmatch(run_id):
+            must = "must be letters, digits and . _ + - (200 at most), the first a letter or digit"
+            raise BadCall("run", must, repr(run_id), kind=Kind.CONFIG)
         spec = RunSpec(
             run_id,
             plain(setting),
@@ -175,9 +182,9 @@ class Store:
             if run_id not in self._listed():
                 write_durable(runs / "order", "".join(f"{run}\n" for run in [*self._listed(), run_id]).encode())
 
-    def reader(self, run_id: str) -> RunReader:
-        """Return a reader of one run."""
-        return RunReader(self._run(run_id))
+    def reader(self, run_id: str, *, hash_weights: bool = True) -> RunReader:
+        """Return a reader of one run; `hash_weights` as in `LogReader`."""
+        return RunReader(self._run(run_id), hash_weights=hash_weights)
 
     def weights_writer(self, run_id: str, fsync: Fsync = "row") -> WeightsWriter:
         """Return a new writer of a run's weights; it locks out every older one."""
@@ -207,7 +214,8 @@ class Store:
 
     def _run(self, run_id: str) -> Path:
         path = self.path / "runs" / run_id
-        if not (path / "zarr.json").exists():
+        # The name first: one with a slash or dots would lead out of the store.
+        if not RUN_ID.fullmatch(run_id) or not (path / "zarr.json").exists():
             raise BadCall("run", f"must be a run of {self.path}", repr(run_id), kind=Kind.STORE_MISSING)
         return path
 

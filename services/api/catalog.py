@@ -1,0 +1,317 @@
+"""All runs below a folder, kept up to date by looking at the few files that change.
+
+Readers of a store never write. A look at a run that did not move is three calls to the file system; one that moved
+costs its newest row. Runs that have ended are looked at in turns.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamscalar.analysis.run import Glance
+from streamscalar.errors import BadCall, Kind, StreamscalarError
+from streamscalar.experiment import Experiment
+from streamscalar.store import RunReader, Store
+from streamscalar.store.schema import RunFiles
+from streamscalar.types import REFERENCE
+from streamscalar_services.api.schemas import State
+
+_log = logging.getLogger(__name__)
+
+ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled"})
+ENDED_PER_LOOK = 200
+"""Ended runs looked at again each time: one may be resumed, or its experiment deleted."""
+DISCOVER_EVERY_S = 5.0
+"""Seconds between two searches for new stores."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of a run; small, as there may be many thousands.
+
+    Attributes
+    ----------
+    id
+        `<experiment>:<run id>`.
+    source
+        Its experiment.
+    run_id, setting, n_planned, parent
+        As defined in the store.
+    layout
+        Equal for runs of one parameter layout.
+    phase, reason
+        What its coordinator or tracker last said.
+    n_rows, n_embedded, n_bases, step, loss, accuracy
+        How far it is; the metrics are those of the reference.
+    has_exact, is_complete
+        Whether the exact embedding, and all rows, are there.
+    updated_at
+        Seconds since 1970.
+    glance, curve, explained_variance
+        Exponent and regime; (steps, values, rows) of the thinned scalar; `None` until analysed.
+    glanced
+        Rows embedded and whether exactly, when it was analysed.
+    features
+        Shape of the scalar, by name.
+    n_alerts
+        Alerts so far.
+    """
+
+    id: str
+    source: "Source"
+    run_id: str
+    setting: dict[str, Any]
+    n_planned: int | None
+    parent: tuple[str, int] | None
+    layout: int
+    phase: str = ""
+    reason: str = ""
+    n_rows: int = 0
+    n_embedded: int = 0
+    n_bases: int = 0
+    step: int | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+    has_exact: bool = False
+    is_complete: bool = False
+    updated_at: float = 0.0
+    glance: Glance | None = None
+    glanced: tuple[int, bool] = (0, False)
+    curve: tuple[list[int], list[float], int] | None = None
+    explained_variance: float | None = None
+    features: dict[str, float] = field(default_factory=dict)
+    n_alerts: int = 0
+    _seen: tuple[Any, ...] = ()
+    _reader: RunReader | None = None
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether a user's own loop trains it."""
+        return bool(self.setting.get("is_tracked", False))
+
+    def state(self, now: float, silent_after_s: float) -> State:
+        """Return where it stands."""
+        if self.phase == "failed" or self.phase == "cancelled":
+            return "failed" if self.phase == "failed" else "cancelled"
+        if self.has_exact:
+            return "done"
+        if now - self.updated_at > silent_after_s:
+            return "silent"
+        if self.is_complete:
+            return "trained"
+        return "waiting" if self.phase == "waiting" else "training"
+
+    def look(self) -> bool:
+        """Take up what changed on disk; return whether anything did."""
+        files = RunFiles(self.source.store.path / "runs" / self.run_id)
+        seen, updated_at = _fingerprint(files, with_log=not self.is_complete)
+        if seen == self._seen:
+            return False
+        reader = self._reader or self.source.store.reader(self.run_id, hash_weights=False)
+        newest = reader.newest()
+        status = self.source.store.status(self.run_id)
+        self.phase, self.reason = str(status.get("phase", "")), str(status.get("reason", ""))
+        self.is_complete, self.has_exact = reader.is_complete, reader.has_exact
+        self.n_embedded, self.n_bases = reader.n_embedded, reader.n_bases
+        if newest is not None:
+            self.n_rows, self.step = newest.n_rows, newest.step
+            own = {name: float(values[REFERENCE]) for name, values in newest.metrics.items()}
+            self.loss, self.accuracy = own.get("loss"), own.get("accuracy")
+        self.updated_at = updated_at
+        # A live run keeps its reader, which remembers the rows of the log that it has seen.
+        self._reader = None if self.is_complete else reader
+        self._seen = seen
+        return True
+
+
+def _fingerprint(files: RunFiles, *, with_log: bool) -> tuple[tuple[Any, ...], float]:
+    """Return what changes with the run, and when it last did."""
+    found: list[Any] = []
+    newest = 0.0
+    for path in (files.weights / "zarr.json", files.embedding / "zarr.json", files.path / "status.json"):
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            found.append(None)
+            continue
+        found.append((facts.st_mtime_ns, facts.st_ino))
+        newest = max(newest, facts.st_mtime)
+    if with_log:
+        with os.scandir(files.weights_log) as entries:
+            for entry in entries:
+                if entry.name.endswith(".wal"):
+                    facts = entry.stat()
+                    found.append((entry.name, facts.st_size))
+                    newest = max(newest, facts.st_mtime)
+    return tuple(found), newest
+
+
+class Source:
+    """One experiment.
+
+    Attributes
+    ----------
+    name : str
+        Name of its folder, by which it is asked for.
+    experiment : Experiment
+        The stored experiment.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.experiment = Experiment(Store.open(path))
+        # A config that this version does not understand is noticed here, not at every request.
+        self.config = self.experiment.config
+        self.created_at = (path / "zarr.json").stat().st_mtime
+        self.runs: dict[str, Entry] = {}
+        self._seen: tuple[int, ...] = ()
+
+    @property
+    def store(self) -> Store:
+        """Its store."""
+        return self.experiment.store
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether users' own loops train its runs."""
+        return bool(self.config.task.name == "tracked")
+
+    def new_runs(self) -> list[Entry]:
+        """Return runs that were not there at the last call."""
+        runs = self.store.path / "runs"
+        order = runs / "order"
+        seen = (runs.stat().st_mtime_ns, order.stat().st_mtime_ns if order.exists() else 0)
+        if seen == self._seen:
+            return []
+        found = []
+        for run_id in self.store.run_ids():
+            if run_id not in self.runs:
+                spec = RunFiles(runs / run_id).spec()
+                layout = hash((spec.layout.layers, spec.layout.dtype))
+                name = f"{self.name}:{run_id}"
+                entry = Entry(name, self, run_id, spec.setting, spec.n_planned, spec.parent, layout)
+                self.runs[run_id] = entry
+                found.append(entry)
+        self._seen = seen
+        return found
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a look found: runs that were not there before, and runs that moved."""
+
+    new: list[Entry] = field(default_factory=list)
+    moved: list[Entry] = field(default_factory=list)
+
+
+class Catalog:
+    """The runs of one store, or of all stores of a folder.
+
+    `refresh` is called from one thread; all else may be called from any.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self._is_store = (root / "zarr.json").exists()
+        if not root.is_dir():
+            raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+        self.sources: dict[str, Source] = {}
+        self._broken: set[Path] = set()
+        self._entries: dict[str, Entry] = {}
+        self._live: dict[str, Entry] = {}
+        self._ended: deque[Entry] = deque()
+        self._discovered_at = -DISCOVER_EVERY_S
+        self._guard = threading.Lock()
+        self.is_ready = False
+
+    def entries(self) -> list[Entry]:
+        """Return all runs, in the order of their discovery."""
+        with self._guard:
+            return list(self._entries.values())
+
+    def live(self) -> list[Entry]:
+        """Return the runs that have not ended."""
+        return list(self._live.values())
+
+    def entry(self, run: str) -> Entry:
+        """Return a run.
+
+        Raises
+        ------
+        BadCall
+            There is none of that name.
+        """
+        found = self._entries.get(run)
+        if found is None:
+            raise BadCall("run", "must be a run that is here, as /v1/runs lists it", repr(run), kind=Kind.STORE_MISSING)
+        return found
+
+    def source(self, name: str) -> Source:
+        """Return an experiment.
+
+        Raises
+        ------
+        BadCall
+            There is none of that name.
+        """
+        found = self.sources.get(name)
+        if found is None:
+            must = "must be an experiment that is here, as /v1/experiments lists it"
+            raise BadCall("experiment", must, repr(name), kind=Kind.STORE_MISSING)
+        return found
+
+    def refresh(self) -> Changes:
+        """Look at the disk and return what changed."""
+        changes = Changes()
+        self._discover()
+        for source in list(self.sources.values()):
+            try:
+                changes.new += source.new_runs()
+            except OSError:
+                self._forget(source)
+        with self._guard:
+            self._entries |= {entry.id: entry for entry in changes.new}
+        self._live |= {entry.id: entry for entry in changes.new}
+        fresh = {entry.id for entry in changes.new}
+        turn = [self._ended.popleft() for _ in range(min(ENDED_PER_LOOK, len(self._ended)))]
+        for entry in [*self._live.values(), *turn]:
+            try:
+                if entry.look() and entry.id not in fresh:
+                    changes.moved.append(entry)
+            except (OSError, StreamscalarError) as error:
+                # Whoever deletes a store deletes its runs first; a damaged run stays listed as it was last read.
+                _log.warning("run %s cannot be read: %s", entry.id, error)
+            if entry.has_exact or entry.phase in ENDED:
+                self._live.pop(entry.id, None)
+                self._ended.append(entry)
+            else:
+                self._live[entry.id] = entry
+        self.is_ready = True
+        return changes
+
+    def _discover(self) -> None:
+        if time.monotonic() - self._discovered_at < DISCOVER_EVERY_S:
+            return
+        self._discovered_at = time.monotonic()
+        paths = [self._root] if self._is_store else sorted(path.parent for path in self._root.glob("*/zarr.json"))
+        for path in paths:
+            if path.name in self.sources or path in self._broken:
+                continue
+            try:
+                self.sources[path.name] = Source(path)
+            except StreamscalarError as error:
+                self._broken.add(path)
+                _log.warning("%s is left out: %s", path, error)
+
+    def _forget(self, source: Source) -> None:
+        _log.warning("%s is gone", source.store.path)
+        self.sources.pop(source.name, None)
+        with self._guard:
+            for entry in source.runs.values():
+                self._entries.pop(entry.id, None)
+                self._live.pop(entry.id, None)

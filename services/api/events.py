@@ -1,0 +1,76 @@
+"""The event stream: one bounded ring for all clients, each event encoded once."""
+
+import asyncio
+import json
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+KEPT = 4096
+"""Events that a client may be behind; one that is further back fetches its lists again."""
+HEARTBEAT_S = 15.0
+RETRY_MS = 2000
+
+
+class Hub:
+    """Events of this service since it started; to be used on its event loop alone.
+
+    Ids are `<epoch>-<number>`: the epoch is drawn at the start, so that a client that comes back after a restart is
+    told to fetch its lists again.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._epoch = secrets.token_hex(4)
+        self._ring: deque[bytes] = deque(maxlen=kept)
+        self._next = 0
+        self._news = asyncio.Condition()
+        self.n_clients = 0
+
+    async def publish(self, kind: str, data: Any) -> None:
+        """Send an event to all clients; a client that does not read holds nobody up."""
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+        self._ring.append(f"id: {self._epoch}-{self._next}\nevent: {kind}\ndata: {text}\n\n".encode())
+        self._next += 1
+        async with self._news:
+            self._news.notify_all()
+
+    async def follow(self, last_id: str | None) -> AsyncIterator[bytes]:
+        """Yield what came after `last_id`, from now on where there is none, in chunks of whole events."""
+        position = self._next if last_id is None else self._position(last_id)
+        self.n_clients += 1
+        try:
+            yield f"retry: {RETRY_MS}\n\n".encode()
+            while True:
+                oldest = self._next - len(self._ring)
+                if position is None or position < oldest:
+                    position = self._next
+                    reason = "Some events are no longer kept; fetch the lists again."
+                    data = json.dumps({"reason": reason})
+                    yield f"id: {self._epoch}-{self._next - 1}\nevent: reset\ndata: {data}\n\n".encode()
+                    continue
+                if position < self._next:
+                    chunk = b"".join(list(self._ring)[position - oldest :])
+                    position = self._next
+                    yield chunk
+                    continue
+                if not await self._news_by(HEARTBEAT_S):
+                    yield b": still here\n\n"
+        finally:
+            self.n_clients -= 1
+
+    async def _news_by(self, timeout_s: float) -> bool:
+        seen = self._next
+        try:
+            async with asyncio.timeout(timeout_s), self._news:
+                await self._news.wait_for(lambda: self._next != seen)
+        except TimeoutError:
+            return False
+        return True
+
+    def _position(self, last_id: str) -> int | None:
+        epoch, _, number = last_id.partition("-")
+        is_number = number.isascii() and number.isdecimal() and len(number) < 16
+        if epoch != self._epoch or not is_number or int(number) >= self._next:
+            return None
+        return int(number) + 1

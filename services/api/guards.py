@@ -1,0 +1,169 @@
+"""What stands in front of every route: limits of size and time, authentication, safe headers, entity tags."""
+
+import asyncio
+import hashlib
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamscalar_services.api.auth import Scope as Right
+from streamscalar_services.api.auth import Tokens
+from streamscalar_services.api.options import ServiceOptions
+from streamscalar_services.api.problems import problem
+
+OPEN = frozenset({"/", "/health", "/ready"})
+"""Routes without a token, beside the files of the page; they carry no data."""
+STATIC = "/static/"
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SESSION = "/v1/session"
+
+HEADERS = {
+    "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class Guard:
+    """Refuses what is too large, too slow or not allowed, before any route sees it."""
+
+    def __init__(self, app: ASGIApp, options: ServiceOptions) -> None:
+        self._app = app
+        self._options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if not scope["path"].startswith(STATIC):
+                    headers.setdefault("cache-control", "no-cache, private")
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await problem(*refusal)(scope, receive, send_safely)
+            return
+        try:
+            await self._app(scope, self._limited(receive), send_safely)
+        except _TooLarge:
+            limit = self._options.max_body_bytes
+            await problem(413, f"body: must be at most {limit} bytes")(scope, receive, send_safely)
+        except TimeoutError:
+            await problem(408, "body: arrived too slowly")(scope, receive, send_safely)
+
+    def _refusal(self, scope: Scope) -> tuple[Any, ...] | None:
+        options, path = self._options, scope["path"]
+        if len(scope["query_string"]) > options.max_query_bytes:
+            return 414, f"query: must be at most {options.max_query_bytes} bytes"
+        if path in OPEN or path.startswith(STATIC):
+            return None
+        headers = Headers(scope=scope)
+        right, by_cookie = _right(headers, options.tokens)
+        if right is None:
+            detail = "authorization: must be a bearer token of this service, or its cookie; open the printed link"
+            return 401, detail, "about:blank", {"www-authenticate": 'Bearer realm="streamscalar"'}
+        if scope["method"] not in SAFE_METHODS and path != SESSION:
+            if right is not Right.ADMIN:
+                return 403, "authorization: must be the admin token for this"
+            if by_cookie and not _is_own_page(headers):
+                return 403, "origin: must be this service's own page where a cookie is used"
+        scope.setdefault("state", {})["right"] = right
+        return None
+
+    def _limited(self, receive: Receive) -> Receive:
+        n_bytes = 0
+        is_whole = False
+
+        async def limited() -> Message:
+            nonlocal n_bytes, is_whole
+            if is_whole:
+                return await receive()
+            async with asyncio.timeout(self._options.body_timeout_s):
+                message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > self._options.max_body_bytes:
+                raise _TooLarge
+            is_whole = not message.get("more_body", False)
+            return message
+
+        return limited
+
+
+def _right(headers: Headers, tokens: Tokens) -> tuple[Right | None, bool]:
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    if kind:
+        return (tokens.scope(token.strip()) if kind.lower() == "bearer" else None), False
+    try:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(tokens.cookie_name)
+    except CookieError:
+        cookie = None
+    return (None if cookie is None else tokens.cookie_scope(cookie.value)), True
+
+
+def _is_own_page(headers: Headers) -> bool:
+    origin = headers.get("origin", "")
+    return origin.partition("://")[2] == headers.get("host") != ""
+
+
+class EntityTags:
+    """Gives JSON answers an entity tag, and says 304 to whoever has that answer already."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] != "GET":
+            await self._app(scope, receive, send)
+            return
+        start: Message | None = None
+        parts: list[bytes] = []
+
+        async def collect(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                kind = Headers(raw=message["headers"]).get("content-type", "")
+                if message["status"] != 200 or not kind.startswith("application/json"):
+                    await send(message)
+                    return
+                start = message
+            elif start is None:
+                await send(message)
+            else:
+                parts.append(message.get("body", b""))
+                if not message.get("more_body", False):
+                    await self._answer(scope, send, start, b"".join(parts))
+
+        await self._app(scope, receive, collect)
+
+    @staticmethod
+    async def _answer(scope: Scope, send: Send, start: Message, body: bytes) -> None:
+        # Weak, as the same answer may travel compressed or not.
+        tag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+        headers = MutableHeaders(scope=start)
+        headers["etag"] = tag
+        known = [text.strip() for text in Headers(scope=scope).get("if-none-match", "").split(",")]
+        if tag in known or "*" in known:
+            del headers["content-length"]
+            await send({**start, "status": 304})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await send(start)
+        await send({"type": "http.response.body", "body": body})

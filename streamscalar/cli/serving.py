@@ -1,0 +1,43 @@
+"""`serve`: the query API and the dashboard."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamscalar.errors import BadCall, Kind
+
+
+def serve(
+    root: Annotated[Path, typer.Argument(help="A store, or a folder of stores.")] = Path("streamscalar-runs"),
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token must be set.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8870,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the link.")] = False,
+) -> None:
+    """Serve the dashboard and the query API of stores, finished or growing; open the printed link.
+
+    The token is in ~/.config/streamscalar/token (made at the first call), or in STREAMSCALAR_TOKEN.
+    """
+    from streamscalar_services.api.auth import Tokens
+    from streamscalar_services.api.options import ServiceOptions
+    from streamscalar_services.api.server import bound, is_loopback
+    from streamscalar_services.api.server import serve as serve_until_stopped
+
+    if not is_loopback(host) and "STREAMSCALAR_TOKEN" not in os.environ:
+        raise BadCall(
+            "--host",
+            "must be a loopback address unless STREAMSCALAR_TOKEN is set",
+            host,
+            "Set a token of your own, and put TLS in front of it",
+            Kind.CONFIG,
+        )
+    if not root.is_dir():
+        raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+    tokens = Tokens.load()
+    listener = bound(host, port)
+    if not quiet:
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"Dashboard: http://{shown}:{listener.getsockname()[1]}/#token={tokens.read}")
+        typer.echo("Stop it with Ctrl-C; the stores do not notice.", err=True)
+    serve_until_stopped(ServiceOptions(root, tokens), listener)
