@@ -7,21 +7,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamscalar.client import Client, connect
     from streamscalar.config import Config, load_config
     from streamscalar.experiment import Experiment, Run, open  # noqa: A004  (`ss.open` is the public name)
     from streamscalar.runtime import run
+    from streamscalar.tracking import Tracker, track
 
-__all__ = ["Config", "Experiment", "Run", "__version__", "load_config", "open", "run"]
+__all__ = [
+    "Client",
+    "Config",
+    "Experiment",
+    "Run",
+    "Tracker",
+    "__version__",
+    "connect",
+    "load_config",
+    "open",
+    "run",
+    "track",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Client": "streamscalar.client",
+    "connect": "streamscalar.client",
     "Config": "streamscalar.config",
     "load_config": "streamscalar.config",
     "Experiment": "streamscalar.experiment",
     "Run": "streamscalar.experiment",
     "open": "streamscalar.experiment",
     "run": "streamscalar.runtime",
+    "Tracker": "streamscalar.tracking",
+    "track": "streamscalar.tracking",
 }
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table, analyze
 from streamscalar.config import Config
 from streamscalar.config.models import EmbeddingSection
+from streamscalar.config.plan import plan_more, plan_runs
 from streamscalar.errors import BadCall, Kind
 from streamscalar.numerics.dmd import Modes, dmd
 from streamscalar.numerics.exact import exact_cmds
@@ -275,6 +276,31 @@ class Experiment:
     def config(self) -> Config:
         """The config under which it was recorded."""
         return Config.from_identity(self.store.config, str(self.store.path))
+
+    def add_runs(self, learning_rates: Sequence[float], n_initial_conditions: int | None = None) -> list[str]:
+        """Ask for runs at further learning rates or with further initial conditions; return the names of the new ones.
+
+        Whoever runs the experiment takes them up within a second; otherwise `resume` does.
+
+        Raises
+        ------
+        BadCall
+            The store is a user's own training, or cannot be written.
+        """
+        if self.config.task.name == "tracked":
+            raise BadCall("run", "cannot be added to trainings of your own", fix="Start one with ss.track")
+        count = self.config.experiment.n_initial_conditions if n_initial_conditions is None else n_initial_conditions
+        there = {plan.run_id for plan in plan_runs(self.config)}
+        new = [plan for plan in plan_more(self.config, learning_rates, count) if plan.run_id not in there]
+        self.store.request({"kind": "add", "runs": [asdict(plan) for plan in new]})
+        return [plan.run_id for plan in new]
+
+    def cancel(self, run_id: str) -> None:
+        """Ask for the end of a run, with those of its pack; what it recorded is kept.
+
+        A run that is trained is not cancelled any more.
+        """
+        self.store.request({"kind": "cancel", "run_id": run_id})
 
     @property
     def runs(self) -> dict[str, Run]:

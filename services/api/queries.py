@@ -1,5 +1,6 @@
 """Answers from the stores: series, estimates, comparisons, neighbours."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -7,7 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.table import tabulate
 from streamscalar.errors import BadCall, Kind
 from streamscalar.experiment import DISTANCES, Run
 from streamscalar.numerics.shared import Basis, SharedAxes, shared_axes
@@ -35,6 +38,9 @@ from streamscalar_services.api.schemas import (
 LEADING = 4
 """Directions of each run that a shared axis is made of."""
 
+ANALYSE_S = 1.5
+"""Seconds that one request for an experiment may spend on analysing its runs."""
+
 Numbers = list[Any]
 
 
@@ -53,6 +59,9 @@ class Queries:
         self._catalog = catalog
         self._options = options
         self.readers = Readers(options.cache_bytes)
+        self._guard = threading.Lock()
+        self._estimates: dict[str, tuple[tuple[int, bool], RunEstimates]] = {}
+        self._settings: dict[str, tuple[tuple[Any, ...], list[SettingDocument]]] = {}
 
     def clock(self) -> Clock:
         """Return what states are judged by now."""
@@ -67,17 +76,45 @@ class Queries:
         return ExperimentPage(items=items, n=len(items), of=len(items))
 
     def experiment(self, name: str) -> ExperimentDetails:
-        """Return one experiment with its settings, from the runs that it has now."""
+        """Return one experiment with its settings, from the runs that could be analysed by now.
+
+        One call spends about `ANALYSE_S` on runs that moved; the next one goes on where it ended.
+        """
         source = self._catalog.source(name)
-        table = source.experiment.analyze()
-        settings = [_setting(setting) for setting in table.settings]
+        analysed = self._analysed(source)
+        key = tuple((run.run_id, run.n_rows, run.is_complete) for run in analysed)
+        with self._guard:
+            known = self._settings.get(name)
+        if known is None or known[0] != key:
+            table = tabulate(analysed, source.experiment.options, {})
+            known = key, [_setting(setting) for setting in table.settings]
+            with self._guard:
+                self._settings[name] = known
         return ExperimentDetails(
             item=self._experiment(source, self.clock()),
             config=source.store.config,
             provenance=source.store.provenance,
-            settings=settings,
-            n_analysed=len(table.runs),
+            settings=known[1],
+            n_analysed=len(analysed),
         )
+
+    def _analysed(self, source: Source) -> list[RunEstimates]:
+        """Return estimates of the runs of an experiment, older ones where there was no time for new ones."""
+        found = []
+        began = time.monotonic()
+        for entry in list(source.runs.values()):
+            key = entry.n_embedded, entry.has_exact
+            with self._guard:
+                known = self._estimates.get(entry.id)
+            if (known is None or known[0] != key) and entry.n_embedded and time.monotonic() - began < ANALYSE_S:
+                run, lock = self.readers.take(entry)
+                with lock:
+                    known = key, run.estimates()
+                with self._guard:
+                    self._estimates[entry.id] = known
+            if known is not None:
+                found.append(known[1])
+        return found
 
     def runs(self, filter_text: str, sort: str, cursor: str | None, limit: int) -> tuple[RunPage, list[Entry]]:
         """Return a page of runs, and the runs on it."""

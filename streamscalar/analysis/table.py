@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from streamscalar.types import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
+
+AnyRun = TypeVar("AnyRun", RunSeries, RunEstimates)
 
 SCHEMA = 1
 """Version of the JSON document."""
@@ -131,8 +133,12 @@ def analyze(
     analyze_one
         What analyses a run: a caller may remember or report.
     """
-    ordered = sorted(runs, key=lambda run: (*_setting(run), run.initial_condition, run.run_id))
-    analyzed = [analyze_one(series, options) for series in ordered]
+    return tabulate([analyze_one(series, options) for series in _ordered(runs)], options, experiment)
+
+
+def tabulate(runs: Sequence[RunEstimates], options: Options, experiment: Mapping[str, Any]) -> Table:
+    """Combine runs that were analysed one by one; see `analyze`."""
+    analyzed = _ordered(runs)
     groups = [list(group) for _, group in groupby(analyzed, key=_setting)]
     settings = [analyze_setting(group[0].learning_rate, group[0].epsilon, group, options) for group in groups]
     ladders = {
@@ -141,6 +147,10 @@ def analyze(
         if not math.isnan(rate)
     }
     return Table(experiment, settings, analyzed, {rate: ladder for rate, ladder in ladders.items() if ladder})
+
+
+def _ordered(runs: Sequence[AnyRun]) -> list[AnyRun]:
+    return sorted(runs, key=lambda run: (*_setting(run), run.initial_condition, run.run_id))
 
 
 def _setting(run: RunSeries | RunEstimates) -> tuple[float, float]:

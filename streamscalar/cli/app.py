@@ -257,7 +257,7 @@ def _execute(config: Config, *, json: bool, quiet: bool) -> None:
     prepared = prepare(config)
     if not quiet:
         show.price(prepared)
-    with live_view(config, quiet=quiet) as on_snapshot:
+    with live_view(quiet=quiet) as on_snapshot:
         experiment = execute(prepared, on_snapshot)
     page = Path(config.store_path) / "report.html"
     table = analyzed(experiment, quiet=quiet)

@@ -15,7 +15,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 from rich.text import Text
 
-from streamscalar.config import Config, plan_runs
 from streamscalar.protocol.progress import RunView, Snapshot
 from streamscalar.protocol.schedule import Phase
 
@@ -29,13 +28,13 @@ SHOWN = (Phase.TRAINING, Phase.TRAINED, Phase.FAILED)
 
 
 @contextmanager
-def live_view(config: Config, *, quiet: bool) -> Iterator[Callable[[Snapshot], None]]:
+def live_view(*, quiet: bool) -> Iterator[Callable[[Snapshot], None]]:
     """Yield the function that shows a snapshot on stderr: a live table, or a line now and then off a terminal."""
     if quiet:
         yield lambda _: None
         return
     console = Console(stderr=True)
-    meter = _Meter(len(plan_runs(config)))
+    meter = _Meter()
     if not console.is_terminal:
         yield lambda snapshot: meter.log(snapshot)
         return
@@ -56,8 +55,7 @@ def analyzed(experiment: "Experiment", *, quiet: bool) -> "Table":
 
 
 class _Meter:
-    def __init__(self, n_runs: int) -> None:
-        self._n_runs = n_runs
+    def __init__(self) -> None:
         self._started: tuple[float, int] | None = None
         self._logged_at = -math.inf
 
@@ -68,14 +66,14 @@ class _Meter:
             self._started = (now, snapshot.n_rows)
         since, rows_before = self._started
         rate = (snapshot.n_rows - rows_before) / max(now - since, 1e-9)
-        left = self._n_runs * snapshot.n_rows_planned - snapshot.n_rows
+        left = len(snapshot.runs) * snapshot.n_rows_planned - snapshot.n_rows
         return rate, left / rate if rate > 0 else math.nan
 
     def _headline(self, snapshot: Snapshot) -> str:
         rate, left_s = self._speed(snapshot)
         left = f", about {left_s:.0f} s left" if math.isfinite(left_s) and not snapshot.is_over else ""
         failed = f", {n} failed" if (n := snapshot.count(Phase.FAILED)) else ""
-        return f"{snapshot.count(Phase.DONE)} of {self._n_runs} runs done{failed}, {rate:.0f} rows/s{left}"
+        return f"{snapshot.count(Phase.DONE)} of {len(snapshot.runs)} runs done{failed}, {rate:.0f} rows/s{left}"
 
     def log(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
@@ -90,7 +88,7 @@ class _Meter:
         active = [run for run in snapshot.runs if run.phase in SHOWN]
         for run in active[:MAX_LINES]:
             table.add_row(*_cells(run, snapshot.n_rows_planned))
-        total = self._n_runs * snapshot.n_rows_planned
+        total = len(snapshot.runs) * snapshot.n_rows_planned
         # A bar does not end its line by itself.
         bar = Padding(ProgressBar(total, snapshot.n_rows, width=60), (0, 0, 1, 0))
         return Group(Text(self._headline(snapshot)), bar, table)

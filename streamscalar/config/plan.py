@@ -1,5 +1,6 @@
 """From a config to the runs it asks for, and what they cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,13 @@ def plan_runs(config: Config) -> list[RunPlan]:
         for rate in config.training.learning_rate
         for epsilon in epsilons
     ]
+
+
+def plan_more(config: Config, learning_rates: Sequence[float], n_initial_conditions: int) -> list[RunPlan]:
+    """Return runs at further learning rates, or with further initial conditions, named and seeded like the others."""
+    training = config.training.model_copy(update={"learning_rate": tuple(learning_rates)})
+    experiment = config.experiment.model_copy(update={"n_initial_conditions": n_initial_conditions})
+    return plan_runs(config.model_copy(update={"training": training, "experiment": experiment}))
 
 
 def plan_packs(config: Config) -> list[tuple[RunPlan, ...]]:

@@ -9,7 +9,10 @@ from streamscalar.protocol.schedule import (
     CancelRequested,
     Event,
     Instruction,
+    PackAdded,
+    PackCancelled,
     PackFailed,
+    PackState,
     Schedule,
     WorkerLost,
 )
@@ -36,6 +39,7 @@ class Coordinator:
         self._n_rows = n_rows
         self.packs = {pack[0].run_id: pack for pack in packs}
         self._schedule = Schedule.of(self.packs, max_concurrent)
+        self._known_requests: set[str] = set()
         self._progress: dict[str, RunProgress] = {}
         self._error = ""
         self._rows_when_lost: dict[str, int] = {}
@@ -43,6 +47,7 @@ class Coordinator:
     def begin(self) -> list[Instruction]:
         """Take over what the store holds and return the first instructions."""
         instructions: list[Instruction] = []
+        wishes = self._wishes()
         stored = set(self._store.run_ids())
         for pack_id, pack in self.packs.items():
             readers = [self._store.reader(plan.run_id) for plan in pack if plan.run_id in stored]
@@ -54,7 +59,32 @@ class Coordinator:
                 if reader.has_exact:
                     done = RunProgress(reader.run_id, reader.n_embedded, float("nan"), 0, float("nan"))
                     self._progress[reader.run_id] = done
+        for wish in wishes:
+            if isinstance(wish, PackCancelled):
+                instructions += self.handle(wish)
         return instructions + self._schedule.start()
+
+    def obey(self) -> list[Instruction]:
+        """Return what to do about the runs that were asked for, or cancelled, since the last call."""
+        return [instruction for wish in self._wishes() for instruction in self.handle(wish)]
+
+    def _wishes(self) -> list[PackAdded | PackCancelled]:
+        """Read new requests; packs that they add are known from now on."""
+        wishes: list[PackAdded | PackCancelled] = []
+        for request in self._store.requests(self._known_requests):
+            if request["kind"] == "add":
+                for run in request["runs"]:
+                    plan = RunPlan(**run)
+                    if self._pack_of(plan.run_id) is None:
+                        self.packs[plan.run_id] = (plan,)
+                        self._schedule.packs[plan.run_id] = PackState()
+                        wishes.append(PackAdded(plan.run_id))
+            elif (pack_id := self._pack_of(request["run_id"])) is not None:
+                wishes.append(PackCancelled(pack_id))
+        return wishes
+
+    def _pack_of(self, run_id: str) -> str | None:
+        return next((name for name, pack in self.packs.items() if any(run.run_id == run_id for run in pack)), None)
 
     def report(self, progress: RunProgress) -> None:
         """Take note of an embedded block; late and repeated reports change nothing."""

@@ -11,6 +11,10 @@ MAX_ATTEMPTS = 4
 """The first attempt and three retries."""
 
 
+ON_REQUEST = "cancelled on request"
+"""Reason of a pack that the user did not want any more."""
+
+
 class Phase(StrEnum):
     """Where a pack of runs stands."""
 
@@ -71,7 +75,30 @@ class CancelRequested:
     """The user wants to stop."""
 
 
-Event = TrainingFinished | TrainingStopped | PackFinalised | WorkerLost | PackFailed | CancelRequested
+@dataclass(frozen=True, slots=True)
+class PackAdded:
+    """The user wants another pack of runs; one that is there already stays as it is."""
+
+    pack_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackCancelled:
+    """The user no longer wants this pack; what it recorded is kept, and a pack that is trained is still finalised."""
+
+    pack_id: str
+
+
+Event = (
+    TrainingFinished
+    | TrainingStopped
+    | PackFinalised
+    | WorkerLost
+    | PackFailed
+    | CancelRequested
+    | PackAdded
+    | PackCancelled
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +127,12 @@ Instruction = StartTraining | StopTraining | FinalisePack
 
 @dataclass(slots=True)
 class PackState:
-    """Phase of one pack, its attempts so far, and why the last one ended where it failed."""
+    """Phase of one pack, its attempts so far, why the last one ended where it failed, and whether it is wanted."""
 
     phase: Phase = Phase.WAITING
     attempts: int = 0
     reason: str = ""
+    is_wanted: bool = True
 
 
 @dataclass(slots=True)
@@ -170,7 +198,11 @@ class Schedule:
                 self.packs[pack_id].phase = Phase.TRAINED
                 return [FinalisePack(pack_id), *self.start()]
             case TrainingStopped(pack_id):
-                self.packs[pack_id].phase = Phase.CANCELLED
+                self._drop(self.packs[pack_id])
+            case PackAdded(pack_id):
+                self.packs.setdefault(pack_id, PackState())
+            case PackCancelled(pack_id):
+                return self._cancel_pack(pack_id)
             case PackFinalised(pack_id):
                 self.packs[pack_id] = PackState(Phase.DONE, self.packs[pack_id].attempts)
             case PackFailed(pack_id, reason):
@@ -191,9 +223,25 @@ class Schedule:
         pack.phase = Phase.CANCELLED if self.is_cancelled else Phase.FAILED
         pack.reason = reason
 
+    def _cancel_pack(self, pack_id: str) -> list[Instruction]:
+        pack = self.packs[pack_id]
+        pack.is_wanted = False
+        if pack.phase is Phase.WAITING:
+            self._drop(pack)
+        return [StopTraining(pack_id)] if pack.phase is Phase.TRAINING else []
+
+    @staticmethod
+    def _drop(pack: PackState) -> None:
+        pack.phase = Phase.CANCELLED
+        if not pack.is_wanted:
+            pack.reason = ON_REQUEST
+
     def _retry(self, pack_id: str, reason: str) -> list[Instruction]:
         pack = self.packs[pack_id]
         pack.reason = reason
+        if not pack.is_wanted and pack.phase is Phase.TRAINING:
+            self._drop(pack)
+            return self.start()
         if self.is_cancelled or pack.attempts >= MAX_ATTEMPTS:
             self._end(pack_id, f"{reason} (after {pack.attempts} attempts)")
             return self.start()

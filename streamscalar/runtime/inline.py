@@ -15,11 +15,13 @@ from streamscalar.protocol.schedule import (
     Instruction,
     PackFinalised,
     StartTraining,
+    StopTraining,
     TrainingFinished,
+    TrainingStopped,
 )
 from streamscalar.store import Store
 from streamscalar.workers.embedder import Embedder
-from streamscalar.workers.trainer import Trainer
+from streamscalar.workers.trainer import Outcome, Trainer
 
 
 def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:
@@ -28,16 +30,27 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
     trainer = Trainer(str(store.path), config)
     embedder = Embedder(str(store.path), config.embedding, config.store.fsync)
 
+    unwanted: set[str] = set()
+
+    def obey() -> None:
+        for instruction in coordinator.obey():
+            if isinstance(instruction, StopTraining):
+                unwanted.add(instruction.pack_id)
+            else:
+                waiting.append(instruction)
+
     def sink(run_id: str, first_row: int, weights: NDArray[np.floating]) -> None:
         coordinator.report(embedder.embed(run_id, first_row, weights))
+        obey()
         on_snapshot(coordinator.snapshot())
 
     def carry_out(instruction: Instruction) -> list[Instruction]:
         pack_id = instruction.pack_id
         match instruction:
             case StartTraining():
-                trainer.train(coordinator.packs[pack_id], sink, lambda: False)
-                return coordinator.handle(TrainingFinished(pack_id))
+                outcome = trainer.train(coordinator.packs[pack_id], sink, lambda: pack_id in unwanted)
+                ended = TrainingFinished if outcome is Outcome.FINISHED else TrainingStopped
+                return coordinator.handle(ended(pack_id))
             case FinalisePack():
                 for plan in coordinator.packs[pack_id]:
                     coordinator.report(embedder.finalise(plan.run_id, config.recording.retain))
@@ -50,6 +63,7 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
         instruction = waiting.popleft()
         try:
             waiting.extend(carry_out(instruction))
+            obey()
             on_snapshot(coordinator.snapshot())
         except KeyboardInterrupt:
             coordinator.handle(CancelRequested())

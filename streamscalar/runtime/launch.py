@@ -18,7 +18,7 @@ from streamscalar.config import Config, Cost, cost, load_config, plan_packs
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
-from streamscalar.protocol.schedule import Phase
+from streamscalar.protocol.schedule import ON_REQUEST, Phase
 from streamscalar.store import Store, segment_rows
 from streamscalar.training.ensemble import (
     check_twins,
@@ -197,7 +197,7 @@ def _raise_failures(last: Snapshot, path: str) -> None:
             fix=resume,
             kind=Kind.RUN_FAILED,
         )
-    if not all(run.phase == Phase.DONE for run in last.runs):
+    if not all(run.phase == Phase.DONE or run.reason == ON_REQUEST for run in last.runs):
         done = last.count(Phase.DONE)
         raise WorkFailed(
             "experiment",

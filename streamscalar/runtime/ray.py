@@ -111,13 +111,13 @@ class CoordinatorActor:
             .remote(store_path, config)
             for _ in range(n_trainers)
         ]
-        embedders: list[Any] = [
+        self._embedders: list[Any] = [
             ray.remote(EmbedderActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
             .remote(store_path, config.embedding, config.store.fsync)
             for _ in range(cluster.n_embedders)
         ]
-        self._embedder_of = {pack[0].run_id: embedders[i % len(embedders)] for i, pack in enumerate(packs)}
+        self._embedder_of: dict[str, Any] = {}
         self._busy: dict[str, Any] = {}
         self._pending: dict[Any, Instruction] = {}
         threading.Thread(target=self._loop, daemon=True).start()
@@ -143,11 +143,12 @@ class CoordinatorActor:
             for instruction in instructions:
                 self._carry_out(instruction)
             instructions = []
-            if self._inbox:
-                with self._lock:
+            with self._lock:
+                if self._inbox:
                     instructions += self._coordinator.handle(self._inbox.popleft())
+                instructions += self._coordinator.obey()
             if not self._pending:
-                time.sleep(POLL_S)
+                time.sleep(0 if instructions else POLL_S)
                 continue
             ready, _ = ray.wait(list(self._pending), timeout=POLL_S)
             for reference in ready:
@@ -159,14 +160,20 @@ class CoordinatorActor:
         match instruction:
             case StartTraining():
                 self._busy[pack_id] = self._idle.pop()
-                call = self._busy[pack_id].train.remote(pack, self._embedder_of[pack_id], self._me)
+                call = self._busy[pack_id].train.remote(pack, self._embedder(pack_id), self._me)
                 self._pending[call] = instruction
             case FinalisePack():
                 run_ids = [plan.run_id for plan in pack]
-                call = self._embedder_of[pack_id].finalise.remote(run_ids, self._config.recording.retain, self._me)
+                call = self._embedder(pack_id).finalise.remote(run_ids, self._config.recording.retain, self._me)
                 self._pending[call] = instruction
-            case StopTraining():
+            case StopTraining() if pack_id in self._busy:
                 self._busy[pack_id].stop.remote(pack_id)
+
+    def _embedder(self, pack_id: str) -> Any:
+        """Return the embedder of a pack: always the same one, as it holds the state of the pack's runs."""
+        if pack_id not in self._embedder_of:
+            self._embedder_of[pack_id] = self._embedders[len(self._embedder_of) % len(self._embedders)]
+        return self._embedder_of[pack_id]
 
     def _settle(self, reference: Any, instruction: Instruction) -> list[Instruction]:
         pack_id = instruction.pack_id

@@ -24,6 +24,7 @@ from streamscalar.store.files import (
     write_group,
 )
 from streamscalar.store.reader import RunReader
+from streamscalar.store.requests import read_requests, write_request
 from streamscalar.store.schema import GROUPS, SCHEMA_VERSION, RunFiles, RunSpec, segment_rows
 from streamscalar.store.wal import Fsync
 from streamscalar.store.weights import WeightsWriter
@@ -207,6 +208,14 @@ class Store:
         except FileNotFoundError:
             return {}
         return facts
+
+    def request(self, document: Mapping[str, Any]) -> None:
+        """Leave a wish for whoever runs the experiment, now or later."""
+        write_request(self.path, document)
+
+    def requests(self, known: set[str]) -> list[dict[str, Any]]:
+        """Return the wishes whose names are not yet `known`, oldest first, and add their names to it."""
+        return read_requests(self.path, known)
 
     def free_bytes(self) -> int:
         """Return the free bytes of the disk."""

@@ -3,6 +3,7 @@
 ```
 <store>/zarr.json                     schema_version, config, provenance
 <store>/runs/order                    run ids, one a line, in the order of their creation
+<store>/requests/                     runs to add and to cancel, for whoever runs the experiment
 <store>/runs/<id>/zarr.json           definition of the run (`RunSpec`)
     status.json                       small changing facts: state, attempts, reason
     weights/zarr.json                 published length of the weights stream, whether it is complete
