@@ -101,25 +101,25 @@ class Client:
 
     def run(self, run: str) -> dict[str, Any]:
         """Return everything small about a run."""
-        return self.get(_path(run))
+        return self.get(run_path(run))
 
     def embedding(self, run: str, **query: Any) -> "pd.DataFrame":
         """Return the scalar of a run by step, one column per replica; `component`, `basis`, `max_points`..."""
-        return _series(self.get(_path(run, "embedding"), **query))
+        return _series(self.get(run_path(run, "embedding"), **query))
 
     def divergence(self, run: str, distance: str = "l1", **query: Any) -> "pd.DataFrame":
         """Return the distance of every replica from the reference by step."""
-        return _series(self.get(_path(run, "divergence"), distance=distance, **query))
+        return _series(self.get(run_path(run, "divergence"), distance=distance, **query))
 
     def metric(self, run: str, name: str = "loss", **query: Any) -> "pd.DataFrame":
         """Return a metric by step, one column per replica."""
-        return _series(self.get(_path(run, "metrics", name), **query))
+        return _series(self.get(run_path(run, "metrics", name), **query))
 
     def estimates(self, run: str) -> "pd.DataFrame":
         """Return what a run says, one line per quantity."""
         import pandas as pd
 
-        found = self.get(_path(run, "estimates"))["estimates"]
+        found = self.get(run_path(run, "estimates"))["estimates"]
         return pd.DataFrame.from_dict(found, orient="index").rename_axis("quantity")
 
     def compare(self, runs: Sequence[str], name: str = "embedding", **query: Any) -> "pd.DataFrame":
@@ -134,7 +134,7 @@ class Client:
 
     def nearest(self, run: str, k: int = 5) -> "pd.DataFrame":
         """Return the runs whose trajectories lie nearest."""
-        return _frame(self.get(_path(run, "nearest"), k=k)["items"])
+        return _frame(self.get(run_path(run, "nearest"), k=k)["items"])
 
     def alerts(self, run: str | None = None, level: str | None = None, limit: int = 100) -> "pd.DataFrame":
         """Return alerts, newest first."""
@@ -142,7 +142,7 @@ class Client:
 
     def cancel(self, run: str) -> None:
         """Ask for the end of a run; needs the admin token."""
-        self._call("POST", f"{_path(run)}/cancel", {})
+        self._call("POST", f"{run_path(run)}/cancel", {})
 
     def events(self, last_id: str | None = None) -> Iterator[Event]:
         """Yield what happens from now on, or after event `last_id`; it ends with an error when the service is gone.
@@ -239,7 +239,8 @@ def _raise(answer: httpx.Response) -> None:
     raise error(where if must else str(answer.url), (must or detail).rstrip("."))
 
 
-def _path(run: str, *parts: str) -> str:
+def run_path(run: str, *parts: str) -> str:
+    """Return the path of a run, or of something about it."""
     return "/".join(["/v1/runs", *(quote(part, safe="") for part in (run, *parts))])
 
 

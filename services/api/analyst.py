@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.analysis.run import glance
+from streamscalar.analysis.series import RunSeries
 from streamscalar.errors import StreamscalarError
 from streamscalar.experiment import Run
 from streamscalar.numerics.shape import shape
 from streamscalar.types import REFERENCE
+from streamscalar_services.api.alarms import Alarms
 from streamscalar_services.api.catalog import Entry
 from streamscalar_services.api.sampling import sample
 
@@ -25,8 +27,10 @@ _log = logging.getLogger(__name__)
 
 SPARK_POINTS = 32
 """Points of a curve in a list."""
-GROWTH = 1.1
+GROWTH = 1.05
 """A live run is analysed again when it has this many times the rows; at the latest at its end."""
+AGAIN_AFTER_S = 10.0
+"""... or when it grew at all in so many seconds."""
 
 
 class Readers:
@@ -52,9 +56,10 @@ class Readers:
 
 
 class Analyst:
-    """Fills in what a list shows of each run."""
+    """Fills in what a list shows of each run, and has the alarms look at it."""
 
-    def __init__(self) -> None:
+    def __init__(self, alarms: Alarms) -> None:
+        self._alarms = alarms
         self._waiting: deque[Entry] = deque()
         self._queued: set[str] = set()
         self._wake = threading.Condition()
@@ -113,32 +118,45 @@ class Analyst:
                     self._wake.wait()
                 if self._is_closed:
                     return
-                entry = self._waiting.popleft()
-                if entry.id not in self._queued:
-                    continue
-                self._queued.discard(entry.id)
             began = time.perf_counter()
-            try:
-                analyse(entry)
-                self._finished.append(entry)
-            except (OSError, StreamscalarError, ValueError) as error:
-                _log.warning("run %s cannot be analysed: %s", entry.id, error)
+            self.work_one()
             time.sleep(time.perf_counter() - began)
+
+    def work_one(self) -> None:
+        """Analyse the run that is next, where one waits."""
+        with self._wake:
+            if not self._waiting:
+                return
+            entry = self._waiting.popleft()
+            if entry.id not in self._queued:
+                return
+            self._queued.discard(entry.id)
+        try:
+            series = read(entry)
+            if len(series.steps):
+                analyse(entry, series)
+                self._alarms.take(entry, series, read)
+                self._finished.append(entry)
+        except (OSError, StreamscalarError, ValueError) as error:
+            _log.warning("run %s cannot be analysed: %s", entry.id, error)
 
 
 def _is_due(entry: Entry) -> bool:
     n_rows, was_exact = entry.glanced
     if entry.has_exact != was_exact:
         return True
-    return entry.n_embedded > 0 and (n_rows == 0 or entry.n_embedded >= GROWTH * n_rows)
+    if entry.n_embedded <= n_rows:
+        return False
+    return entry.n_embedded >= GROWTH * n_rows or time.monotonic() - entry.glanced_at > AGAIN_AFTER_S
 
 
-def analyse(entry: Entry) -> None:
-    """Take up exponent, regime and curve of a run as it is now."""
-    run = entry.source.experiment.run(entry.run_id)
-    series = run.series()
-    if not len(series.steps):
-        return
+def read(entry: Entry) -> RunSeries:
+    """Return what is stored of a run now."""
+    return entry.source.experiment.run(entry.run_id).series()
+
+
+def analyse(entry: Entry, series: RunSeries) -> None:
+    """Take up exponent, regime and curve of a run, from its series."""
     scalar = series.scores[:, REFERENCE, 0]
     found = shape(scalar)
     entry.glance = glance(series, entry.source.experiment.options)
@@ -146,6 +164,7 @@ def analyse(entry: Entry) -> None:
     entry.curve = _curve(series.steps, scalar)
     entry.explained_variance = series.explained_variance
     entry.glanced = (len(series.steps), series.embedding_is_exact)
+    entry.glanced_at = time.monotonic()
 
 
 def _curve(steps: NDArray[np.int64], scalar: NDArray[np.float64]) -> tuple[list[int], list[float], int]:

@@ -23,12 +23,16 @@ from streamscalar_services.api.options import ServiceOptions
 from streamscalar_services.api.problems import add_handlers, problem
 from streamscalar_services.api.queries import Window
 from streamscalar_services.api.schemas import (
+    Accepted,
+    AlertPage,
     Comparison,
     Estimates,
     ExperimentDetails,
     ExperimentPage,
     Health,
+    Level,
     Neighbours,
+    NewRuns,
     Problem,
     RunDetails,
     RunPage,
@@ -49,8 +53,9 @@ ExperimentName = Annotated[str, InPath(pattern=NAME)]
 Step = Annotated[int | None, Query(ge=0, le=2**53)]
 CursorText = Annotated[str | None, Query(max_length=500)]
 
+_CONTENT = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    status: {"description": text, **_CONTENT}
     for status, text in {
         401: "No valid token",
         404: "Not here",
@@ -60,6 +65,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         422: "The request cannot be answered; `detail` says why and what to do",
     }.items()
 }
+
+
+_FORBIDDEN: dict[int | str, dict[str, Any]] = {403: {"description": "Not with this token", **_CONTENT}}
 
 
 class Json(Response):
@@ -248,6 +256,33 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
             must = f"must name 1 to {options.max_compared} runs"
             raise BadCall("runs", must, str(len(chosen)), kind=Kind.CONFIG)
         return _json(monitor.queries.compare(chosen, name, max_points))
+
+    @router.get("/v1/alerts", response_model=AlertPage)
+    def alerts(
+        monitor: Living,
+        run: Annotated[str | None, Query(pattern=RUN, max_length=401)] = None,
+        level: Annotated[Level, Query(description="The least grave level shown")] = "info",
+        cursor: CursorText = None,
+        limit: limit = PAGE,
+    ) -> Response:
+        """List alerts, newest first, each with its evidence."""
+        return _json(monitor.alarms.page(run, level, cursor, limit))
+
+    @router.post("/v1/runs/{run}/cancel", status_code=202, response_model=Accepted, responses=_FORBIDDEN)
+    def cancel(run: RunId, monitor: Living) -> Accepted:
+        """Ask for the end of a run, with those of its pack; what it recorded is kept. Needs the admin token."""
+        entry = monitor.catalog.entry(run)
+        if entry.is_tracked:
+            raise BadCall("run", "must be one that streamscalar trains", run, "End your own loop", Kind.CONFIG)
+        entry.source.experiment.cancel(entry.run_id)
+        return Accepted(runs=[entry.id])
+
+    @router.post("/v1/experiments/{name}/runs", status_code=202, response_model=Accepted, responses=_FORBIDDEN)
+    def add_runs(name: ExperimentName, wish: NewRuns, monitor: Living) -> Accepted:
+        """Ask for further runs of an experiment. Needs the admin token."""
+        source = monitor.catalog.source(name)
+        names = source.experiment.add_runs(wish.learning_rate, wish.n_initial_conditions)
+        return Accepted(runs=[f"{name}:{run_id}" for run_id in names])
 
     @router.get(
         "/v1/events",

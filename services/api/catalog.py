@@ -44,6 +44,8 @@ class Entry:
         As defined in the store.
     layout
         Equal for runs of one parameter layout.
+    segment_rows
+        Rows written at once.
     phase, reason
         What its coordinator or tracker last said.
     n_rows, n_embedded, n_bases, step, loss, accuracy
@@ -54,8 +56,8 @@ class Entry:
         Seconds since 1970.
     glance, curve, explained_variance
         Exponent and regime; (steps, values, rows) of the thinned scalar; `None` until analysed.
-    glanced
-        Rows embedded and whether exactly, when it was analysed.
+    glanced, glanced_at
+        Rows embedded and whether exactly, when it was analysed; seconds of the monotonic clock.
     features
         Shape of the scalar, by name.
     n_alerts
@@ -69,6 +71,7 @@ class Entry:
     n_planned: int | None
     parent: tuple[str, int] | None
     layout: int
+    segment_rows: int
     phase: str = ""
     reason: str = ""
     n_rows: int = 0
@@ -82,6 +85,7 @@ class Entry:
     updated_at: float = 0.0
     glance: Glance | None = None
     glanced: tuple[int, bool] = (0, False)
+    glanced_at: float = 0.0
     curve: tuple[list[int], list[float], int] | None = None
     explained_variance: float | None = None
     features: dict[str, float] = field(default_factory=dict)
@@ -194,7 +198,7 @@ class Source:
                 spec = RunFiles(runs / run_id).spec()
                 layout = hash((spec.layout.layers, spec.layout.dtype))
                 name = f"{self.name}:{run_id}"
-                entry = Entry(name, self, run_id, spec.setting, spec.n_planned, spec.parent, layout)
+                entry = Entry(name, self, run_id, spec.setting, spec.n_planned, spec.parent, layout, spec.segment_rows)
                 self.runs[run_id] = entry
                 found.append(entry)
         self._seen = seen

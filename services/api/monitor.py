@@ -6,7 +6,8 @@ import logging
 from typing import Any
 
 from streamscalar.types import json_float
-from streamscalar_services.api.analyst import Analyst
+from streamscalar_services.api.alarms import Alarms
+from streamscalar_services.api.analyst import Analyst, read
 from streamscalar_services.api.catalog import Catalog, Entry
 from streamscalar_services.api.events import Hub
 from streamscalar_services.api.listing import Clock, item
@@ -21,14 +22,16 @@ class Monitor:
 
     Attributes
     ----------
-    catalog, analyst, queries, hub
+    catalog, analyst, alarms, queries, hub
         Its parts.
     """
 
     def __init__(self, options: ServiceOptions) -> None:
         self._options = options
         self.catalog = Catalog(options.root)
-        self.analyst = Analyst()
+        self.sinks = options.sinks
+        self.alarms = Alarms(self.catalog, self.sinks)
+        self.analyst = Analyst(self.alarms)
         self.queries = Queries(self.catalog, options)
         self.hub = Hub()
         self._states: dict[str, str] = {}
@@ -46,6 +49,7 @@ class Monitor:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             await asyncio.to_thread(self.analyst.close)
+            await asyncio.to_thread(self.sinks.close)
 
     async def _watch(self) -> None:
         while True:
@@ -64,6 +68,9 @@ class Monitor:
             self.analyst.offer(entry)
         whole = {entry.id: entry for entry in [*changes.new, *self.analyst.take_finished()]}
         whole |= {entry.id: entry for entry in self.catalog.live() if self._has_new_state(entry, clock)}
+        for entry in whole.values():
+            if entry.state(clock.now, clock.silent_after_s) == "silent" and entry.n_embedded:
+                self.alarms.take_silent(entry, read(entry), clock.now)
         moved = [entry for entry in changes.moved if entry.id not in whole]
         events: list[tuple[str, Any]] = []
         if whole:
@@ -76,6 +83,7 @@ class Monitor:
             if self._n_bases.get(entry.id, 0) != entry.n_bases:
                 self._n_bases[entry.id] = entry.n_bases
                 events.append(("basis", {"run": entry.id, "basis": "exact" if entry.has_exact else entry.n_bases}))
+        events += [("alert", alert.model_dump(mode="json")) for alert in self.alarms.take_fresh()]
         return events
 
     def _has_new_state(self, entry: Entry, clock: Clock) -> bool:

@@ -1,9 +1,10 @@
 """How the service is set up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamscalar_services.api.auth import Tokens
+from streamscalar_services.api.sinks import Sinks
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class ServiceOptions:
         A store, or a folder of stores.
     tokens
         Who may read, and who may cancel and add runs.
+    sinks
+        Where alerts go besides the event stream.
     poll_s
         Seconds between two looks at the stores: what a new row waits for at most.
     silent_after_s
@@ -38,6 +41,7 @@ class ServiceOptions:
 
     root: Path
     tokens: Tokens
+    sinks: Sinks = field(default_factory=lambda: Sinks(()))
     poll_s: float = 1.0
     silent_after_s: float = 60.0
     max_page: int = 500

@@ -277,6 +277,25 @@ class AlertPage(Document):
     next_cursor: str | None
 
 
+Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+
+
+class NewRuns(Document):
+    """Which runs to add to an experiment."""
+
+    learning_rate: list[Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]] = Field(
+        min_length=1, max_length=100
+    )
+    n_initial_conditions: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """As many as the experiment has, where it is not given; those that are there already are not run again."""
+
+
+class Accepted(Document):
+    """What was asked for; whoever runs the experiment takes it up within a second or so, or `resume` does."""
+
+    runs: list[str]
+
+
 class Health(Document):
     """Whether the service runs."""
 

@@ -23,6 +23,7 @@ from streamscalar.cli.options import (
     chosen_config,
 )
 from streamscalar.cli.serving import serve
+from streamscalar.cli.watching import add, alerts, cancel, query, watch
 from streamscalar.config import Config, load_config, preset_names
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 
@@ -229,7 +230,8 @@ def bench(
 
 
 app.command(name="find-onset")(find_onset)
-app.command()(serve)
+for command in (serve, watch, query, alerts, add, cancel):
+    app.command()(command)
 
 
 @config_app.command(name="schema")

@@ -13,6 +13,11 @@ def serve(
     root: Annotated[Path, typer.Argument(help="A store, or a folder of stores.")] = Path("streamscalar-runs"),
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token must be set.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8870,
+    webhook: Annotated[
+        str | None, typer.Option(help="Address that gets every alert as JSON, such as a chat's.")
+    ] = None,
+    alert_log: Annotated[Path | None, typer.Option(help="File that gets every alert as a line of JSON.")] = None,
+    alert_level: Annotated[str, typer.Option(help="Least grave alert sent there: info, warn or error.")] = "warn",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print the link.")] = False,
 ) -> None:
     """Serve the dashboard and the query API of stores, finished or growing; open the printed link.
@@ -23,6 +28,7 @@ def serve(
     from streamscalar_services.api.options import ServiceOptions
     from streamscalar_services.api.server import bound, is_loopback
     from streamscalar_services.api.server import serve as serve_until_stopped
+    from streamscalar_services.api.sinks import LEVELS, LogSink, Sink, Sinks, WebhookSink
 
     if not is_loopback(host) and "STREAMSCALAR_TOKEN" not in os.environ:
         raise BadCall(
@@ -34,10 +40,16 @@ def serve(
         )
     if not root.is_dir():
         raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+    level = next((known for known in LEVELS if known == alert_level), None)
+    if level is None:
+        raise BadCall("--alert-level", f"must be one of {', '.join(LEVELS)}", repr(alert_level), kind=Kind.CONFIG)
+    sinks: list[Sink] = [] if webhook is None else [WebhookSink(webhook)]
+    if alert_log is not None:
+        sinks.append(LogSink(alert_log))
     tokens = Tokens.load()
     listener = bound(host, port)
     if not quiet:
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Dashboard: http://{shown}:{listener.getsockname()[1]}/#token={tokens.read}")
         typer.echo("Stop it with Ctrl-C; the stores do not notice.", err=True)
-    serve_until_stopped(ServiceOptions(root, tokens), listener)
+    serve_until_stopped(ServiceOptions(root, tokens, Sinks(sinks, level)), listener)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,14 +93,21 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
 
 
 def _estimate(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return f"[dim]{SHORT.get(estimate.status, estimate.status.replace('_', ' '))}[/]"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3g}"
-    half = (estimate.high - estimate.low) / 2
-    if abs(estimate.low + half - estimate.value) <= 1e-9 * abs(half):
-        return f"{estimate.value:.3g} ± {half:.2g}"
-    return f"{estimate.value:.3g} \\[{estimate.low:.3g}, {estimate.high:.3g}]"
+    return interval(estimate.to_json())
+
+
+def interval(estimate: Mapping[str, Any]) -> str:
+    """Return an estimate as its documents hold it in a few characters: value and interval, or why there is none."""
+    value, low, high = (None if estimate[name] is None else float(estimate[name]) for name in ("value", "low", "high"))
+    if value is None:
+        status = Status(estimate["status"])
+        return f"[dim]{SHORT.get(status, status.replace('_', ' '))}[/]"
+    if low is None or high is None:
+        return f"{value:.3g}"
+    half = (high - low) / 2
+    if abs(low + half - value) <= 1e-9 * abs(half):
+        return f"{value:.3g} ± {half:.2g}"
+    return f"{value:.3g} \\[{low:.3g}, {high:.3g}]"
 
 
 def claims(judged: "list[Claim]", *, as_json: bool) -> None:

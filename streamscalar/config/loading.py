@@ -4,7 +4,7 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -123,18 +123,25 @@ def _read_value(where: str, text: str) -> Any:
 
 
 def _put(merged: MutableMapping[str, Any], path: list[str], value: Any, where: str) -> None:
-    if len(path) != 2 or not all(path):
+    is_nested = len(path) == 3 and ".".join(path[:2]) == "analysis.alerts"
+    if not (len(path) == 2 or is_nested) or not all(path):
         raise BadCall(where, "must name one section and one key, as in training.n_steps", kind=Kind.CONFIG)
-    _merge(merged, {path[0]: {path[1]: value}})
+    for name in reversed(path):
+        value = {name: value}
+    _merge(merged, value)
 
 
 def _merge(into: MutableMapping[str, Any], new: Mapping[str, Any]) -> None:
     """Merge sections key by key; anything that is no section replaces what was there."""
     for name, section in new.items():
-        if isinstance(section, Mapping) and isinstance(into.get(name, {}), Mapping):
-            into[name] = {**into.get(name, {}), **section}
-        elif section is not None:
-            into[name] = section
+        if section is not None:
+            into[name] = _merged(into.get(name, {}), section)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
 def _explain(error: ValidationError) -> BadCall:
@@ -142,7 +149,7 @@ def _explain(error: ValidationError) -> BadCall:
     finding = error.errors(include_url=False)[0]
     path = [str(part) for part in finding["loc"] if not str(part).startswith(("function-", "constrained-"))]
     names = _field_names(path)
-    where = ".".join(path[:2]) or "config"
+    where = ".".join(path) or "config"
     if finding["type"] == "extra_forbidden":
         return BadCall(
             where,
@@ -191,14 +198,21 @@ def commented_yaml(config: Config) -> str:
     for name in type(config).model_fields:
         section = getattr(config, name)
         lines += [f"# {(type(section).__doc__ or '').splitlines()[0]}", f"{name}:"]
-        for key, about in type(section).model_fields.items():
-            words = " ".join((about.description or "").split())
-            choices = _choices(about.annotation)
-            lines += [f"  # {line}" for line in _wrap(f"{words}{choices}")]
-            value = section.model_dump(mode="json")[key]
-            lines.append(f"  {key}: {yaml.safe_dump(value, default_flow_style=True, width=10**6).split(chr(10))[0]}")
-        lines.append("")
+        lines += [*(f"  {line}" for line in _commented(section)), ""]
     return "\n".join(lines)
+
+
+def _commented(section: BaseModel) -> Iterator[str]:
+    values = section.model_dump(mode="json")
+    for key, about in type(section).model_fields.items():
+        words = " ".join((about.description or "").split())
+        yield from (f"# {line}" for line in _wrap(f"{words}{_choices(about.annotation)}"))
+        inner = getattr(section, key)
+        if isinstance(inner, BaseModel):
+            yield f"{key}:"
+            yield from (f"  {line}" for line in _commented(inner))
+        else:
+            yield f"{key}: {yaml.safe_dump(values[key], default_flow_style=True, width=10**6).split(chr(10))[0]}"
 
 
 def _choices(annotation: Any) -> str:

@@ -34,6 +34,30 @@ Grid = Annotated[tuple[Positive, ...], BeforeValidator(_as_list), AfterValidator
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
+def _known_or_own(*known: str) -> AfterValidator:
+    """Take one of `known`, or the `package.module:function` of a user."""
+
+    def check(value: str) -> str:
+        if value not in known and not is_own(value):
+            raise ValueError(f"must be {', '.join(known)}, or package.module:function of your own")
+        return value
+
+    return AfterValidator(check)
+
+
+def is_own(name: str) -> bool:
+    """Return whether `name` has the form `package.module:function`."""
+    module, colon, function = name.partition(":")
+    return bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _full_or_count(value: object) -> object:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value != "full" and not is_count:
+        raise ValueError("must be full, or a number of samples from 1")
+    return value
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, and every key must be known."""
 
@@ -54,12 +78,14 @@ class ExperimentSection(Section):
 class TaskSection(Section):
     """What is learned."""
 
-    name: Literal["digits", "iris", "idx", "quadratic", "tracked"] = "digits"
+    name: Annotated[str, _known_or_own("digits", "iris", "idx", "quadratic", "tracked")] = "digits"
     """`digits`: the 1,797 real 8x8 digits that scikit-learn ships. `iris`: its 150 flowers, 120 for training. `idx`:
     a folder of IDX files (MNIST and its kin). `quadratic`: the loss 1/2 sum h_i w_i^2 with the given curvatures.
-    `tracked`: a user's own training, recorded by `ss.track`."""
+    `tracked`: a user's own training, recorded by `ss.track`. `package.module:function`: your own function, which
+    returns a `streamscalar.training.tasks.Task`; it is called without an argument, or with `task.path` where that is
+    set, and may lie in the folder of the command."""
     path: str | None = None
-    """Folder of the IDX files, plain or gzipped; only for `idx`."""
+    """Folder of the IDX files, plain or gzipped, for `idx`; or what a function of your own reads."""
     n_train: Count | None = None
     """Use the first `n_train` training samples; all by default."""
     n_test: Count | None = None
@@ -84,8 +110,8 @@ class TaskSection(Section):
     def _fits_the_name(self) -> Self:
         if self.name == "idx" and self.path is None:
             raise ValueError("path: task.name idx needs task.path, the folder that holds the IDX files")
-        if self.name != "idx" and self.path is not None:
-            raise ValueError(f"path: only task.name idx reads a path; task.name is {self.name}")
+        if self.name != "idx" and not is_own(self.name) and self.path is not None:
+            raise ValueError(f"path: only idx and functions of your own read a path; task.name is {self.name}")
         if (self.name == "quadratic") != bool(self.curvatures):
             raise ValueError("curvatures: give them exactly when task.name is quadratic, one number per parameter")
         if not all(math.isfinite(h) for h in self.curvatures):
@@ -94,26 +120,46 @@ class TaskSection(Section):
 
 
 class ModelSection(Section):
-    """The network: a multilayer perceptron. A quadratic task has none and ignores this section."""
+    """The network. A quadratic task has none and ignores this section."""
 
+    name: Annotated[str, _known_or_own("mlp", "cnn")] = "mlp"
+    """`mlp`: a perceptron with `widths`. `cnn`: for square images, two 3x3 convolutions with `channels`, each followed
+    by a 2x2 average, then one linear layer. `package.module:function`: your own function (or class), which returns a
+    `torch.nn.Module` for inputs of shape (samples, ...); it is called with those of the keywords `n_inputs`,
+    `n_outputs` and `input_shape` that it declares."""
     widths: tuple[Count, ...] = (64,)
-    """Widths of the hidden layers."""
+    """Widths of the hidden layers of `mlp`."""
+    channels: tuple[Count, Count] = (8, 16)
+    """Channels of the two convolutions of `cnn`."""
     activation: Literal["tanh", "relu", "sigmoid", "gelu", "identity"] = "tanh"
-    """Activation of the hidden layers."""
+    """Activation of the hidden layers of `mlp` and `cnn`."""
     init: Literal["normal", "torch"] = "normal"
-    """`normal`: weights N(0, 1), biases 0 (arXiv 2606.30384). `torch`: weights and biases uniform in
-    +-1/sqrt(fan-in), the default of `torch.nn.Linear`."""
+    """`normal`: weights N(0, 1), biases 0 (arXiv 2606.30384); the default of `mlp`. `torch`: the initialisation of the
+    module itself, for layers of `torch.nn` uniform in +-1/sqrt(fan-in); the default of every other model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _init_of_the_name(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("name", "mlp") != "mlp":
+            return {"init": "torch", **values}
+        return values
 
 
 class TrainingSection(Section):
-    """How the network learns: on the full batch, all replicas of a run in lockstep."""
+    """How the network learns: all replicas of a run in lockstep, on the same samples in the same order."""
 
     learning_rate: Grid = (1.0,)
     """One number, or a list, which is a grid."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    """`sgd`: gradient descent on all samples, with `momentum`. `adam`: with the constants of its authors."""
+    """`sgd`: gradient descent, with `momentum`. `adam`: with the constants of its authors."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Heavy-ball momentum of `sgd`; 0 is plain gradient descent."""
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Decay of all parameters, biases included. `sgd`: weight_decay * w is added to the gradient (L2). `adam`:
+    decoupled, as in AdamW. The recorded loss is without it."""
+    batch_size: Annotated[Literal["full"] | int, BeforeValidator(_full_or_count)] = "full"
+    """Samples of one update. A number: each epoch is a new permutation of the training samples, cut into batches, whose
+    remainder waits for the next epoch; it depends on the run's seed alone. The recorded loss is that of all samples."""
     n_steps: Count = 200
     """Number of updates."""
     dtype: Literal["float32", "float64"] = "float64"
@@ -203,6 +249,51 @@ class EmbeddingSection(Section):
     """Landmarks of `distance_pca` and `landmark`, drawn evenly over time and replicas."""
 
 
+RuleLevel = Literal["none", "info", "warn", "error"]
+
+
+class AlertsSection(Section):
+    """Which alerts there are, how grave each is, and from where on it speaks."""
+
+    became_chaotic: RuleLevel = "warn"
+    """Level of *separations grow exponentially and saturate*; `none` turns a rule off."""
+    left_regular: RuleLevel = "info"
+    """Level of *training was regular and no longer is*."""
+    diverged: RuleLevel = "error"
+    """Level of *the loss stays above its start*."""
+    non_finite: RuleLevel = "error"
+    """Level of *a loss or a weight is NaN or infinite*."""
+    stalled: RuleLevel = "info"
+    """Level of *no progress before the planned end, and not at the target*."""
+    jumped: RuleLevel = "warn"
+    """Level of *the moves changed size at once*."""
+    decorrelated: RuleLevel = "info"
+    """Level of *the loss stopped following that of the other runs of the group*."""
+    silent: RuleLevel = "warn"
+    """Level of *no rows for a while*."""
+    check_every_rows: Count = 25
+    """Rows between two checkpoints, at least; beyond twenty times as many they are a twentieth of the run apart."""
+    least_rows: Count = 50
+    """Rows before which no estimate is asked for."""
+    n_confirm: Count = 2
+    """Checkpoints in a row that have to agree on a regime, or on no progress."""
+    cool_down_rows: int = Field(default=200, ge=0)
+    """Rows for which a rule keeps quiet about a run after an alert."""
+    diverged_rows: Count = 40
+    """Rows in a row with a loss above that of row 0. Large learning rates pass through some twenty and come back."""
+    stalled_below: float = Field(default=0.01, ge=0, le=1)
+    """Share of the loss. A run stalls where even the upper end of what its loss fell by, over its newest quarter, is
+    less."""
+    jump_factor: float = Field(default=2.0, gt=1)
+    """Least factor between moves before and after a jump."""
+    jump_run_length: float = Field(default=1e5, gt=100)
+    """Rows between two false alarms of `jumped` in noise without a jump, before `jump_factor` makes them rarer."""
+    apart_factor: float = Field(default=1.5, ge=1)
+    """Least factor between the loss of a run and the median of its group for `decorrelated`."""
+    silent_after_s: Positive = 300.0
+    """Seconds without a new row after which an unfinished run is silent."""
+
+
 class AnalysisSection(Section):
     """How estimates are made."""
 
@@ -220,6 +311,8 @@ class AnalysisSection(Section):
     """Rows at the end of a run over which the asymptotic state of each replica is averaged."""
     regular_below: Positive = 0.01
     """A setting is regular where the upper end of its finite-time exponent, per step, lies below."""
+    alerts: AlertsSection = AlertsSection()
+    """What is told of a run while it is watched."""
 
 
 class ClusterSection(Section):

@@ -1,0 +1,148 @@
+"""Finds the alerts of all runs, keeps the newest, and passes fresh ones on.
+
+Alerts follow from the stored rows, so a service that starts again finds those of before once more; only what happens
+while it runs is sent to sinks and clients.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Lock
+
+from streamscalar.analysis.alerts import RunWatch, silent, watch_group
+from streamscalar.analysis.rules import Alert
+from streamscalar.analysis.series import RunSeries
+from streamscalar.store.schema import RunFiles
+from streamscalar_services.api.catalog import Catalog, Entry
+from streamscalar_services.api.listing import group_of, page
+from streamscalar_services.api.schemas import AlertDocument, AlertPage, Level
+from streamscalar_services.api.sinks import LEVELS, Sinks
+
+KEPT = 10_000
+"""Alerts kept, the newest; `of` counts these."""
+MOST_IN_GROUP = 64
+"""Runs of a group that are compared with each other."""
+ENDED_EARLY = ("failed", "cancelled")
+GROWTH = 1.1
+"""A group is compared again when all of its runs have this many times the rows."""
+
+
+class Alarms:
+    """Alerts of the runs of a catalog.
+
+    `take` is called from the thread that analyses; all else from any.
+    """
+
+    def __init__(self, catalog: Catalog, sinks: Sinks) -> None:
+        self._catalog = catalog
+        self._sinks = sinks
+        self._started_at = time.time()
+        self._watches: dict[str, RunWatch] = {}
+        self._groups: dict[tuple[object, ...], int] = {}
+        self._found: dict[str, AlertDocument] = {}
+        self._fresh: deque[AlertDocument] = deque(maxlen=KEPT)
+        self._guard = Lock()
+
+    def take(self, entry: Entry, series: RunSeries, read: Callable[[Entry], RunSeries]) -> None:
+        """Look at the new rows of a run, and at its group where that grew; `read` reads the others of it."""
+        experiment = entry.source.experiment
+        rules = experiment.config.analysis.alerts
+        watch = self._watches.get(entry.id)
+        if watch is None:
+            watch = self._watches[entry.id] = RunWatch(rules, experiment.options)
+        self._add(entry, watch.update(series))
+        if entry.has_exact:
+            del self._watches[entry.id]
+        group = self._grown(entry)
+        if group:
+            members = {other.run_id: other for other in group}
+            runs = [series if other is entry else read(other) for other in group]
+            for alert in watch_group(runs, rules, experiment.options):
+                self._add(members[alert.run_id], [alert])
+
+    def take_silent(self, entry: Entry, series: RunSeries, now: float) -> None:
+        """Note that a run has gone silent."""
+        rules = entry.source.experiment.config.analysis.alerts
+        alert = silent(series, entry.updated_at, now, rules)
+        if alert is not None:
+            self._add(entry, [alert], at=now)
+
+    def take_fresh(self) -> list[AlertDocument]:
+        """Return the alerts of what happened since the last call."""
+        found = []
+        while self._fresh:
+            found.append(self._fresh.popleft())
+        return found
+
+    def page(self, run: str | None, level: Level, cursor: str | None, limit: int) -> AlertPage:
+        """Return alerts of `level` and graver ones, newest first."""
+        passed = LEVELS[LEVELS.index(level) :]
+        with self._guard:
+            alerts = list(self._found.values())
+        chosen = [alert for alert in alerts if alert.level in passed and run in (None, alert.run)]
+        chosen.sort(key=lambda alert: (-alert.at, alert.id))
+        part = page([alert.id for alert in chosen], cursor, limit)
+        shown = chosen[part.first : part.first + limit]
+        return AlertPage(items=shown, n=len(shown), of=len(chosen), next_cursor=part.next_cursor)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of alerts kept, by level."""
+        with self._guard:
+            levels = [alert.level for alert in self._found.values()]
+        return {level: levels.count(level) for level in LEVELS}
+
+    def _add(self, entry: Entry, alerts: Sequence[Alert], at: float | None = None) -> None:
+        for alert in alerts:
+            name = f"{entry.source.name}:{alert.id}"
+            with self._guard:
+                if name in self._found:
+                    continue
+                document = AlertDocument(
+                    id=name,
+                    run=entry.id,
+                    rule=alert.rule,
+                    level=alert.level,
+                    step=alert.step,
+                    row=alert.row,
+                    at=_written_at(entry, alert.row) if at is None else at,
+                    message=alert.message,
+                    evidence=alert.evidence,
+                )
+                self._found[name] = document
+                entry.n_alerts += 1
+                if len(self._found) > KEPT:
+                    del self._found[min(self._found.values(), key=lambda kept: kept.at).id]
+            if document.at >= self._started_at:
+                self._fresh.append(document)
+                self._sinks.send([document])
+
+    def _grown(self, entry: Entry) -> list[Entry]:
+        """Return the runs of the same setting or group where all have grown enough to be compared again."""
+        key = _group(entry)
+        group = [
+            other
+            for other in list(entry.source.runs.values())
+            if _group(other) == key and (other.phase not in ENDED_EARLY or other.n_embedded >= entry.n_embedded)
+        ]
+        n_rows = min(other.n_embedded for other in group)
+        if n_rows < GROWTH * self._groups.get(key, 1) and not (entry.has_exact and n_rows > self._groups.get(key, 1)):
+            return []
+        self._groups[key] = n_rows
+        return group[:MOST_IN_GROUP]
+
+
+def _group(entry: Entry) -> tuple[object, ...]:
+    setting = entry.setting
+    return entry.source.name, group_of(entry), setting.get("learning_rate"), setting.get("epsilon"), entry.layout
+
+
+def _written_at(entry: Entry, row: int | None) -> float:
+    """Return when a row was written: the time of its segment, or of the run's newest row where it has none yet."""
+    if row is not None:
+        segment = row // entry.segment_rows
+        path = RunFiles(entry.source.store.path / "runs" / entry.run_id).weights / "steps" / f"c.{segment}"
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError:
+            pass
+    return entry.updated_at
