@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ class Client:
         headers = {"authorization": f"Bearer {token}"}
         # The proxies of the environment are for other hosts than a user's own service.
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._close = weakref.finalize(self, self._http.close)
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +66,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
-        self._http.close()
+        self._close()
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         """Return the document at a path, such as `/v1/experiments`; queries that are `None` are left out.

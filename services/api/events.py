@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 KEPT = 4096
@@ -35,7 +35,7 @@ class Hub:
         async with self._news:
             self._news.notify_all()
 
-    async def follow(self, last_id: str | None) -> AsyncIterator[bytes]:
+    async def follow(self, last_id: str | None) -> AsyncGenerator[bytes, None]:
         """Yield what came after `last_id`, from now on where there is none, in chunks of whole events."""
         position = self._next if last_id is None else self._position(last_id)
         self.n_clients += 1

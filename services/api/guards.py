@@ -1,6 +1,7 @@
 """What stands in front of every route: limits of size and time, authentication, safe headers, entity tags."""
 
 import asyncio
+import contextlib
 import hashlib
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -30,10 +31,6 @@ HEADERS = {
 }
 
 
-class _TooLarge(Exception):
-    pass
-
-
 class Guard:
     """Refuses what is too large, too slow or not allowed, before any route sees it."""
 
@@ -47,8 +44,16 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        body = _Body(receive, self._options)
+        is_answered = False
+
         async def send_safely(message: Message) -> None:
+            nonlocal is_answered
+            if body.refusal is not None and not is_answered:
+                # The application's own words for a body that it could not read.
+                return
             if message["type"] == "http.response.start":
+                is_answered = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -60,13 +65,12 @@ class Guard:
         if refusal is not None:
             await problem(*refusal)(scope, receive, send_safely)
             return
-        try:
-            await self._app(scope, self._limited(receive), send_safely)
-        except _TooLarge:
-            limit = self._options.max_body_bytes
-            await problem(413, f"body: must be at most {limit} bytes")(scope, receive, send_safely)
-        except TimeoutError:
-            await problem(408, "body: arrived too slowly")(scope, receive, send_safely)
+        with contextlib.suppress(_Refused):
+            await self._app(scope, body.receive, send_safely)
+        if body.refusal is not None and not is_answered:
+            answer = problem(*body.refusal, headers={"connection": "close"})
+            body.refusal = None
+            await answer(scope, receive, send_safely)
 
     def _refusal(self, scope: Scope) -> tuple[Any, ...] | None:
         options, path = self._options, scope["path"]
@@ -87,23 +91,37 @@ class Guard:
         scope.setdefault("state", {})["right"] = right
         return None
 
-    def _limited(self, receive: Receive) -> Receive:
-        n_bytes = 0
-        is_whole = False
 
-        async def limited() -> Message:
-            nonlocal n_bytes, is_whole
-            if is_whole:
-                return await receive()
+class _Refused(Exception):
+    pass
+
+
+class _Body:
+    """Hands on the body of a request while it is small and comes quickly; `refusal` says what was wrong with it."""
+
+    def __init__(self, receive: Receive, options: ServiceOptions) -> None:
+        self._receive = receive
+        self._options = options
+        self._n_bytes = 0
+        self._is_whole = False
+        self.refusal: tuple[int, str] | None = None
+
+    async def receive(self) -> Message:
+        """Return the next piece."""
+        if self._is_whole:
+            return await self._receive()
+        try:
             async with asyncio.timeout(self._options.body_timeout_s):
-                message = await receive()
-            n_bytes += len(message.get("body", b""))
-            if n_bytes > self._options.max_body_bytes:
-                raise _TooLarge
-            is_whole = not message.get("more_body", False)
-            return message
-
-        return limited
+                message = await self._receive()
+        except TimeoutError:
+            self.refusal = 408, "body: arrived too slowly"
+            raise _Refused from None
+        self._n_bytes += len(message.get("body", b""))
+        if self._n_bytes > self._options.max_body_bytes:
+            self.refusal = 413, f"body: must be at most {self._options.max_body_bytes} bytes"
+            raise _Refused
+        self._is_whole = not message.get("more_body", False)
+        return message
 
 
 def _right(headers: Headers, tokens: Tokens) -> tuple[Right | None, bool]:

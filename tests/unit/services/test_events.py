@@ -1,0 +1,80 @@
+"""The event stream: resuming, falling behind, memory."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from streamscalar_services.api.events import Hub
+
+
+async def _take(stream: AsyncIterator[bytes], n: int) -> list[dict[str, str]]:
+    """Return the next `n` events."""
+    found: list[dict[str, str]] = []
+    while len(found) < n:
+        chunk = await asyncio.wait_for(anext(stream), 5)
+        for block in chunk.decode().split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            if "data" in fields:
+                found.append(fields)
+    return found
+
+
+def test_every_event_reaches_every_client_in_order() -> None:
+    async def scenario() -> None:
+        hub = Hub()
+        streams = [hub.follow(None) for _ in range(3)]
+        for stream in streams:
+            await anext(stream)
+        for number in range(5):
+            await hub.publish("rows", {"number": number})
+        for stream in streams:
+            got = await _take(stream, 5)
+            assert [json.loads(event["data"])["number"] for event in got] == list(range(5))
+
+    asyncio.run(scenario())
+
+
+def test_a_client_resumes_after_its_last_event() -> None:
+    async def scenario() -> None:
+        hub = Hub()
+        stream = hub.follow(None)
+        await anext(stream)
+        for number in range(6):
+            await hub.publish("rows", {"number": number})
+        third = (await _take(stream, 3))[2]["id"]
+        again = await _take(hub.follow(third), 3)
+        assert [json.loads(event["data"])["number"] for event in again] == [3, 4, 5]
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_fell_behind_or_comes_from_another_life_is_told_to_start_over() -> None:
+    async def scenario() -> None:
+        hub = Hub(kept=4)
+        stream = hub.follow(None)
+        await anext(stream)
+        await hub.publish("rows", {})
+        first = (await _take(stream, 1))[0]["id"]
+        for _ in range(10):
+            await hub.publish("rows", {})
+        assert (await _take(hub.follow(first), 1))[0]["event"] == "reset"
+        for foreign in ("ffffffff-3", "nonsense", first.split("-")[0] + "-999", first.split("-")[0] + "-" + "9" * 99):
+            assert (await _take(hub.follow(foreign), 1))[0]["event"] == "reset"
+        after = hub.follow("nonsense")
+        await _take(after, 1)
+        await hub.publish("rows", {"number": 11})
+        assert json.loads((await _take(after, 1))[0]["data"]) == {"number": 11}
+
+    asyncio.run(scenario())
+
+
+def test_clients_are_counted_while_they_stay() -> None:
+    async def scenario() -> None:
+        hub = Hub()
+        stream = hub.follow(None)
+        await anext(stream)
+        assert hub.n_clients == 1
+        await stream.aclose()
+        assert hub.n_clients == 0
+
+    asyncio.run(scenario())
