@@ -57,6 +57,7 @@ _CONTENT = {"content": {"application/problem+json": {"schema": Problem.model_jso
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, **_CONTENT}
     for status, text in {
+        400: "The body is no JSON",
         401: "No valid token",
         404: "Not here",
         408: "The request arrived too slowly",

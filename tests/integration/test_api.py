@@ -12,6 +12,7 @@ import pytest
 
 import streamscalar as ss
 from streamscalar.client import Client, connect
+from streamscalar.config import load_config
 from streamscalar.errors import BadCall
 from tests.conftest import small_config
 from tests.integration.conftest import ADMIN, READ, Service
@@ -332,7 +333,16 @@ def test_an_added_and_a_cancelled_run_through_the_service(tmp_path: Path) -> Non
     folder.mkdir()
     service = Service(folder)
     service.start()
-    config = small_config(folder / "grow", experiment={"n_initial_conditions": 1}, training={"n_steps": 1500})
+    config = load_config(
+        {
+            "experiment": {"name": "grow", "n_initial_conditions": 1},
+            "task": {"name": "quadratic", "curvatures": [1.0, 0.5]},
+            "training": {"learning_rate": [1, 0.5], "n_steps": 3000, "device": "cpu"},
+            "perturbation": {"n_perturbed": 1},
+            "store": {"url": str(folder / "grow"), "fsync": "none"},
+            "cluster": {"executor": "inline"},
+        }
+    )
     writer = threading.Thread(target=lambda: ss.run(config))
     writer.start()
     try:
@@ -340,11 +350,11 @@ def test_an_added_and_a_cancelled_run_through_the_service(tmp_path: Path) -> Non
             while admin.get("/v1/runs").json()["of"] == 0:
                 time.sleep(0.1)
             assert admin.post("/v1/runs/grow:lr1_ic0/cancel").status_code == 202
-            answer = admin.post("/v1/experiments/grow/runs", json={"learning_rate": [2]})
-            assert (answer.status_code, answer.json()) == (202, {"runs": ["grow:lr2_ic0"]})
+            answer = admin.post("/v1/experiments/grow/runs", json={"learning_rate": [0.2]})
+            assert (answer.status_code, answer.json()) == (202, {"runs": ["grow:lr0.2_ic0"]})
             writer.join(120)
             states = {run.run_id: run.is_complete for run in ss.open(folder / "grow").runs.values()}
-            assert states == {"lr1_ic0": False, "lr2_ic0": True, "lr5_ic0": True}
+            assert states == {"lr1_ic0": False, "lr0.2_ic0": True, "lr0.5_ic0": True}
     finally:
         writer.join()
         service.kill()
