@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from streamscalar.config.models import TaskSection
 from streamscalar.errors import BadCall, Kind
@@ -19,6 +20,8 @@ N_DIGITS_TEST = 360
 IRIS_FOLDS = 5
 """Every fifth of the 150 flowers, which lie sorted by class, is for testing: 120 stay, 40 of each class."""
 N_LONE_TRAIN = 8000
+
+SizedT = TypeVar("SizedT", NDArray[np.float64], Tensor)
 
 KNOWN_MD5: Mapping[str, str] = {
     "f68b3c2dcbeaaa9fbdd348bbdeb94873": "MNIST train-images-idx3-ubyte.gz",
@@ -68,16 +71,17 @@ def load_data(task: TaskSection) -> Data:
         case _:
             data = _idx(Path(str(task.path)).expanduser())
     return Data(
-        _first(data.x_train, task.n_train, "n_train"),
+        first_samples(data.x_train, task.n_train, "n_train"),
         data.y_train[: task.n_train],
-        _first(data.x_test, task.n_test, "n_test"),
+        first_samples(data.x_test, task.n_test, "n_test"),
         data.y_test[: task.n_test],
         data.n_classes,
         data.source,
     )
 
 
-def _first(samples: NDArray[np.float64], n: int | None, field: str) -> NDArray[np.float64]:
+def first_samples(samples: SizedT, n: int | None, field: str) -> SizedT:
+    """Return the first `n` samples, all where it is `None`; fewer than that is a `BadCall` that names `field`."""
     if n is not None and n > len(samples):
         raise BadCall(f"task.{field}", f"must be at most {len(samples)}, all the data there is", str(n), kind=Kind.DATA)
     return samples[:n]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.training.batches import Batches
 from streamscalar.training.optimizers import Optimizer
 from streamscalar.training.problems import Evaluation, Problem, Product
 from streamscalar.types import Layout
@@ -22,11 +23,15 @@ TANGENT_STREAM = 4
 
 @contextmanager
 def pinned_threads(n_threads: int) -> Iterator[None]:
-    """Pin torch to `n_threads` CPU threads, because sums depend on how they are split."""
+    """Pin torch to `n_threads` CPU threads, because sums depend on how they are split.
+
+    Convolutions on CUDA are pinned, too: to deterministic kernels in the precision that was asked for, no TF32.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
-        yield
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -90,17 +95,26 @@ class TwinCheck:
     is_exact: bool
 
 
-def check_twins(problem: Problem, reference: NDArray[np.floating], n_replicas: int, device: torch.device) -> TwinCheck:
-    """Move `n_replicas` identical copies a few steps under each product, fastest first.
+def check_twins(
+    problem: Problem,
+    reference: NDArray[np.floating],
+    n_replicas: int,
+    device: torch.device,
+    batches: Batches | None = None,
+) -> TwinCheck:
+    """Move `n_replicas` identical copies a few steps under each product, fastest first, all on the first batch.
 
     Fused products may give replicas different last bits where a kernel's edge meets one of them
     (chaos then drives identical twins apart); the first product that keeps all bits equal is taken.
     """
     start = torch.tensor(reference, device=device).repeat(n_replicas, 1)
-    for product in Product:
+    batch = None if batches is None else batches.at(0)
+    if batch is not None and batch.dim() == 2:
+        batch = batch[:1].repeat(n_replicas, 1)
+    for product in problem.products(problem.n_train if batch is None else batch.shape[-1]):
         weights, is_exact = start, True
         for _ in range(N_TWIN_STEPS):
-            gradient = problem.evaluate(weights, product, with_accuracy=False).gradient
+            gradient = problem.evaluate(weights, product, with_accuracy=False, batch=batch).gradient
             # The gradients, not the weights, whose rounding hides small differences.
             is_exact = is_exact and bool(torch.equal(gradient, gradient[:1].expand_as(gradient)))
             weights = weights - gradient
@@ -128,6 +142,8 @@ class Ensemble:
         Where.
     tangents
         Tangent vectors to start from, shape (R, k, P), of any length; `None` to carry none.
+    batches
+        Samples of each update; `None` for all of them.
     """
 
     def __init__(
@@ -139,8 +155,10 @@ class Ensemble:
         product: Product,
         device: torch.device,
         tangents: NDArray[np.floating] | None = None,
+        batches: Batches | None = None,
     ) -> None:
         self._problem = problem
+        self._batches = batches
         self._optimizer = optimizer
         self._weights = torch.tensor(rows, device=device)
         self._learning_rates = torch.tensor(learning_rates, device=device, dtype=self._weights.dtype)[:, None]
@@ -161,16 +179,18 @@ class Ensemble:
         return np.asarray(self._weights.cpu())
 
     def metrics(self) -> Mapping[str, NDArray[np.floating]]:
-        """Return loss and test accuracy at the weights now, shape (R,) each.
+        """Return loss over all training samples and test accuracy at the weights now, shape (R,) each.
 
         With tangents also `tangent_1`, `tangent_2`...: ln of the factor by which each was stretched since the last
         call.
         """
-        self._evaluation = self._problem.evaluate(self._weights, self._product, with_accuracy=True)
-        values: dict[str, Tensor | None] = {
-            "loss": self._evaluation.loss,
-            "accuracy": self._evaluation.accuracy,
-        }
+        if self._batches is None:
+            # The next update needs the gradient here.
+            self._evaluation = self._problem.evaluate(self._weights, self._product, with_accuracy=True)
+            loss, accuracy = self._evaluation.loss, self._evaluation.accuracy
+        else:
+            loss, accuracy = self._problem.measure(self._weights, self._product)
+        values: dict[str, Tensor | None] = {"loss": loss, "accuracy": accuracy}
         if self._tangents is not None:
             values |= {f"tangent_{k + 1}": column for k, column in enumerate(self._growth.unbind(1))}
             self._is_reported = True
@@ -178,18 +198,21 @@ class Ensemble:
 
     def step(self) -> None:
         """Make one update of all replicas, and of their tangent vectors."""
-        evaluation = self._evaluation or self._problem.evaluate(self._weights, self._product, with_accuracy=False)
+        batch = None if self._batches is None else self._batches.at(self._n_steps)
+        evaluation = self._evaluation or self._problem.evaluate(
+            self._weights, self._product, with_accuracy=False, batch=batch
+        )
         self._n_steps += 1
         if self._tangents is not None:
-            self._move_tangents(evaluation.gradient, self._tangents)
+            self._move_tangents(evaluation.gradient, self._tangents, batch)
         self._weights, self._state = self._optimizer.update(
             self._weights, evaluation.gradient, self._state, self._learning_rates, self._n_steps
         )
         self._evaluation = None
 
-    def _move_tangents(self, gradient: Tensor, tangents: Tensor) -> None:
+    def _move_tangents(self, gradient: Tensor, tangents: Tensor, batch: Tensor | None) -> None:
         moves = torch.chunk(tangents, 1 + len(self._state), dim=2)
-        curved = self._problem.hessian_product(self._weights, moves[0], self._product)
+        curved = self._problem.hessian_product(self._weights, moves[0], self._product, batch)
         state = tuple(tensor[:, None] for tensor in self._state)
         moved = self._optimizer.tangent(
             gradient[:, None], state, self._learning_rates[:, None], self._n_steps, moves, curved

@@ -3,9 +3,14 @@
 The tangent of the gradient is the Hessian of the loss times the tangent of the weights [1]_. With momentum or Adam the
 separation lives in the weights and in what the optimiser remembers, so its growth is measured over both.
 
+Weight decay shrinks all parameters, biases included, as torch does by default. It is coupled in gradient descent, the
+gradient of 1/2 weight_decay |w|^2, and decoupled in Adam [2]_, where it does not enter the moments.
+
 References
 ----------
 .. [1] G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980).
+.. [2] I. Loshchilov, F. Hutter, arXiv 1711.05101, algorithm 2 with the learning rate as its schedule, as in
+   `torch.optim.AdamW`; algorithm 1 is the coupled form, as in `torch.optim.SGD`.
 """
 
 from typing import Protocol
@@ -43,10 +48,14 @@ class Optimizer(Protocol):
 
 
 class Descent:
-    """Gradient descent, with heavy-ball momentum where it is over 0: `b <- momentum b + g; w <- w - lr b`."""
+    """Gradient descent, with heavy-ball momentum where it is over 0: `b <- momentum b + g; w <- w - lr b`.
 
-    def __init__(self, momentum: float = 0.0) -> None:
+    Weight decay makes `g` the gradient plus `weight_decay w`.
+    """
+
+    def __init__(self, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         self._momentum = momentum
+        self._weight_decay = weight_decay
         self.state_names: tuple[str, ...] = ("momentum",) if momentum else ()
 
     def update(
@@ -54,6 +63,8 @@ class Descent:
     ) -> tuple[Tensor, State]:
         """See `Optimizer.update`."""
         del step
+        if self._weight_decay:
+            gradient = gradient + self._weight_decay * weights
         if not self._momentum:
             return weights - learning_rate * gradient, ()
         buffer = self._momentum * state[0] + gradient
@@ -69,10 +80,16 @@ class Descent:
 
 
 class Adam:
-    """Adam with bias correction (Kingma and Ba, arXiv 1412.6980, algorithm 1), at the constants of its authors."""
+    """Adam with bias correction (Kingma and Ba, arXiv 1412.6980, algorithm 1), at the constants of its authors.
+
+    Weight decay first multiplies the weights by `1 - lr weight_decay`.
+    """
 
     state_names: tuple[str, ...] = ("first_moment", "second_moment")
     first_decay, second_decay, floor = 0.9, 0.999, 1e-8
+
+    def __init__(self, weight_decay: float = 0.0) -> None:
+        self._weight_decay = weight_decay
 
     def update(
         self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
@@ -82,7 +99,10 @@ class Adam:
         second = self.second_decay * state[1] + (1 - self.second_decay) * gradient * gradient
         root = torch.sqrt(second / (1 - self.second_decay**step))
         moved = first / (1 - self.first_decay**step) / (root + self.floor)
-        return weights - learning_rate * moved, (first, second)
+        return self._decayed(weights, learning_rate) - learning_rate * moved, (first, second)
+
+    def _decayed(self, weights: Tensor, learning_rate: Tensor) -> Tensor:
+        return weights * (1 - learning_rate * self._weight_decay) if self._weight_decay else weights
 
     def tangent(
         self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
@@ -97,9 +117,11 @@ class Adam:
         root_move = torch.where(root > 0, second_move / second_bias / (2 * root), 0.0)
         size = root + self.floor
         moved = first_move / first_bias / size - first / first_bias * root_move / size**2
-        return moves[0] - learning_rate * moved, first_move, second_move
+        return self._decayed(moves[0], learning_rate) - learning_rate * moved, first_move, second_move
 
 
 def build_optimizer(training: TrainingSection) -> Optimizer:
     """Return the optimiser of a config."""
-    return Adam() if training.optimizer == "adam" else Descent(training.momentum)
+    if training.optimizer == "adam":
+        return Adam(training.weight_decay)
+    return Descent(training.momentum, training.weight_decay)

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from streamscalar.config.models import ModelSection, TaskSection
-from streamscalar.training.data import Data, load_data
+from streamscalar.config.models import ModelSection, TaskSection, is_own
+from streamscalar.training.data import Data
+from streamscalar.training.networks import network
+from streamscalar.training.tasks import load_task
 from streamscalar.types import Layer
 
 ALIGNMENT = 16
@@ -34,7 +36,7 @@ class Product(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Loss (R,), gradient (R, P) and test accuracy (R,) of R replicas; a quadratic has no accuracy."""
+    """Loss (R,), gradient (R, P) and test accuracy (R,) of R replicas; not every problem has an accuracy."""
 
     loss: Tensor
     gradient: Tensor
@@ -42,53 +44,112 @@ class Evaluation:
 
 
 class Problem(Protocol):
-    """A loss over a flat parameter axis."""
+    """A loss over a flat parameter axis.
+
+    Attributes
+    ----------
+    layers
+        Names and places of the parameters.
+    metrics
+        What is measured: `loss`, the mean over all training samples at the recorded weights, whatever the batches, and
+        without weight decay; and `accuracy`, the share of the test samples that are right.
+    n_train
+        Training samples; 0 where the loss has none.
+    """
 
     layers: tuple[Layer, ...]
     metrics: tuple[str, ...]
+    n_train: int
+
+    def products(self, n_samples: int) -> tuple[Product, ...]:
+        """Return the products to choose from for updates on `n_samples` samples, fastest first."""
+        ...
 
     def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return initial parameters, shape (P,)."""
         ...
 
-    def evaluate(self, weights: Tensor, product: Product, *, with_accuracy: bool) -> Evaluation:
-        """Return loss, gradient and, where asked, accuracy at `weights` (R, P)."""
+    def evaluate(
+        self, weights: Tensor, product: Product, *, with_accuracy: bool, batch: Tensor | None = None
+    ) -> Evaluation:
+        """Return loss, gradient and, where asked, accuracy at `weights` (R, P).
+
+        Loss and gradient are those of all training samples, or of the samples `batch`: indices (B,) for all
+        replicas, or (R, B) for each.
+        """
         ...
 
-    def hessian_product(self, weights: Tensor, vectors: Tensor, product: Product) -> Tensor:
-        """Return the Hessian at `weights` (R, P) times `vectors` (R, k, P), in their shape."""
+    def measure(self, weights: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
+        """Return loss over all training samples and accuracy, without a gradient, at `weights` (R, P)."""
+        ...
+
+    def hessian_product(
+        self, weights: Tensor, vectors: Tensor, product: Product, batch: Tensor | None = None
+    ) -> Tensor:
+        """Return the Hessian at `weights` (R, P) times `vectors` (R, k, P), in their shape; `batch` see `evaluate`."""
         ...
 
 
 def build_problem(task: TaskSection, model: ModelSection, dtype: torch.dtype, device: torch.device) -> Problem:
-    """Return the problem of a config, its data on `device`."""
+    """Return the problem of a config, its data on `device`.
+
+    The perceptron has a faster problem of its own where the task is a plain classification; all else is a module.
+
+    Raises
+    ------
+    BadCall
+        Data are missing, or what a function of the user's own returned cannot be trained.
+    """
+    # A module's problem builds on what this module defines.
+    from streamscalar.training.modules import ModuleProblem
+
     if task.name == "quadratic":
         return Quadratic(torch.tensor(task.curvatures, dtype=dtype, device=device))
-    return Perceptron(load_data(task), model, dtype, device)
+    loaded = load_task(task)
+    if not is_own(model.name):
+        loaded = loaded.with_float_inputs()
+    classes = loaded.as_classes() if model.name == "mlp" else None
+    if classes is not None:
+        return Perceptron(classes, model, dtype, device)
+    return ModuleProblem(network(model, loaded), model.name, loaded, model.init, dtype, device)
 
 
 class Quadratic:
     """Loss 1/2 sum h_i w_i^2: its gradient descent multiplies w_i by 1 - lr h_i at every step."""
 
     metrics: tuple[str, ...] = ("loss",)
+    n_train = 0
 
     def __init__(self, curvatures: Tensor) -> None:
         self.curvatures = curvatures
         self.layers: tuple[Layer, ...] = (Layer("weight", 0, (len(curvatures),)),)
 
+    def products(self, n_samples: int) -> tuple[Product, ...]:
+        """See `Problem.products`; there is no product, and so all are equal."""
+        del n_samples
+        return tuple(Product)
+
     def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return N(0, 1) parameters."""
         return rng.standard_normal(len(self.curvatures))
 
-    def evaluate(self, weights: Tensor, product: Product, *, with_accuracy: bool) -> Evaluation:
-        """See `Problem.evaluate`; there is no product and no accuracy."""
-        del product, with_accuracy
+    def evaluate(
+        self, weights: Tensor, product: Product, *, with_accuracy: bool, batch: Tensor | None = None
+    ) -> Evaluation:
+        """See `Problem.evaluate`; there is no product, no accuracy and no batch."""
+        del product, with_accuracy, batch
         gradient = self.curvatures * weights
         return Evaluation(0.5 * (gradient * weights).sum(1), gradient, None)
 
-    def hessian_product(self, weights: Tensor, vectors: Tensor, product: Product) -> Tensor:
+    def measure(self, weights: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
+        """See `Problem.measure`."""
+        return self.evaluate(weights, product, with_accuracy=False).loss, None
+
+    def hessian_product(
+        self, weights: Tensor, vectors: Tensor, product: Product, batch: Tensor | None = None
+    ) -> Tensor:
         """See `Problem.hessian_product`."""
-        del weights, product
+        del weights, product, batch
         return self.curvatures * vectors
 
 
@@ -108,6 +169,7 @@ class Perceptron:
     def __init__(self, data: Data, model: ModelSection, dtype: torch.dtype, device: torch.device) -> None:
         self._train = _Inputs.of(data.x_train, dtype, device)
         self._test = _Inputs.of(data.x_test, dtype, device)
+        self.n_train = len(data.y_train)
         self._y_train = torch.tensor(data.y_train, device=device)
         self._y_test = torch.tensor(data.y_test, device=device)
         activations: dict[str, Callable[[Tensor], Tensor]] = {
@@ -128,6 +190,11 @@ class Perceptron:
             offset += n_out * (n_in + 1)
         self.layers = tuple(layers)
 
+    def products(self, n_samples: int) -> tuple[Product, ...]:
+        """See `Problem.products`."""
+        del n_samples
+        return tuple(Product)
+
     def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return initial parameters after `model.init`."""
         parts: list[NDArray[np.float64]] = []
@@ -140,29 +207,40 @@ class Perceptron:
                 parts.append(rng.standard_normal(layer.size) if layer.is_weight else np.zeros(layer.size))
         return np.concatenate(parts)
 
-    def evaluate(self, weights: Tensor, product: Product, *, with_accuracy: bool) -> Evaluation:
+    def evaluate(
+        self, weights: Tensor, product: Product, *, with_accuracy: bool, batch: Tensor | None = None
+    ) -> Evaluation:
         """See `Problem.evaluate`."""
         leaf = weights.detach().requires_grad_()
-        loss = self._loss(leaf, product)
+        loss = self._loss(leaf, product, batch)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        accuracy = None
-        if with_accuracy:
-            with torch.no_grad():
-                predicted = self._logits(weights, self._test, product).argmax(1)
-                accuracy = (predicted[:, : len(self._y_test)] == self._y_test).to(weights.dtype).mean(1)
-        return Evaluation(loss.detach(), gradient, accuracy)
+        return Evaluation(loss.detach(), gradient, self._accuracy(weights, product) if with_accuracy else None)
 
-    def hessian_product(self, weights: Tensor, vectors: Tensor, product: Product) -> Tensor:
+    def measure(self, weights: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
+        """See `Problem.measure`."""
+        with torch.no_grad():
+            return self._loss(weights, product, None), self._accuracy(weights, product)
+
+    def hessian_product(
+        self, weights: Tensor, vectors: Tensor, product: Product, batch: Tensor | None = None
+    ) -> Tensor:
         """See `Problem.hessian_product`; twice backwards, once per vector."""
         leaf = weights.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self._loss(leaf, product).sum(), leaf, create_graph=True)
+        (gradient,) = torch.autograd.grad(self._loss(leaf, product, batch).sum(), leaf, create_graph=True)
         columns = [torch.autograd.grad(gradient, leaf, v, retain_graph=True)[0] for v in vectors.unbind(1)]
         return torch.stack(columns, 1)
 
-    def _loss(self, weights: Tensor, product: Product) -> Tensor:
-        logits = self._logits(weights, self._train, product)[..., : len(self._y_train)]
-        targets = self._y_train.expand(len(weights), -1)
-        return functional.cross_entropy(logits, targets, reduction="none").mean(1)
+    def _accuracy(self, weights: Tensor, product: Product) -> Tensor:
+        with torch.no_grad():
+            predicted = self._logits(weights, self._test, product).argmax(1)
+            return (predicted[:, : len(self._y_test)] == self._y_test).to(weights.dtype).mean(1)
+
+    def _loss(self, weights: Tensor, product: Product, batch: Tensor | None) -> Tensor:
+        inputs, targets = self._train, self._y_train
+        if batch is not None:
+            inputs, targets = self._train.take(batch), targets[batch]
+        logits = self._logits(weights, inputs, product)[..., : targets.shape[-1]]
+        return functional.cross_entropy(logits, targets.expand(len(weights), -1), reduction="none").mean(1)
 
     def _logits(self, weights: Tensor, inputs: "_Inputs", product: Product) -> Tensor:
         """Return logits (R, classes, samples)."""
@@ -185,7 +263,8 @@ class _Inputs:
     Attributes
     ----------
     values
-        (columns, samples), with samples of zeros up to the alignment; their logits are cut off.
+        (columns, samples), or (R, columns, samples) for samples of each replica's own, with samples of zeros up to
+        the alignment; their logits are cut off.
     columns
         Indices of the inputs that count, on the axis of all inputs, up to the alignment.
     """
@@ -200,6 +279,11 @@ class _Inputs:
         columns = np.sort(np.argsort((x == 0).all(axis=0), kind="stable")[:n_kept])
         values = torch.tensor(x.T[columns], dtype=dtype, device=device)
         return cls(functional.pad(values, (0, -len(x) % ALIGNMENT)), torch.tensor(columns, device=device))
+
+    def take(self, batch: Tensor) -> Self:
+        """Return some of the samples: indices (B,), or (R, B) for each replica."""
+        values = self.values[:, batch] if batch.dim() == 1 else self.values[:, batch].transpose(0, 1)
+        return type(self)(functional.pad(values, (0, -batch.shape[-1] % ALIGNMENT)), self.columns)
 
 
 def _product(matrix: Tensor, x: Tensor, product: Product) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamscalar.config import Config, RunPlan
 from streamscalar.store import KeyFrame, Store, WeightsWriter
+from streamscalar.training.batches import Batches, build_batches
 from streamscalar.training.ensemble import (
     Ensemble,
     check_twins,
@@ -50,12 +51,19 @@ def build_ensemble(
 ) -> Ensemble:
     """Return the replicas of a pack at the weights `rows`, shape (R, P), ready for their first update."""
     training, n_replicas = config.training, layout.n_replicas
+    batches = pack_batches(problem, config, pack, device)
     rates = np.repeat([plan.learning_rate for plan in pack], n_replicas)
     tangents = None
     if training.n_tangents:
         own = [initial_tangents(layout.n_parameters, training.n_tangents, plan.seed) for plan in pack]
         tangents = np.repeat(own, n_replicas, axis=0)
-    return Ensemble(problem, rows, rates, build_optimizer(training), product, device, tangents)
+    return Ensemble(problem, rows, rates, build_optimizer(training), product, device, tangents, batches)
+
+
+def pack_batches(problem: Problem, config: Config, pack: Sequence[RunPlan], device: torch.device) -> Batches | None:
+    """Return the mini-batches of a pack, `None` for the full batch; raises `BadCall` where they do not fit."""
+    seeds = [plan.seed for plan in pack]
+    return build_batches(config.training, problem.n_train, seeds, config.n_replicas, device)
 
 
 class Trainer:
@@ -96,7 +104,8 @@ class Trainer:
             layout = run_layout(problem, config)
             weights_only = config.perturbation.weights_only
             starts = [initial_replicas(problem, layout, plan.epsilon, weights_only, plan.seed) for plan in pack]
-            twins = check_twins(problem, starts[0][0], len(pack) * layout.n_replicas, self._device)
+            batches = pack_batches(problem, config, pack, self._device)
+            twins = check_twins(problem, starts[0][0], len(pack) * layout.n_replicas, self._device, batches)
             store = Store.open(self._store_path, writable=True)
             runs: list[_Run] = []
             for plan in pack:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamscalar.config.models import ModelSection, TaskSection
 from streamscalar.errors import BadCall
+from streamscalar.training.batches import Batches
 from streamscalar.training.data import Data
 from streamscalar.training.ensemble import Ensemble, check_twins, initial_replicas, initial_tangents
 from streamscalar.training.optimizers import Adam, Descent, Optimizer
@@ -82,18 +83,20 @@ def test_gradient_descent_on_a_quadratic_multiplies_each_coordinate() -> None:
     np.testing.assert_allclose(ensemble.weights, start * factors, rtol=1e-13)
 
 
-@pytest.mark.parametrize("n_samples", [333, 336, 1001])
+@pytest.mark.parametrize(("n_samples", "batch_size"), [(333, None), (336, None), (1001, None), (333, 5), (333, 37)])
 @pytest.mark.parametrize("n_replicas", [2, 7])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_identical_twins_stay_identical_under_the_chosen_product(n_replicas: int, n_samples: int, dtype: str) -> None:
+def test_identical_twins_stay_identical_under_the_chosen_product(
+    n_replicas: int, n_samples: int, batch_size: int | None, dtype: str
+) -> None:
     task = TaskSection(name="digits", n_train=n_samples, n_test=50)
     problem = build_problem(task, ModelSection(widths=(5,)), getattr(torch, dtype), CPU)
     start = problem.initial(np.random.default_rng(0)).astype(dtype)
-    twins = check_twins(problem, start, n_replicas, CPU)
+    batches = None if batch_size is None else Batches([1], n_replicas, n_samples, batch_size, CPU)
+    twins = check_twins(problem, start, n_replicas, CPU, batches)
     assert twins.is_exact
-    ensemble = Ensemble(
-        problem, np.tile(start, (n_replicas, 1)), np.full(n_replicas, 8.0), Descent(), twins.product, CPU
-    )
+    rows, rates = np.tile(start, (n_replicas, 1)), np.full(n_replicas, 8.0)
+    ensemble = Ensemble(problem, rows, rates, Descent(), twins.product, CPU, batches=batches)
     for _ in range(30):
         ensemble.step()
     assert len({row.tobytes() for row in ensemble.weights}) == 1
@@ -122,11 +125,19 @@ def test_an_epsilon_below_the_resolution_is_refused_with_the_share_that_moves(da
         initial_replicas(problem, _layout(problem, "float32"), 1e-8, weights_only=True, seed=5)
 
 
-OPTIMIZERS: dict[str, Optimizer] = {"descent": Descent(), "momentum": Descent(0.9), "adam": Adam()}
+OPTIMIZERS: dict[str, Optimizer] = {
+    "descent": Descent(),
+    "momentum": Descent(0.9),
+    "decay": Descent(0.9, 0.1),
+    "adam": Adam(),
+    "adamw": Adam(0.1),
+}
 TORCH: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
     "descent": lambda p: torch.optim.SGD(p, lr=0.3),
     "momentum": lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9),
+    "decay": lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, weight_decay=0.1),
     "adam": lambda p: torch.optim.Adam(p, lr=0.3),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.3, weight_decay=0.1),
 }
 
 

@@ -1,0 +1,111 @@
+"""The network of a config as a module: the built-in ones, and functions of a user's own."""
+
+import inspect
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+from torch import nn
+
+from streamscalar.config.models import ModelSection
+from streamscalar.errors import BadCall, Kind
+from streamscalar.training.own import call_own, find_own
+from streamscalar.training.tasks import LoadedTask
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+}
+
+Build = Callable[[], nn.Module]
+"""Returns a new module, its weights drawn from torch's global generator."""
+
+
+def network(model: ModelSection, task: LoadedTask) -> Build:
+    """Return what builds the network of `model` for the samples of `task`.
+
+    A function of the user's own is called with those of these keywords that it declares: `n_inputs`, numbers per
+    sample; `n_outputs`, classes or target values; `input_shape`, the shape of one sample (the built-in data sets
+    come flat). Raises `BadCall`, here or when it builds, where it does not return a module.
+    """
+    shape = tuple(task.train.x.shape[1:])
+    if model.name == "mlp":
+        return lambda: perceptron(math.prod(shape), model.widths, task.n_outputs, model.activation)
+    if model.name == "cnn":
+        images = as_images(shape)
+        return lambda: convolutional(images, model.channels, task.n_outputs, model.activation)
+    function = find_own(model.name, "model.name")
+    known = {"n_inputs": math.prod(shape), "n_outputs": task.n_outputs, "input_shape": shape}
+    keywords = {name: value for name, value in known.items() if _declares(function, name)}
+
+    def build() -> nn.Module:
+        module = call_own(function, (), keywords, "model.name", model.name)
+        if not isinstance(module, nn.Module):
+            must = "must return a torch.nn.Module"
+            raise BadCall(f"model.name {model.name}", must, type(module).__name__, kind=Kind.CONFIG)
+        return module
+
+    return build
+
+
+def _declares(function: Callable[..., object], name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def perceptron(n_inputs: int, widths: tuple[int, ...], n_outputs: int, activation: str) -> nn.Module:
+    """Return a perceptron for inputs (n, ...), which it flattens."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for n_in, n_out in pairwise((n_inputs, *widths, n_outputs)):
+        if len(layers) > 1:
+            layers.append(ACTIVATIONS[activation]())
+        layers.append(nn.Linear(n_in, n_out))
+    return nn.Sequential(*layers)
+
+
+def convolutional(
+    images: tuple[int, int, int], channels: tuple[int, int], n_outputs: int, activation: str
+) -> nn.Module:
+    """Return two 3x3 convolutions, each with its activation and a 2x2 average, then one linear layer.
+
+    The average, not the maximum, keeps the network smooth wherever its activation is.
+    """
+    layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, images)]
+    n_channels, *sides = images
+    for width in channels:
+        layers += [nn.Conv2d(n_channels, width, 3, padding=1), ACTIVATIONS[activation](), nn.AvgPool2d(2)]
+        n_channels, sides = width, [side // 2 for side in sides]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(n_channels * math.prod(sides), n_outputs))
+
+
+def as_images(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return (channels, height, width) of samples that are square images: flat, (side, side) or (channels, side, side).
+
+    Raises
+    ------
+    BadCall
+        The samples are none.
+
+    Examples
+    --------
+    >>> as_images((64,)), as_images((3, 32, 32))
+    ((1, 8, 8), (3, 32, 32))
+    """
+    if len(shape) == 1:
+        side = math.isqrt(shape[0])
+        images = (1, side, shape[0] // max(side, 1))
+        is_square = side * side == shape[0]
+    else:
+        images = (shape[0] if len(shape) == 3 else 1, shape[-2], shape[-1]) if len(shape) in (2, 3) else (0, 0, 0)
+        is_square = images[1] == images[2]
+    if not is_square or images[1] < 4:
+        raise BadCall(
+            "model.name",
+            "must be mlp, or a module of your own, where the samples are no square images of 4x4 pixels or more",
+            f"cnn for samples of shape {shape}",
+            kind=Kind.CONFIG,
+        )
+    return images
