@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from streamscalar.experiment import Experiment, Run, open  # noqa: A004  (`ss.open` is the public name)
     from streamscalar.runtime import run
     from streamscalar.tracking import Tracker, track
+    from streamscalar.training.tasks import Task
 
 __all__ = [
     "Client",
     "Config",
     "Experiment",
     "Run",
+    "Task",
     "Tracker",
     "__version__",
     "connect",
@@ -38,6 +40,7 @@ _HOMES = {
     "Run": "streamscalar.experiment",
     "open": "streamscalar.experiment",
     "run": "streamscalar.runtime",
+    "Task": "streamscalar.training.tasks",
     "Tracker": "streamscalar.tracking",
     "track": "streamscalar.tracking",
 }

@@ -18,6 +18,8 @@ class Figure:
         The most the hardware allows.
     target
         What was asked for.
+    is_ceiling
+        Whether the target is the most that is allowed, and not the least.
     """
 
     name: str
@@ -26,7 +28,17 @@ class Figure:
     baseline: float | None = None
     limit: float | None = None
     target: float | None = None
+    is_ceiling: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object; `met` says whether the target is reached, where there is one."""
-        return {**asdict(self), "met": None if self.target is None else self.value >= self.target}
+        document = asdict(self)
+        del document["is_ceiling"]
+        return {**document, "met": self.is_met}
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the target is reached; `None` without one."""
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.is_ceiling else self.value >= self.target

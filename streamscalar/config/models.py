@@ -82,7 +82,7 @@ class TaskSection(Section):
     """`digits`: the 1,797 real 8x8 digits that scikit-learn ships. `iris`: its 150 flowers, 120 for training. `idx`:
     a folder of IDX files (MNIST and its kin). `quadratic`: the loss 1/2 sum h_i w_i^2 with the given curvatures.
     `tracked`: a user's own training, recorded by `ss.track`. `package.module:function`: your own function, which
-    returns a `streamscalar.training.tasks.Task`; it is called without an argument, or with `task.path` where that is
+    returns a `streamscalar.Task`; it is called without an argument, or with `task.path` where that is
     set, and may lie in the folder of the command."""
     path: str | None = None
     """Folder of the IDX files, plain or gzipped, for `idx`; or what a function of your own reads."""

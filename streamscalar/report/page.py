@@ -9,6 +9,7 @@ from streamscalar.analysis.claims import judge_claims
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table
 from streamscalar.config import Config
+from streamscalar.config.models import ModelSection
 from streamscalar.experiment import Experiment
 from streamscalar.report import figures
 from streamscalar.report.figures.base import COLOURS, Drawing, thin
@@ -106,7 +107,9 @@ def _shown(experiment: Experiment, table: Table) -> dict[str, RunSeries]:
 def what_was_run(config: Config, table: Table) -> str:
     """Return one sentence that says what was trained, how often, and how it was perturbed."""
     task, model, training, perturbation = config.task, config.model, config.training, config.perturbation
-    network = f"a {model.activation} network with {_layers(model.widths)} on {task.name}"
+    if task.name == "tracked":
+        return f"{len(table.runs)} trainings of your own, recorded by ss.track."
+    network = f"{_network(model)} on {task.name}"
     if task.name == "quadratic":
         network = f"a quadratic loss with {len(task.curvatures)} curvatures"
     data = "" if task.n_train is None else f" ({task.n_train:,} training samples)"
@@ -121,12 +124,22 @@ def what_was_run(config: Config, table: Table) -> str:
         f"beside {perturbation.n_perturbed} replicas perturbed by {epsilons}" if perturbation.n_perturbed else "alone"
     )
     control = " and one unperturbed copy" if perturbation.control else ""
+    batches = "full-batch steps" if training.batch_size == "full" else f"steps on {training.batch_size} samples"
     momentum = f" with momentum {training.momentum:g}" if training.momentum else ""
+    decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
     return (
-        f"{len(table.runs)} runs of {network}{data}: {training.n_steps} full-batch steps of {training.optimizer}"
-        f"{momentum} in {training.dtype} at {grid}, {config.experiment.n_initial_conditions} initial conditions each, "
-        f"{beside}{control}."
+        f"{len(table.runs)} runs of {network}{data}: {training.n_steps} {batches} of {training.optimizer}"
+        f"{momentum}{decay} in {training.dtype} at {grid}, {config.experiment.n_initial_conditions} initial conditions "
+        f"each, {beside}{control}."
     )
+
+
+def _network(model: ModelSection) -> str:
+    if model.name == "mlp":
+        return f"a {model.activation} network with {_layers(model.widths)}"
+    if model.name == "cnn":
+        return f"a {model.activation} convolutional network of {' and '.join(map(str, model.channels))} channels"
+    return f"the network {model.name}"
 
 
 def _layers(widths: Sequence[int]) -> str:

@@ -27,7 +27,7 @@ from streamscalar.training.ensemble import (
     resolve_device,
 )
 from streamscalar.training.problems import build_problem
-from streamscalar.workers.trainer import build_ensemble, run_layout
+from streamscalar.workers.trainer import build_ensemble, pack_batches, run_layout
 
 COMPRESSED_SHARE = 0.9
 """Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs hardly shrink."""
@@ -82,7 +82,8 @@ def prepare(config: Config) -> Prepared:
         layout = run_layout(problem, config)
         weights_only = config.perturbation.weights_only
         rows = np.concatenate([initial_replicas(problem, layout, p.epsilon, weights_only, p.seed) for p in packs[0]])
-        twins = check_twins(problem, rows[0], len(rows), device)
+        batches = pack_batches(problem, config, packs[0], device)
+        twins = check_twins(problem, rows[0], len(rows), device, batches)
         ensemble = build_ensemble(problem, config, packs[0], layout, rows, twins.product, device)
         started = time.monotonic()
         for _ in range(2):

@@ -23,9 +23,10 @@ from streamscalar.protocol.onset import Instruction, OnsetResult, OnsetSearch, P
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.runtime.launch import execute, prepare
 from streamscalar.store.files import storage_errors, write_durable
+from streamscalar.training.batches import build_batches
 from streamscalar.training.ensemble import pinned_threads, resolve_device
 from streamscalar.training.optimizers import build_optimizer
-from streamscalar.training.problems import Product, build_problem
+from streamscalar.training.problems import Evaluation, Product, build_problem
 from streamscalar.types import Estimate, Status
 
 RESULT_FILE = "onset.json"
@@ -228,23 +229,33 @@ def range_test(config: Config, *, low: float, high: float, n_steps: int = 100) -
 
 
 def _sweep(config: Config, rates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Train with one rate per step; return the losses that followed, and smoothed, up to the end of the test."""
+    """Train with one rate per step; return the losses that followed, and smoothed, up to the end of the test.
+
+    With mini-batches each loss is that of the next batch.
+    """
     training = config.training
     device = resolve_device(training.device)
     problem = build_problem(config.task, config.model, getattr(torch, training.dtype), device)
     optimizer = build_optimizer(training)
-    stream = np.random.SeedSequence(plan_runs(config)[0].seed).spawn(2)[0]
+    first = plan_runs(config)[0]
+    stream = np.random.SeedSequence(first.seed).spawn(2)[0]
     start = problem.initial(np.random.default_rng(stream)).astype(training.dtype)
     weights = torch.tensor(start, device=device)[None]
     state = tuple(torch.zeros_like(weights) for _ in optimizer.state_names)
-    gradient = problem.evaluate(weights, Product.FUSED, with_accuracy=False).gradient
+    batches = build_batches(training, problem.n_train, [first.seed], 1, device)
+
+    def evaluate(n_steps: int) -> Evaluation:
+        batch = None if batches is None else batches.at(n_steps)
+        return problem.evaluate(weights, Product.FUSED, with_accuracy=False, batch=batch)
+
+    gradient = evaluate(0).gradient
     losses: list[float] = []
     smoothed: list[float] = []
     average = 0.0
     for index, rate in enumerate(rates):
         step_size = torch.full_like(weights[:, :1], float(rate))
         weights, state = optimizer.update(weights, gradient, state, step_size, index + 1)
-        evaluation = problem.evaluate(weights, Product.FUSED, with_accuracy=False)
+        evaluation = evaluate(index + 1)
         gradient = evaluation.gradient
         losses.append(float(evaluation.loss[0]))
         average = SMOOTHING * average + (1.0 - SMOOTHING) * losses[-1]
