@@ -190,7 +190,7 @@ def _add(store: Store, run_id: str, n_parameters: int, segment_rows: int) -> Non
         layout=Layout((Layer("weight", 0, (n_parameters,)),), "float64", 1, False),
         n_rows=None,
         metrics=("loss",),
-        n_components=8,
+        n_components=16,
         segment_rows=segment_rows,
         codec="lz4",
     )

@@ -1,0 +1,50 @@
+"""The query API on Ray Serve: `serve run streamscalar_services.serve:app root=/stores`.
+
+The replica reads its tokens from its own environment or files, as `streamscalar serve` does; Serve's proxy hands all
+requests through and checks none. One replica: the event stream and the analyses of runs live in its memory.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+
+from streamscalar.errors import BadCall, Kind
+from streamscalar_services.api import ServiceOptions, create_app
+from streamscalar_services.api.auth import Tokens
+
+CPUS = 0.5
+MAX_ONGOING = 256
+"""Requests at once, event streams among them."""
+
+
+def app(arguments: Mapping[str, str]) -> Application:
+    """Return the application for Ray Serve.
+
+    Parameters
+    ----------
+    arguments
+        `root`: a store, or a folder of stores, as the replica's machine sees it. `tokens`: the folder there of the
+        files `token` and `admin-token`; `~/.config/streamscalar` by default.
+    """
+    if "root" not in arguments:
+        raise BadCall("root", "must be given", fix="Say root=/path/to/stores", kind=Kind.CONFIG)
+    root = Path(arguments["root"])
+    folder = Path(arguments["tokens"]) if "tokens" in arguments else None
+
+    def build() -> FastAPI:
+        return create_app(ServiceOptions(root, Tokens.load(folder)))
+
+    # Ray's decorators have no types.
+    deployment: Any = serve.deployment(
+        serve.ingress(build)(),
+        name="streamscalar",
+        num_replicas=1,
+        max_ongoing_requests=MAX_ONGOING,
+        ray_actor_options={"num_cpus": CPUS},
+    )
+    bound: Application = deployment.bind()
+    return bound
