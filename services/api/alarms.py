@@ -7,6 +7,7 @@ while it runs is sent to sinks and clients.
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from threading import Lock
 
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
@@ -63,7 +64,9 @@ class Alarms:
     def take_silent(self, entry: Entry, series: RunSeries, now: float) -> None:
         """Note that a run has gone silent."""
         rules = entry.source.experiment.config.analysis.alerts
-        alert = silent(series, entry.updated_at, now, rules)
+        # The newest row, also where it was not embedded yet.
+        steps = entry.source.store.reader(entry.run_id, hash_weights=False).steps()
+        alert = silent(replace(series, steps=steps), entry.updated_at, now, rules)
         if alert is not None:
             self._add(entry, [alert], at=now)
 

@@ -149,6 +149,7 @@ class Queries:
             replicas=replica_names(layout),
             metrics=list(reader.metric_names),
             n_embedded=reader.n_embedded,
+            n_components=reader.spec.n_components,
             bases=[int(version) for version in reader.bases()["version"]],
             has_exact=reader.has_exact,
             exact=reader.exact_info(),

@@ -117,6 +117,8 @@ class RunDetails(Document):
     """Meaning of the replica axis: `reference`, `perturbed 1`..., `control`."""
     metrics: list[str]
     n_embedded: int
+    n_components: int
+    """Coordinates of each snapshot; the first is the scalar."""
     bases: list[int]
     """Versions of the live basis, oldest first."""
     has_exact: bool

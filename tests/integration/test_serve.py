@@ -12,7 +12,7 @@ from streamscalar.client import connect
 from streamscalar.errors import BadCall
 from tests.integration.conftest import READ
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture

@@ -1,0 +1,6 @@
+"""The dashboard: a static page over the query API, without a build step."""
+
+from pathlib import Path
+
+STATIC = Path(__file__).parent / "static"
+"""Folder of the page; `index.html` belongs at `/`, every file in it under `/static/`."""

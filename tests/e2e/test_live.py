@@ -1,0 +1,68 @@
+"""A page that is open while an experiment is being written, and while the service goes away."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.conftest import WAIT_MS, Seen, eventually, growing, serving
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+def rows_of(page: Page, run: str) -> int:
+    """Return the number of rows that the list shows."""
+    text = page.locator(f"tr[data-id='{run}'] .c-rows .figures").inner_text()
+    return int(text.split("/")[0].replace(",", ""))
+
+
+def test_rows_appear_and_grow_without_a_reload(tab: Page, tmp_path: Path, seen: Seen) -> None:
+    with serving(tmp_path) as (service, _):
+        tab.goto(service.link)
+        expect(tab.get_by_text("No runs yet")).to_be_visible()
+        tab.evaluate("window.isTheSamePage = true")
+        with growing(tmp_path / "first"):
+            row = tab.locator("tr[data-id]")
+            row.wait_for()
+            run = str(row.get_attribute("data-id"))
+            expect(row.locator(".c-state .mark")).to_have_text("training")
+            before = rows_of(tab, run)
+            eventually(lambda: rows_of(tab, run) > before)
+            charts_grow(tab, run)
+        assert tab.evaluate("window.isTheSamePage") is True
+        assert seen.errors == []
+
+
+def charts_grow(tab: Page, run: str) -> None:
+    """Check that the loss of `run` is drawn on, every step once."""
+    tab.evaluate("run => { location.hash = '#/run/' + encodeURIComponent(run); }", run)
+    expect(tab.locator(".js-plotly-plot")).to_have_count(4, timeout=WAIT_MS)
+    steps = "document.querySelectorAll('.js-plotly-plot')[2].data.at(-1).x"
+    drawn = tab.evaluate(steps)
+    eventually(lambda: len(tab.evaluate(steps)) > len(drawn))
+    later = tab.evaluate(steps)
+    assert later == list(range(len(later)))
+
+
+def test_new_runs_wait_while_somebody_reads(tab: Page, tmp_path: Path) -> None:
+    with serving(tmp_path) as (service, _), growing(tmp_path / "first"):
+        tab.goto(service.link)
+        tab.wait_for_selector("tr[data-id]")
+        tab.keyboard.press("j")
+        with growing(tmp_path / "second"):
+            offer = tab.get_by_role("button", name="Show 1 new run")
+            expect(offer).to_be_visible(timeout=WAIT_MS)
+            expect(tab.locator("tr[data-id]")).to_have_count(1)
+            offer.click()
+            expect(tab.locator("tr[data-id^='second:']")).to_be_visible()
+
+
+def test_a_banner_says_that_the_service_is_away_and_goes_by_itself(tab: Page, tmp_path: Path) -> None:
+    with serving(tmp_path) as (service, process):
+        tab.goto(service.link)
+        expect(tab.locator("#pulse")).to_have_text("live")
+        process.kill()
+        expect(tab.locator("#banner")).to_contain_text("Disconnected")
+    with serving(tmp_path, service.port):
+        expect(tab.locator("#banner")).to_be_hidden(timeout=WAIT_MS)
+        expect(tab.locator("#pulse")).to_have_text("live")
