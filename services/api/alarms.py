@@ -61,6 +61,10 @@ class Alarms:
             for alert in watch_group(runs, rules, experiment.options):
                 self._add(members[alert.run_id], [alert])
 
+    def is_watched(self, entry: Entry) -> bool:
+        """Return whether a run was looked at while it grew."""
+        return entry.id in self._watches
+
     def take_silent(self, entry: Entry, series: RunSeries, now: float) -> None:
         """Note that a run has gone silent."""
         rules = entry.source.experiment.config.analysis.alerts

@@ -60,8 +60,8 @@ class Analyst:
 
     def __init__(self, alarms: Alarms) -> None:
         self._alarms = alarms
-        self._waiting: deque[Entry] = deque()
-        self._queued: set[str] = set()
+        self._waiting: OrderedDict[str, Entry] = OrderedDict()
+        self._later: OrderedDict[str, Entry] = OrderedDict()
         self._wake = threading.Condition()
         self._finished: deque[Entry] = deque()
         self._is_closed = False
@@ -97,24 +97,20 @@ class Analyst:
 
     @property
     def n_waiting(self) -> int:
-        """Runs that wait to be analysed."""
-        return len(self._waiting)
+        """Runs that wait to be analysed, or to be searched for alerts."""
+        return len(self._waiting) + len(self._later)
 
     def _queue(self, entry: Entry, *, first: bool) -> None:
         with self._wake:
-            if entry.id in self._queued and not first:
-                return
-            self._queued.add(entry.id)
+            self._waiting[entry.id] = entry
             if first:
-                self._waiting.appendleft(entry)
-            else:
-                self._waiting.append(entry)
+                self._waiting.move_to_end(entry.id, last=False)
             self._wake.notify_all()
 
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not self._waiting and not self._is_closed:
+                while not self.n_waiting and not self._is_closed:
                     self._wake.wait()
                 if self._is_closed:
                     return
@@ -123,20 +119,25 @@ class Analyst:
             time.sleep(time.perf_counter() - began)
 
     def work_one(self) -> None:
-        """Analyse the run that is next, where one waits."""
+        """Analyse the run that is next; where none waits, search one that has ended for its alerts."""
         with self._wake:
-            if not self._waiting:
+            is_first = bool(self._waiting)
+            queue = self._waiting if is_first else self._later
+            if not queue:
                 return
-            entry = self._waiting.popleft()
-            if entry.id not in self._queued:
-                return
-            self._queued.discard(entry.id)
+            _, entry = queue.popitem(last=False)
         try:
             series = read(entry)
-            if len(series.steps):
+            if not len(series.steps):
+                return
+            if is_first:
                 analyse(entry, series)
-                self._alarms.take(entry, series, read)
                 self._finished.append(entry)
+            if is_first and entry.has_exact and not self._alarms.is_watched(entry):
+                # What ended before anybody looked is no news; thousands of such runs are listed sooner without.
+                self._later[entry.id] = entry
+            else:
+                self._alarms.take(entry, series, read)
         except (OSError, StreamscalarError, ValueError) as error:
             _log.warning("run %s cannot be analysed: %s", entry.id, error)
 

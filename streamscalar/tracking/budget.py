@@ -1,0 +1,129 @@
+"""Which steps are recorded, so that recording stays within its share of the training time: no clock, no I/O."""
+
+FARTHEST = 2**30
+"""Largest stride: beyond, a run has one row."""
+
+HOLD_ROWS = 4
+"""Rows for which the stride does not fall after a row found no slot."""
+
+
+class Budget:
+    """Decides at each step whether it is recorded.
+
+    The cost so far is the time spent on the training thread plus the worker's CPU time, weighted by how much that
+    slows the training. The next row is taken when that cost, the row's own included, stays within `max_overhead` of
+    the time since the first step. Rows lie on a grid whose stride is a power of two, so that a coarser grid keeps the
+    points of a finer one: spacing is even, not bursts and gaps.
+
+    Parameters
+    ----------
+    max_overhead
+        Largest share of the training time, over 0.
+    worker_weight
+        Seconds by which one second of the worker's CPU time slows the training.
+    every_n_steps
+        A fixed stride instead, whatever it costs.
+
+    Attributes
+    ----------
+    stride : int
+        Steps from one row to the next, now.
+    n_steps, n_recorded : int
+        Steps seen, and rows taken of them.
+
+    Examples
+    --------
+    >>> budget = Budget(max_overhead=0.02)
+    >>> taken = []
+    >>> for step in range(200):
+    ...     now_s = 0.010 * step
+    ...     if budget.is_on_grid(now_s) and budget.is_due(now_s, row_worker_s=0.0, n_stored=0):
+    ...         taken.append(step)
+    ...         budget.took_row(0.001)
+    >>> budget.stride, taken[0], taken[-3:]
+    (8, 0, [176, 184, 192])
+    >>> round(budget.overhead(2.0, worker_s=0.0), 4)
+    0.012
+    """
+
+    def __init__(self, max_overhead: float, worker_weight: float = 0.0, every_n_steps: int | None = None) -> None:
+        self._max_overhead = max_overhead
+        self._worker_weight = worker_weight
+        self._is_fixed = every_n_steps is not None
+        self.stride = every_n_steps or 1
+        self.n_steps = 0
+        self.n_recorded = 0
+        self._started_s = 0.0
+        self._row_s = 0.0
+        self._other_s = 0.0
+        self._hold_until = 0
+
+    def is_on_grid(self, now_s: float) -> bool:
+        """Count one step at a time of any monotonic clock, and return whether a row may be due."""
+        self.n_steps += 1
+        if self.n_steps == 1:
+            self._started_s = now_s
+        return (self.n_steps - 1) % self.stride == 0
+
+    def is_due(self, now_s: float, row_worker_s: float, n_stored: int, other_worker_s: float = 0.0) -> bool:
+        """Return whether to record the step on the grid that was just counted.
+
+        Parameters
+        ----------
+        now_s
+            Time of the same clock.
+        row_worker_s
+            CPU time of the worker for rows so far.
+        n_stored
+            Rows that it has dealt with in that time; others will cost as much each.
+        other_worker_s
+            CPU time of the worker for what does not come with every row.
+        """
+        if self.n_steps == 1 or self._is_fixed:
+            return True
+        elapsed_s = now_s - self._started_s
+        worker_s = row_worker_s / n_stored if n_stored else 0.0
+        row_s = self._row_s / max(1, self.n_recorded) + self._worker_weight * worker_s
+        worker_total_s = max(row_worker_s, self.n_recorded * worker_s) + other_worker_s
+        spent_s = self._row_s + self._other_s + self._worker_weight * worker_total_s
+        self._adapt(elapsed_s / (self.n_steps - 1), row_s)
+        on_grid = (self.n_steps - 1) % self.stride == 0
+        return on_grid and spent_s + row_s <= self._max_overhead * elapsed_s
+
+    def took_row(self, thread_s: float) -> None:
+        """Count a row and the time it took of the training thread."""
+        self.n_recorded += 1
+        self._row_s += thread_s
+
+    def took_none(self, thread_s: float) -> None:
+        """Count the time that a step without a row took of the training thread."""
+        self._other_s += thread_s
+
+    def found_no_slot(self) -> None:
+        """Hear that a row was due and the worker not ready: rows come half as often, and not closer for a while."""
+        if not self._is_fixed:
+            self.stride = min(2 * self.stride, FARTHEST)
+            self._hold_until = self.n_steps + HOLD_ROWS * self.stride
+
+    def overhead(self, now_s: float, worker_s: float) -> float:
+        """Return the share of the time since the first step that recording cost; infinite before time has passed."""
+        spent_s = self._row_s + self._other_s + self._worker_weight * worker_s
+        elapsed_s = self.elapsed_s(now_s)
+        return spent_s / elapsed_s if elapsed_s > 0 else float("inf")
+
+    def elapsed_s(self, now_s: float) -> float:
+        """Return the time since the first step."""
+        return now_s - self._started_s if self.n_steps else 0.0
+
+    def _adapt(self, step_s: float, row_s: float) -> None:
+        """Double the stride where rows cost more than there is, and halve it while twice as many would fit.
+
+        It doubles once per look, as what looks dear for a moment may not be, and nobody looks again off the grid.
+        """
+        share_s = self._max_overhead * step_s - self._other_s / self.n_steps
+        wanted = row_s / share_s if share_s > 0 else float(FARTHEST)
+        if self.stride < min(wanted, FARTHEST):
+            self.stride *= 2
+        # Under 0.35 and not 0.5, so that noise does not move the stride to and fro.
+        while self.stride > 1 and wanted < 0.35 * self.stride and self.n_steps >= self._hold_until:
+            self.stride //= 2

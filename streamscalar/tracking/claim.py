@@ -1,0 +1,30 @@
+"""Which process writes which run: several may track into one store at the same time."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Self
+
+
+class Claim:
+    """The right to a run's name, held by one process of this machine until it ends, however it ends."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    @classmethod
+    def take(cls, store: Path, run_id: str) -> Self | None:
+        """Claim a name; `None` where another process holds it."""
+        folder = store / "tracking"
+        folder.mkdir(exist_ok=True)
+        file = os.open(folder / f"{run_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None
+        return cls(file)
+
+    def release(self) -> None:
+        """Give the name back."""
+        os.close(self._file)

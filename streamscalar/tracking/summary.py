@@ -1,0 +1,52 @@
+"""How a training was recorded, in numbers and in one sentence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a training was recorded.
+
+    Attributes
+    ----------
+    run_id
+        Name of the run, of the last one where training went back.
+    n_steps, n_recorded
+        Steps seen, and rows handed over to be stored.
+    n_dropped, n_lost
+        Rows that were due and found the worker busy, and rows handed over that could not be stored.
+    stride
+        Steps from row to row at last.
+    overhead
+        Share of the training time that recording cost, without shadows and tangent vector.
+    companions
+        Share of the training time that shadows and tangent vector cost.
+    warnings
+        How often each kind of trouble came up.
+    """
+
+    run_id: str
+    n_steps: int
+    n_recorded: int
+    n_dropped: int
+    n_lost: int
+    stride: int
+    overhead: float
+    companions: float
+    warnings: Mapping[str, int]
+
+    def __str__(self) -> str:
+        parts = [f"run {self.run_id}: recorded {self.n_recorded:,} of {self.n_steps:,} steps"]
+        if self.stride > 1:
+            parts[0] += f" (every {_ordinal(self.stride)} at last)"
+        parts += [f"{n:,} {what}" for n, what in ((self.n_dropped, "dropped"), (self.n_lost, "lost")) if n]
+        parts.append(f"{self.overhead:.1%} overhead")
+        if self.companions:
+            parts.append(f"{self.companions:.0%} for shadow and tangent")
+        return ", ".join(parts)
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number:,}{ending}"

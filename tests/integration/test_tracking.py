@@ -1,0 +1,589 @@
+"""`ss.track` on real trainings, with its real worker process and a real store."""
+
+import json
+import logging
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+import streamscalar as ss
+from streamscalar.config import Config
+from streamscalar.config.models import PerturbationSection, TaskSection
+from streamscalar.errors import BadCall
+from streamscalar.runtime import run as run_experiment
+from streamscalar.store import Store
+from streamscalar.tracking import Summary, Tracker, TrackingWarning, track
+from streamscalar.tracking.messages import Facts, Open
+from streamscalar.tracking.sink import StoreSink
+from streamscalar.training.data import load_data
+from streamscalar.types import Layer, Layout
+from tests.conftest import small_config
+
+Batch = tuple[Tensor, Tensor]
+
+
+def mlp(dtype: torch.dtype = torch.float32, dropout: float = 0.2) -> nn.Sequential:
+    torch.manual_seed(7)
+    layers = [nn.Linear(12, 9), nn.Tanh(), nn.Dropout(dropout), nn.Linear(9, 3)]
+    return nn.Sequential(*layers).to(dtype)
+
+
+def batches(n: int, dtype: torch.dtype = torch.float32) -> list[Batch]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        (torch.randn(16, 12, generator=generator).to(dtype), torch.randint(0, 3, (16,), generator=generator))
+        for _ in range(n)
+    ]
+
+
+def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    return functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def flat(model: nn.Module) -> np.ndarray[Any, Any]:
+    wide = torch.float64 if any(p.dtype == torch.float64 for p in model.parameters()) else torch.float32
+    parts = [p.detach().reshape(-1).to(wide) for p in model.parameters() if p.requires_grad]
+    return np.asarray(torch.cat(parts))
+
+
+def patient(run: Tracker) -> None:
+    """Wait until the worker has room, so that a test knows which rows there are."""
+    until = time.monotonic() + 60
+    while not run._link.free_slots() and time.monotonic() < until:
+        time.sleep(0.002)
+
+
+def train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    data: list[Batch],
+    run: Tracker | None = None,
+    first: int | None = None,
+    *,
+    passes_batch: bool = False,
+    schedule: Callable[[], object] = lambda: None,
+) -> dict[int, np.ndarray[Any, Any]]:
+    """Train; return the weights after each step, by step."""
+    seen = {}
+    for index, batch in enumerate(data):
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        optimizer.step()
+        schedule()
+        step = index + (1 if first is None else first)
+        if run is not None:
+            patient(run)
+            run.step(step=None if first is None else step, batch=batch if passes_batch else None, loss=loss)
+        seen[step] = flat(model)
+    return seen
+
+
+@contextmanager
+def silence() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect warnings instead of raising them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def test_stored_rows_have_the_bits_of_the_model(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with track(model, name="a", group="g", store=tmp_path / "s", every_n_steps=3, config={"lr": 0.1}) as run:
+        seen = train(model, optimizer, batches(20), run)
+    stored = ss.open(tmp_path / "s").run("a")
+    assert stored.steps().tolist() == list(range(1, 20, 3))
+    for step in stored.steps().tolist():
+        np.testing.assert_array_equal(stored.weights(step)[0].view(np.uint32), seen[step].view(np.uint32))
+    assert stored.is_complete
+    assert stored.setting["learning_rate"] == 0.1
+    assert (stored.setting["is_tracked"], stored.setting["epsilon"]) == (True, None)
+    assert len(stored.embedding().values) == 7
+    assert stored.exact_info()["residual"] < 1e-6
+    status = Store.open(tmp_path / "s").status("a")
+    assert (status["phase"], status["recorded"], status["skipped"], status["dropped"]) == ("done", 7, 13, 0)
+    summary = run.summary()
+    assert str(summary).startswith("run a: recorded 7 of 20 steps (every 3rd at last)")
+    assert summary.warnings == {}
+
+
+@pytest.mark.parametrize("companion", [{}, {"shadow": 2}, {"tangent": True}, {"shadow": True, "tangent": True}])
+def test_training_is_bit_identical_to_an_untracked_one(tmp_path: Path, companion: dict[str, Any]) -> None:
+    results = []
+    for is_tracked in (False, True):
+        model = mlp()
+        optimizer = SGD(model.parameters(), lr=0.3, momentum=0.9)
+        run = None
+        if is_tracked:
+            run = track(model, store=tmp_path / "s", optimizer=optimizer, loss_fn=loss_of, **companion)
+        torch.manual_seed(11)
+        # The training draws between its update and step(), as a loader or augmentation may.
+        seen = train(model, optimizer, batches(25), run, passes_batch=True, schedule=lambda: torch.rand(3))
+        if run is not None:
+            assert run.finish().warnings == {}
+            if "tangent" in companion:
+                growth = ss.open(tmp_path / "s").run("run").metrics("tangent_1").values[:, 0]
+                # Nothing is stretched before the first row.
+                assert growth[0] == 0.0
+                assert np.isfinite(growth).all()
+            # Nothing is left on the model and its optimiser.
+            assert not model._forward_pre_hooks
+            assert not optimizer._optimizer_step_pre_hooks
+        results.append((seen, torch.get_rng_state()))
+    for step, weights in results[0][0].items():
+        assert weights.tobytes() == results[1][0][step].tobytes(), step
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_bfloat16_frozen_and_tied_parameters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = mlp(torch.bfloat16, dropout=0.0)
+    model.get_parameter("0.bias").requires_grad = False
+    model.append(nn.Linear(9, 3, dtype=torch.bfloat16))
+    model[4].weight = model[3].weight
+    optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    data = batches(4, torch.bfloat16)
+
+    with track(model, name="a", store=tmp_path / "s", every_n_steps=1) as run:
+        for batch in data:
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model[3](model[2](model[1](model[0](batch[0])))), batch[1])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+            optimizer.step()
+            patient(run)
+            run.step(loss=loss)
+    stored = ss.open(tmp_path / "s").run("a")
+    assert [layer.name for layer in stored.layout.layers] == ["0.weight", "3.weight", "3.bias", "4.bias"]
+    assert stored.setting["frozen"] == ["0.bias"]
+    assert stored.setting["tied"] == {"4.weight": "3.weight"}
+    assert set(stored.setting["parameter_dtypes"].values()) == {"bfloat16"}
+    back = torch.from_numpy(stored.weights(4)[0].copy()).bfloat16()
+    assert torch.equal(back.float(), torch.from_numpy(flat(model)))
+
+
+def test_not_finite_weights_and_metrics_are_recorded_as_they_are(tmp_path: Path) -> None:
+    model = nn.Linear(3, 3)
+    with track(model, name="a", store=tmp_path / "s", every_n_steps=1) as run:
+        run.step(loss=1.0)
+        with torch.no_grad():
+            model.weight[0, 0] = float("nan")
+            model.weight[0, 1] = float("-inf")
+        patient(run)
+        run.step(loss=float("inf"))
+    stored = ss.open(tmp_path / "s").run("a")
+    assert np.isnan(stored.weights(2)[0, 0])
+    assert stored.weights(2)[0, 1] == -np.inf
+    assert stored.metrics("loss").values[:, 0].tolist() == [1.0, np.inf]
+
+
+def test_the_budget_keeps_the_overhead_it_reports(tmp_path: Path) -> None:
+    model = mlp()
+    with track(model, name="a", store=tmp_path / "s", max_overhead=0.05) as run:
+        for _ in range(400):
+            time.sleep(0.001)
+            run.step(loss=0.0)
+    summary = run.summary()
+    assert isinstance(summary, Summary)
+    assert summary.n_steps == 400
+    assert 1 <= summary.n_recorded < 400
+    assert 0 < summary.overhead < 0.06
+
+
+def test_a_taken_name_gets_a_number_and_resuming_goes_on(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    run = track(model, name="a", store=store, every_n_steps=1)
+    first = train(model, optimizer, batches(3), run)
+    run._end("stopped by the test")
+    assert Store.open(store).status("a")["phase"] == "failed"
+    with pytest.warns(TrackingWarning, match="run a is there already; this one is a-2"):
+        other = track(model, name="a", store=store)
+    assert other.run_id == "a-2"
+    other.finish()
+    with pytest.raises(BadCall, match=r"must be a run of .* to resume"):
+        track(model, name="b", store=store, resume="must")
+    again = track(model, name="a", store=store, resume="must", every_n_steps=1)
+    second = train(model, optimizer, batches(2), again)
+    assert again.finish().warnings == {}
+    stored = ss.open(store).run("a")
+    assert stored.steps().tolist() == [1, 2, 3, 4, 5]
+    assert stored.is_complete
+    expected = [*first.values(), *second.values()]
+    for step, weights in enumerate(expected, 1):
+        assert stored.weights(step)[0].tobytes() == weights.tobytes()
+    assert ss.open(store).store.run_ids() == ["a"]
+
+
+def test_going_back_begins_a_child(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    run = track(model, name="a", store=store, every_n_steps=1)
+    train(model, optimizer, batches(6), run, first=1)
+    # The same step twice is one step, not a way back.
+    run.step(step=6, loss=0.0)
+    with silence() as caught:
+        child = train(model, optimizer, batches(3), run, first=4)
+        until = time.monotonic() + 30
+        while run.run_id == "a" and time.monotonic() < until:
+            time.sleep(0.01)
+            run._link.hear()
+        grandchild = train(model, optimizer, batches(2), run, first=2)
+        run.finish()
+    assert ["has a child, a-2" in str(w.message) for w in caught] == [True]
+    experiment = ss.open(store)
+    assert experiment.store.run_ids() == ["a", "a-2", "a-3"]
+    assert experiment.run("a").steps().tolist() == [1, 2, 3, 4, 5, 6]
+    for name, parent, rows in (("a-2", ("a", 3), child), ("a-3", ("a-2", 1), grandchild)):
+        reader = experiment.store.reader(name)
+        assert reader.spec.parent == parent
+        assert reader.steps().tolist() == list(rows)
+        assert reader.weights()[:, 0].tobytes() == np.stack(list(rows.values())).tobytes()
+    assert all(stored.is_complete and stored.exact_info() for stored in experiment.runs.values())
+
+
+def test_a_finished_run_is_resumed_as_its_child(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with track(model, name="a", store=store, every_n_steps=1) as run:
+        train(model, optimizer, batches(3), run)
+    with pytest.warns(TrackingWarning, match="a is finished: it goes on as its child"):
+        again = track(model, name="a", store=store, every_n_steps=1, resume="allow")
+    with silence():
+        train(model, optimizer, batches(2), again)
+        again.finish()
+    reader = Store.open(store).reader("a-2")
+    assert (reader.spec.parent, reader.steps().tolist()) == (("a", 3), [4, 5])
+
+
+def test_a_resumed_run_needs_the_same_parameters_and_the_group_the_same_shape(tmp_path: Path) -> None:
+    model = mlp()
+    run = track(model, name="a", store=tmp_path / "s")
+    run.step()
+    run._end("stopped by the test")
+    with pytest.raises(BadCall, match="model: must have the parameters"):
+        track(nn.Linear(3, 3), name="a", store=tmp_path / "s", resume="allow")
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(BadCall, match="Choose another group"):
+        track(model, store=tmp_path / "s", optimizer=optimizer, loss_fn=loss_of, shadow=True)
+    assert not model._forward_pre_hooks
+
+
+def test_bad_arguments_are_bad_calls(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"name": "a/b"}, "name: must be letters"),
+        ({"group": ".."}, "group: must be letters"),
+        ({"every_n_steps": 0}, "every_n_steps: must be at least 1"),
+        ({"probe": -1}, "probe: must be at least 1"),
+        ({"max_overhead": 0.0}, "max_overhead: must lie over 0"),
+        ({"seed": -1}, "seed: must be at least 0"),
+        ({"resume": "maybe"}, "resume: must be never, allow or must"),
+        ({"config": [1]}, "config: must be a mapping"),
+        ({"tags": "one"}, "tags: must be a list of words"),
+        ({"shadow": True}, "optimizer: must be given with shadow"),
+        ({"tangent": True, "optimizer": optimizer}, "loss_fn: must be given"),
+        ({"shadow": True, "optimizer": optimizer, "loss_fn": loss_of, "epsilon": 1e-12}, "only 0% of them would move"),
+        ({"tangent": True, "optimizer": optimizer, "loss_fn": loss_of, "probe": 9}, "probe: must be left out"),
+        ({"tangent": True, "loss_fn": loss_of, "optimizer": torch.optim.RMSprop(model.parameters())}, "must be torch"),
+    ]
+    for arguments, message in bad:
+        with pytest.raises(BadCall, match=message):
+            track(model, store=tmp_path / "s", **arguments)
+    assert not (tmp_path / "s").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    with pytest.raises(BadCall, match="is not a streamscalar store"):
+        track(model, store=tmp_path / "other")
+
+
+def test_an_address_that_does_not_answer_records_here(tmp_path: Path) -> None:
+    model = mlp()
+    with silence() as caught:
+        run = track(model, name="a", store=tmp_path / "s", address="127.0.0.1:1")
+        run.step(loss=1.0)
+        run.finish()
+    assert ["recorded on this machine alone" in str(w.message) for w in caught] == [True]
+    assert ss.open(tmp_path / "s").run("a").steps().tolist() == [1]
+
+
+def test_nothing_raises_into_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = mlp()
+    run = track(model, name="a", store=tmp_path / "s", every_n_steps=1)
+    # Warnings are errors in this suite: these must not become exceptions either.
+    run.step(step=-3)
+    run.step(step="seven")  # type: ignore[arg-type]
+    run.step(loss=object())
+    assert "a step must be at least 0" in caplog.text
+    assert "must be one number" in caplog.text
+    assert run.finish().warnings == {"step": 2, "metric loss": 1}
+    run.step(loss=1.0)
+    assert run.finish().n_steps == 1
+
+
+def test_a_deleted_store_only_warns(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with silence() as caught:
+        run = track(model, name="a", store=tmp_path / "s", every_n_steps=1)
+        train(model, optimizer, batches(5), run)
+        shutil.rmtree(tmp_path / "s")
+        seen = train(model, optimizer, batches(10), run)
+        summary = run.finish()
+    assert len(seen) == 10
+    assert summary.n_lost >= 9
+    assert {type(w.message) for w in caught} == {TrackingWarning}
+    assert summary.warnings.keys() == {"store", "finish"}
+
+
+def test_a_full_disk_only_warns(tmp_path: Path) -> None:
+    # The worker inherits a limit on the size of a file: the log of a segment outgrows it after some rows.
+    model = nn.Linear(500, 4)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    row_bytes = 4 * 2004
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * row_bytes, before[1]))
+    try:
+        run = track(model, name="a", store=tmp_path / "s", every_n_steps=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with silence() as caught:
+        for _ in range(20):
+            patient(run)
+            run.step(loss=1.0)
+        summary = run.finish()
+    assert summary.n_lost > 0
+    assert "disk, the quota or the file size limit is exhausted" in str(caught[0].message)
+    assert {type(w.message) for w in caught} == {TrackingWarning}
+    reader = Store.open(tmp_path / "s").reader("a")
+    assert reader.n_rows == 20 - summary.n_lost
+
+
+def test_a_row_that_is_handed_over_again_is_stored_once(tmp_path: Path) -> None:
+    layout = Layout((Layer("weight", 0, (5,)),), "float32", 0, has_control=False)
+    config = Config(
+        task=TaskSection(name="tracked"), perturbation=PerturbationSection(n_perturbed=0, control=False)
+    ).identity()
+    setting = {"learning_rate": None, "epsilon": None, "initial_condition": 0}
+    request = Open(str(tmp_path / "s"), config, {}, None, "a", True, "never", False, layout, setting, 0, 4)
+    sink = StoreSink(lambda kind, text: pytest.fail(f"{kind}: {text}"))
+    assert sink.open(request).run_id == "a"
+    sink.begin(("loss",), None)
+    for step, value in ((1, 1.0), (1, 9.0), (4, 4.0), (2, 9.0), (5, 5.0)):
+        sink.put(step, np.full((1, 5), value, np.float32), np.array([[value]]), Facts(0, 0, 0.0))
+    sink.finish(Facts(0, 0, 0.0))
+    reader = Store.open(tmp_path / "s").reader("a")
+    assert reader.steps().tolist() == [1, 4, 5]
+    assert reader.weights()[:, 0, 0].tolist() == reader.metrics("loss")[:, 0].tolist() == [1.0, 4.0, 5.0]
+
+
+SCRIPT = """
+import json, sys, time
+import torch
+from streamscalar.tracking import track
+torch.manual_seed(int(sys.argv[2]))
+model = torch.nn.Linear(6, 5)
+run = track(model, name="a", store=sys.argv[1], every_n_steps=1)
+sums = []
+for step in range(20):
+    with torch.no_grad():
+        model.weight.add_(0.1 * torch.randn(5, 6))
+    while not run._link.free_slots():
+        time.sleep(0.002)
+    run.step(loss=model.weight.sum())
+    sums.append(float(model.weight.sum()))
+run.finish()
+print(json.dumps([run.run_id, sums]))
+"""
+
+
+def test_processes_track_into_one_store_at_once(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(store)]
+    running = [
+        subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) for seed in range(3)
+    ]
+    told = []
+    for process in running:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err.decode()
+        told.append(json.loads(out))
+    assert sorted(name for name, _ in told) == ["a", "a-2", "a-3"]
+    for name, sums in told:
+        stored = ss.open(store).run(name)
+        assert stored.is_complete
+        assert stored.steps().tolist() == list(range(1, 21))
+        np.testing.assert_array_equal(stored.metrics("loss").values[:, 0], sums)
+
+
+def test_a_forked_child_records_nothing(tmp_path: Path) -> None:
+    script = f"""
+import os, warnings, torch
+warnings.simplefilter("ignore")
+from streamscalar.tracking import track
+run = track(torch.nn.Linear(3, 3), name="a", store={str(tmp_path / "s")!r}, every_n_steps=1)
+run.step(loss=1.0)
+child = os.fork()
+if not child:
+    run.step(loss=2.0)
+    run.finish()
+    os._exit(0)
+os.waitpid(child, 0)
+run.step(loss=3.0)
+run.finish()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    stored = ss.open(tmp_path / "s").run("a")
+    assert stored.metrics("loss").values[:, 0].tolist() == [1.0, 3.0]
+
+
+def _momentum(parameters: Any) -> Optimizer:
+    return SGD(parameters, lr=0.3, momentum=0.9, weight_decay=1e-3)
+
+
+def _adam(parameters: Any) -> Optimizer:
+    return Adam(parameters, lr=0.01)
+
+
+def _adamw(parameters: Any) -> Optimizer:
+    return AdamW(parameters, lr=0.01)
+
+
+@pytest.mark.parametrize("optimizer_of", [_momentum, _adam, _adamw])
+def test_shadows_equal_models_trained_by_hand(tmp_path: Path, optimizer_of: Callable[[Any], Optimizer]) -> None:
+    model = mlp(torch.float64)
+    optimizer = optimizer_of(model.parameters())
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    data = batches(12, torch.float64)
+    run = track(model, name="a", store=tmp_path / "s", optimizer=optimizer, loss_fn=loss_of, shadow=2, every_n_steps=1)
+    # The tracker would do so at the first forward pass.
+    run._companions.start()
+    shadows = run._companions.shadows
+    starts = [flat(shadow) for shadow in shadows]
+    reference = flat(model)
+    for start in starts:
+        moved = start - reference
+        # Weights, not biases, are moved by up to 1e-8.
+        assert 0.9e-8 < np.abs(moved).max() <= 1e-8
+        assert not moved[108:117].any()
+    torch.manual_seed(5)
+    seen = train(model, optimizer, data, run, passes_batch=True, schedule=schedule.step)
+    run.finish()
+
+    by_hand = []
+    for start in starts:
+        twin = mlp(torch.float64)
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(start), twin.parameters())
+        own = optimizer_of(twin.parameters())
+        own_schedule = torch.optim.lr_scheduler.ExponentialLR(own, 0.9)
+        torch.manual_seed(5)
+        by_hand.append(train(twin, own, data, schedule=own_schedule.step))
+    stored = ss.open(tmp_path / "s").run("a")
+    assert stored.setting["epsilon"] == 1e-8
+    for step in range(1, 13):
+        row = stored.weights(step)
+        assert row[0].tobytes() == seen[step].tobytes()
+        for index, twin_rows in enumerate(by_hand):
+            assert row[1 + index].tobytes() == twin_rows[step].tobytes(), (step, index)
+    apart = stored.divergence("l1").values[:, 1:]
+    np.testing.assert_allclose(
+        apart, [[np.abs(twin[s] - seen[s]).sum() for twin in by_hand] for s in range(1, 13)], rtol=1e-12
+    )
+
+
+def test_a_shadow_that_is_not_told_its_batch_is_given_up_and_training_goes_on(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with silence() as caught:
+        run = track(
+            model, name="a", store=tmp_path / "s", optimizer=optimizer, loss_fn=loss_of, shadow=True, every_n_steps=1
+        )
+        train(model, optimizer, batches(3), run)
+        run.finish()
+    assert ["shadow, given up" in str(w.message) for w in caught] == [True]
+    stored = ss.open(tmp_path / "s").run("a")
+    assert np.isnan(stored.weights(2)[1]).all()
+    assert np.isfinite(stored.weights(2)[0]).all()
+
+
+def test_ftle_and_tangent_agree_with_the_same_run_as_an_experiment(tmp_path: Path) -> None:
+    n_steps = 40
+    config = small_config(
+        tmp_path / "experiment",
+        experiment={"n_initial_conditions": 1},
+        training={"learning_rate": [2.5], "n_steps": n_steps, "n_tangents": 1},
+        perturbation={"n_perturbed": 2, "control": False},
+    )
+    expected = next(iter(run_experiment(config).runs.values()))
+    start = expected.weights(0)
+    data = load_data(config.task)
+    batch = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
+    model = nn.Sequential(nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 10)).double()
+    optimizer = SGD(model.parameters(), lr=2.5)
+    run = track(
+        model,
+        name="a",
+        store=tmp_path / "tracked",
+        optimizer=optimizer,
+        loss_fn=loss_of,
+        shadow=2,
+        tangent=True,
+        every_n_steps=1,
+        seed=expected._reader.seed,
+        metrics=["loss"],
+    )
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(start[0].copy()), model.parameters())
+    run._companions.start()
+    for index, shadow in enumerate(run._companions.shadows):
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(start[1 + index].copy()), shadow.parameters())
+    # The state before training, as the experiment has it.
+    run.step(step=0)
+    train(model, optimizer, [batch] * n_steps, run, first=1, passes_batch=True)
+    assert run.finish().warnings == {}
+    found = ss.open(tmp_path / "tracked").run("a")
+    assert found.steps().tolist() == list(range(n_steps + 1))
+    np.testing.assert_allclose(found.weights(n_steps)[0], expected.weights(n_steps)[0], rtol=1e-9, atol=1e-9)
+    ours, theirs = found.estimates().estimates, expected.estimates().estimates
+    assert ours["ftle"].value == pytest.approx(theirs["ftle"].value, rel=1e-4)
+    growth = found.metrics("tangent_1").values[:, 0], expected.metrics("tangent_1").values[:, 0]
+    assert growth[0][0] == 0.0
+    np.testing.assert_allclose(growth[0][1:], growth[1][1:], rtol=1e-6, atol=1e-8)
+    assert ours["tangent_exponent"].value == pytest.approx(theirs["tangent_exponent"].value, rel=1e-6)
+
+
+def test_the_summary_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with track(mlp(), store=tmp_path / "s") as run:
+        run.step()
+    assert "run run: recorded 1 of 1 steps" in caplog.text
+
+
+def test_an_exception_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+    def training() -> None:
+        with track(mlp(), name="a", store=tmp_path / "s") as run:
+            run.step(loss=1.0)
+            raise RuntimeError("diverged")
+
+    with pytest.raises(RuntimeError, match="diverged"):
+        training()
+    status = Store.open(tmp_path / "s").status("a")
+    assert status["phase"] == "failed"
+    assert status["reason"] == "The training ended with RuntimeError: diverged"
+    assert not ss.open(tmp_path / "s").run("a").is_complete
