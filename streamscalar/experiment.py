@@ -226,8 +226,9 @@ class Run:
         metrics = {name: reader.metrics(name) for name in reader.metric_names}
         return RunSeries(
             run_id=reader.run_id,
-            learning_rate=_known(reader.setting["learning_rate"]),
-            epsilon=_known(reader.setting["epsilon"]),
+            # A user's own training may not tell its learning rate; without shadows, nothing is perturbed.
+            learning_rate=math.nan if reader.setting["learning_rate"] is None else reader.setting["learning_rate"],
+            epsilon=0.0 if reader.setting["epsilon"] is None else reader.setting["epsilon"],
             initial_condition=reader.setting["initial_condition"],
             seed=reader.seed,
             n_parameters=reader.layout.n_parameters,
@@ -251,11 +252,6 @@ class Run:
         if not len(rows):
             raise BadCall("step", f"must be a recorded step of {self.run_id}", str(step), kind=Kind.DATA)
         return int(rows[0])
-
-
-def _known(value: float | None) -> float:
-    """Return what a user's own training may not have told: NaN stands for it among floats."""
-    return math.nan if value is None else value
 
 
 def _eigengap(spectrum: tuple[NDArray[np.float64], float] | None) -> float | None:

@@ -32,6 +32,7 @@ class Status(StrEnum):
     NOT_CONVERGED = "not_converged"
     MIXED_LAYOUTS = "mixed_layouts"
     MISSING = "missing"
+    UNEVEN_STEPS = "uneven_steps"
 
 
 ADVICE: Mapping[Status, str] = {
@@ -55,6 +56,7 @@ ADVICE: Mapping[Status, str] = {
     Status.NOT_CONVERGED: "The fit did not settle; record more steps, replicas or initial conditions.",
     Status.MIXED_LAYOUTS: "Runs with different parameter layouts cannot be compared; analyse them apart.",
     Status.MISSING: "The series was not recorded.",
+    Status.UNEVEN_STEPS: "Record at a fixed distance: ss.track(..., every_n_steps=...).",
 }
 
 

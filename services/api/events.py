@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
-KEPT = 4096
-"""Events that a client may be behind; one that is further back fetches its lists again."""
+KEPT_BYTES = 8 * 2**20
+"""What of the past is kept for clients that were cut off; one that is further back fetches its lists again."""
 HEARTBEAT_S = 15.0
 RETRY_MS = 2000
 
@@ -20,9 +20,11 @@ class Hub:
     told to fetch its lists again.
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
         self._epoch = secrets.token_hex(4)
-        self._ring: deque[bytes] = deque(maxlen=kept)
+        self._kept_bytes = kept_bytes
+        self._ring: deque[bytes] = deque()
+        self._n_bytes = 0
         self._next = 0
         self._news = asyncio.Condition()
         self.n_clients = 0
@@ -30,8 +32,12 @@ class Hub:
     async def publish(self, kind: str, data: Any) -> None:
         """Send an event to all clients; a client that does not read holds nobody up."""
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-        self._ring.append(f"id: {self._epoch}-{self._next}\nevent: {kind}\ndata: {text}\n\n".encode())
+        event = f"id: {self._epoch}-{self._next}\nevent: {kind}\ndata: {text}\n\n".encode()
+        self._ring.append(event)
         self._next += 1
+        self._n_bytes += len(event)
+        while self._n_bytes > self._kept_bytes and len(self._ring) > 1:
+            self._n_bytes -= len(self._ring.popleft())
         async with self._news:
             self._news.notify_all()
 

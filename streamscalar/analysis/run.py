@@ -168,6 +168,10 @@ def _tangent(series: RunSeries, options: Options) -> Estimate:
 
 
 def _recurrence(series: RunSeries, options: Options) -> Estimate:
+    gaps = np.unique(np.diff(series.steps))
+    if len(gaps) > 1:
+        what = f"Rows are {gaps[0]} to {gaps[-1]} steps apart."
+        return Estimate.failed(Status.UNEVEN_STEPS, n=len(series.steps), method="near returns", what=what)
     states = series.scores[:, REFERENCE]
     rng = options.rng(f"recurrence {series.run_id}")
     return recurrence_exponent(series.steps, states, rng, confidence=options.confidence)

@@ -18,7 +18,7 @@ class RunSeries:
     run_id
         Name of the run.
     learning_rate, epsilon
-        Its setting: learning rate, and size of the perturbation; NaN where a user's own training did not tell.
+        Its setting: learning rate, NaN where a user's own training did not tell it, and size of the perturbation.
     initial_condition
         Index of its initial condition.
     seed

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +47,12 @@ class Table:
     settings: Sequence[SettingEstimates]
     runs: Sequence[RunEstimates] = field(repr=False)
     ladders: Mapping[float, Mapping[str, Estimate]] = field(default_factory=dict)
+
+    def of_known_rates(self) -> "Table":
+        """Return the table without the runs whose learning rate nobody told, which have no place on its axis."""
+        settings = [setting for setting in self.settings if not math.isnan(setting.learning_rate)]
+        runs = [run for run in self.runs if not math.isnan(run.learning_rate)]
+        return replace(self, settings=settings, runs=runs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `analyze --json`; non-finite floats are strings."""
@@ -154,12 +160,8 @@ def _ordered(runs: Sequence[AnyRun]) -> list[AnyRun]:
 
 
 def _setting(run: RunSeries | RunEstimates) -> tuple[float, float]:
-    """Return the key of a setting, by which unknown ones come first and count as one."""
-    return _sortable(run.learning_rate), _sortable(run.epsilon)
-
-
-def _sortable(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
+    """Return the key of a setting, by which unknown learning rates come first and count as one."""
+    return -math.inf if math.isnan(run.learning_rate) else run.learning_rate, run.epsilon
 
 
 def _ladder(runs: Sequence[RunEstimates], options: Options) -> dict[str, Estimate]:

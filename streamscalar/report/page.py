@@ -62,7 +62,7 @@ def write_report(
         Where to write every figure as PNG and PDF, `analysis.json`, `settings.csv` and `runs.csv`; not written
         by default.
     """
-    table = experiment.analyze() if table is None else table
+    table = (experiment.analyze() if table is None else table).of_known_rates()
     drawings = draw(experiment, table)
     tables = [table, *(other.analyze() for other in others)]
     _replace(path, _page(experiment, table, drawings, tables))

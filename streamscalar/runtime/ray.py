@@ -222,6 +222,43 @@ def ray_executor(config: Config) -> Iterator[Executor]:
             ray.shutdown()
 
 
+class _Host:
+    """Holds an object in a process of the cluster."""
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._held = build()
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call one of its methods."""
+        return getattr(self._held, name)(*arguments)
+
+
+def hosted(build: Callable[[], Any], address: str) -> Callable[..., Any]:
+    """Make an object in a process of the cluster at `address`; return what calls its methods, by name and arguments.
+
+    The call raises what the method raised, and `ConnectionError` where the process is gone. The process ends with
+    this one.
+
+    Raises
+    ------
+    BadCall
+        The cluster does not answer.
+    """
+    if not ray.is_initialized():
+        _connect(address)
+    actor: Any = ray.remote(_Host).options(num_cpus=0).remote(build)
+
+    def call(name: str, *arguments: Any) -> Any:
+        try:
+            return ray.get(actor.call.remote(name, *arguments))
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from None
+        except RayActorError as error:
+            raise ConnectionError(" ".join(str(error).split())[:200]) from None
+
+    return call
+
+
 def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -1,5 +1,6 @@
 """The store of one experiment: its config, its provenance, and its runs."""
 
+import errno
 import json
 import os
 import re
@@ -85,7 +86,12 @@ class Store:
                 write_group(aside, {"schema_version": SCHEMA_VERSION, "config": config, "provenance": provenance})
                 aside.replace(folder)
                 fsync_path(folder.absolute().parent)
-            except NotADirectoryError as error:
+            except OSError as error:
+                # Another process put its store in place between our look and our move.
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and (folder / "zarr.json").exists():
+                    return cls.create(path, config, provenance)
+                if not isinstance(error, NotADirectoryError):
+                    raise
                 raise BadCall(
                     str(folder), "cannot be made", str(error), "Choose another folder with --store", Kind.STORE_MISSING
                 ) from None

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -356,21 +355,13 @@ def _candidates(name: str) -> Iterator[str]:
 
 
 def _open_store(request: Open) -> Store:
-    """Return the store, which several processes may be making at this moment."""
-    path = Path(request.store)
-    for is_last in (False, True):
-        try:
-            return Store.create(path, request.config, request.provenance)
-        except BadCall as error:
-            if error.kind is not Kind.STORE_OTHER_CONFIG:
-                raise
-            fix = "Choose another group, or another store"
-            raise BadCall(error.where, error.must, error.got, fix, error.kind) from None
-        except OSError:
-            # Another process put its store in place between our look and our move.
-            if is_last or not (path / "zarr.json").exists():
-                raise
-    raise WorkFailed(str(path), "cannot be made")  # pragma: no cover  (the loop returns or raises)
+    try:
+        return Store.create(request.store, request.config, request.provenance)
+    except BadCall as error:
+        if error.kind is not Kind.STORE_OTHER_CONFIG:
+            raise
+        fix = "Choose another group, or another store"
+        raise BadCall(error.where, error.must, error.got, fix, error.kind) from None
 
 
 def describe(error: Exception) -> str:

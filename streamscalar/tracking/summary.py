@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+FEW_ROWS = 50
+"""Rows under which a trajectory says little."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -44,7 +47,8 @@ class Summary:
         parts.append(f"{self.overhead:.1%} overhead")
         if self.companions:
             parts.append(f"{self.companions:.0%} for shadow and tangent")
-        return ", ".join(parts)
+        is_thin = self.n_recorded < FEW_ROWS < self.n_steps
+        return ", ".join(parts) + ("; for more rows raise max_overhead or set every_n_steps" if is_thin else "")
 
 
 def _ordinal(number: int) -> str:

@@ -165,9 +165,10 @@ def open_sink(request: Open, say: Say) -> tuple[Sink, Opened]:
     if request.address is not None:
         try:
             sink = connect(request.address, say)
-            return sink, sink.open(request)
         except (OSError, StreamscalarError) as error:
             say("address", f"{describe(error)} The run is recorded on this machine alone.")
+        else:
+            return sink, sink.open(request)
     local = StoreSink(say)
     return local, local.open(request)
 

@@ -173,7 +173,7 @@ def one_epsilon(settings: Sequence[SettingEstimates]) -> tuple[float, list[Setti
     n_runs: dict[float, int] = {}
     for setting in settings:
         n_runs[setting.epsilon] = n_runs.get(setting.epsilon, 0) + setting.n_runs
-    chosen = min(n_runs, key=lambda epsilon: (-n_runs[epsilon], abs(math.log10(epsilon) + 8.0)))
+    chosen = min(n_runs, key=lambda epsilon: (-n_runs[epsilon], abs(math.log10(max(epsilon, 1e-300)) + 8.0)))
     return chosen, [setting for setting in settings if setting.epsilon == chosen]
 
 

@@ -50,7 +50,7 @@ def test_a_client_resumes_after_its_last_event() -> None:
 
 def test_a_client_that_fell_behind_or_comes_from_another_life_is_told_to_start_over() -> None:
     async def scenario() -> None:
-        hub = Hub(kept=4)
+        hub = Hub(kept_bytes=200)
         stream = hub.follow(None)
         await anext(stream)
         await hub.publish("rows", {})
@@ -64,6 +64,18 @@ def test_a_client_that_fell_behind_or_comes_from_another_life_is_told_to_start_o
         await _take(after, 1)
         await hub.publish("rows", {"number": 11})
         assert json.loads((await _take(after, 1))[0]["data"]) == {"number": 11}
+
+    asyncio.run(scenario())
+
+
+def test_memory_is_bounded_whatever_is_told() -> None:
+    async def scenario() -> None:
+        hub = Hub(kept_bytes=10_000)
+        for number in range(2000):
+            await hub.publish("rows", {"text": "x" * (number % 700)})
+        assert sum(map(len, hub._ring)) <= 10_000
+        await hub.publish("rows", {"text": "x" * 20_000})
+        assert len(hub._ring) == 1
 
     asyncio.run(scenario())
 
