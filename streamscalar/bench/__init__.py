@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from streamscalar.bench.api import bench_api
 from streamscalar.bench.figures import Figure
 from streamscalar.bench.onset import bench_onset
-from streamscalar.bench.track import measure_track
+from streamscalar.bench.track import bench_track
 from streamscalar.bench.train import bench_train
 
 BENCHES: Mapping[str, Callable[[], list[Figure]]] = {
     "train": bench_train,
     "onset": bench_onset,
-    "track": measure_track,
+    "track": bench_track,
     "api": bench_api,
 }
 

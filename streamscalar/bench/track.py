@@ -70,7 +70,7 @@ class _Transformer(nn.Module):
         return scores.flatten(0, 1)
 
 
-def measure_track() -> list[Figure]:
+def bench_track() -> list[Figure]:
     """Measure 1,000 steps with and without tracking, in turns, on one thread; a few minutes."""
     cases = [_Case("MLP", _mlp), _Case("CNN", _cnn), _Case("transformer", _transformer)]
     figures = []

@@ -120,7 +120,7 @@ class Link:
 
     def put(self, slot: int, step: int, metrics: NDArray[np.float64], facts: Facts) -> None:
         """Have the row in `slot` stored."""
-        self._send(Row(self._n_orders, slot, step, metrics, facts))
+        self._send(Row(self._n_orders, slot, step, metrics.tobytes(), facts))
 
     def _send(self, order: Begin | Row) -> None:
         self._n_orders += 1

@@ -25,12 +25,12 @@ from streamscalar.tracking.summary import Summary
 
 _LOG = logging.getLogger(__name__)
 
-WORKER_WEIGHT = 0.1
+WORKER_WEIGHT = 0.25
 """Seconds by which one CPU second of the worker slows the training.
 
-Measured on two processors, one training thread, the worker stopped and let go in turns: 0.14 (perceptron, P = 1e5) and
-0.09 (transformer, P = 1e6, the worker busy half of the time). Where no processor is free, the lowest priority leaves
-the worker under 2 % of one."""
+Measured on two processors, one training thread, the worker stopped and let go in turns: 0.22 (convolutional network,
+P = 16,000), 0.14 (perceptron, P = 1e5), 0.09 (transformer, P = 1e6, the worker busy half of the time). Where no
+processor is free, the lowest priority leaves the worker under 2 % of one."""
 
 CALLS_TIMED = 16
 """One call of `step` in so many is timed and stands for the others: the clock costs as much as the rest of a call."""

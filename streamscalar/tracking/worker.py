@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
+import numpy as np
+
 from streamscalar.errors import StreamscalarError
 from streamscalar.tracking.messages import (
     Begin,
@@ -121,7 +123,9 @@ class Worker:
                     self._reply(Named(self._run_id))
                 return
             counts[Ring.STORED] += 1
-            sink.put(order.step, self._ring.rows[order.slot], order.metrics, order.facts)
+            weights = self._ring.rows[order.slot]
+            metrics = np.frombuffer(order.metrics).reshape(-1, len(weights))
+            sink.put(order.step, weights, metrics, order.facts)
         except Exception as error:  # noqa: BLE001  (rows that cannot be stored are counted; the next may be)
             if isinstance(order, Row):
                 counts[Ring.LOST] += 1

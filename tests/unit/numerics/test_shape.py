@@ -1,5 +1,7 @@
 """The shape of a scalar trajectory."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -32,17 +34,18 @@ def test_independent_moves_are_not_correlated() -> None:
 
 def test_a_slow_oracle_agrees() -> None:
     curve = np.random.default_rng(2).standard_normal(30)
-    moves = [float(b - a) for a, b in zip(curve[:-1], curve[1:], strict=True)]
+    moves = [float(b - a) for a, b in pairwise(curve)]
     found = shape(curve)
     assert found is not None
     assert found.speed == pytest.approx(sum(abs(move) for move in moves) / (max(curve) - min(curve)))
-    turns = sorted(abs(b - a) for a, b in zip(moves[:-1], moves[1:], strict=True))
+    turns = sorted(abs(b - a) for a, b in pairwise(moves))
     sizes = sorted(abs(move) for move in moves)
     assert found.curvature == pytest.approx((turns[13] + turns[14]) / 2 / sizes[14])
 
 
 @pytest.mark.parametrize(
-    "curve", [np.zeros(0), np.arange(7.0), np.full(20, 4.0), np.array([np.nan, *range(20)]), np.array([1e308, -1e308] * 9)]
+    "curve",
+    [np.zeros(0), np.arange(7.0), np.full(20, 4.0), np.array([np.nan, *range(20)]), np.array([1e308, -1e308] * 9)],
 )
 def test_what_has_no_shape_says_so(curve: np.ndarray) -> None:
     with np.errstate(over="ignore"):
