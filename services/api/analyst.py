@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 SPARK_POINTS = 32
 """Points of a curve in a list."""
+MOST_OPEN = 256
+"""Runs kept open for reading."""
 GROWTH = 1.05
 """A live run is analysed again when it has this many times the rows; at the latest at its end."""
 AGAIN_AFTER_S = 10.0
@@ -48,7 +50,7 @@ class Readers:
             if found is None:
                 found = entry.source.experiment.run(entry.run_id), threading.Lock()
             held = sum(run.held_bytes for run, _ in self._runs.values())
-            while self._runs and held > self._max_bytes:
+            while self._runs and (held > self._max_bytes or len(self._runs) >= MOST_OPEN):
                 _, (oldest, _) = self._runs.popitem(last=False)
                 held -= oldest.held_bytes
             self._runs[entry.id] = found

@@ -185,6 +185,7 @@ def export(
     store: StoreArgument,
     output: Annotated[Path | None, typer.Option(help="Folder for the files (default: STORE/export).")] = None,
     form: Annotated[str, typer.Option("--format", help="parquet or csv.")] = "parquet",
+    json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write settings, runs and series as tables, for notebooks and other tools."""
@@ -197,7 +198,11 @@ def export(
         raise BadCall("--format", f"must be {' or '.join(FORMATS)}", repr(form), kind=Kind.CONFIG)
     experiment = streamscalar.open(store)
     analyzed(experiment, quiet=quiet)
-    for path in write_tables(experiment, output or store / "export", chosen):
+    paths = write_tables(experiment, output or store / "export", chosen)
+    if json:
+        show.document({"schema": 1, "files": [str(path) for path in paths]})
+        return
+    for path in paths:
         typer.echo(str(path))
 
 

@@ -26,6 +26,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 TOKEN = "e2e-token-0123456789abcdef0123456789"
+ADMIN_TOKEN = "e2e-admin-0123456789abcdef0123456789"
 SMALL = ("task.n_train=300", "task.n_test=100", "model.widths=[8]", "perturbation.n_perturbed=3")
 """Digits at a size that trains in seconds."""
 WAIT_MS = 60_000
@@ -38,8 +39,9 @@ def command(*words: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which the service takes the token of the tests."""
-    return {**os.environ, "STREAMSCALAR_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+    """Return an environment in which the service takes the tokens of the tests."""
+    tokens = {"STREAMSCALAR_TOKEN": TOKEN, "STREAMSCALAR_ADMIN_TOKEN": ADMIN_TOKEN}
+    return {**os.environ, **tokens, "OMP_NUM_THREADS": "1"}
 
 
 def run_words(store: Path, *settings: str) -> list[str]:

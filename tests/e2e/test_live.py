@@ -1,11 +1,16 @@
 """A page that is open while an experiment is being written, and while the service goes away."""
 
+import math
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Page, expect
+from torch import nn
 
-from tests.e2e.conftest import WAIT_MS, Seen, eventually, growing, serving
+import streamscalar as ss
+from tests.e2e.conftest import ADMIN_TOKEN, WAIT_MS, Seen, eventually, growing, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -55,6 +60,36 @@ def test_new_runs_wait_while_somebody_reads(tab: Page, tmp_path: Path) -> None:
             expect(tab.locator("tr[data-id]")).to_have_count(1)
             offer.click()
             expect(tab.locator("tr[data-id^='second:']")).to_be_visible()
+
+
+def test_a_training_of_ones_own_appears_and_raises_an_alert(tab: Page, tmp_path: Path, seen: Seen) -> None:
+    model = nn.Linear(8, 4)
+    with serving(tmp_path) as (service, _):
+        tab.goto(service.link)
+        expect(tab.get_by_text("No runs yet")).to_be_visible()
+        with ss.track(model, name="mine", group="own", store=tmp_path / "own", every_n_steps=1) as run:
+            row = tab.locator("tr[data-id='own:mine']")
+            for step in range(60):
+                with torch.no_grad():
+                    model.weight += 0.01
+                run.step(loss=math.nan if step > 20 else 1.0)
+                # Steps that come faster than they can be stored are dropped.
+                time.sleep(0.05)
+            row.wait_for()
+            expect(row.locator(".c-state .mark")).to_have_text("training")
+            expect(tab.get_by_text("NaN or infinity in loss").first).to_be_visible(timeout=WAIT_MS)
+        expect(row.locator(".c-state .mark")).to_have_text("done", timeout=WAIT_MS)
+        assert seen.errors == []
+
+
+def test_a_run_is_stopped_by_who_may(tab: Page, tmp_path: Path) -> None:
+    with serving(tmp_path) as (service, _), growing(tmp_path / "first"):
+        tab.goto(f"{service.address}/#token={ADMIN_TOKEN}")
+        tab.wait_for_selector("tr[data-id]")
+        tab.on("dialog", lambda dialog: dialog.accept())
+        tab.locator("tr[data-id] a").first.click()
+        tab.get_by_role("button", name="Stop this run").click()
+        eventually(lambda: "cancelled" in tab.locator("main").inner_text())
 
 
 def test_a_banner_says_that_the_service_is_away_and_goes_by_itself(tab: Page, tmp_path: Path) -> None:

@@ -330,31 +330,38 @@ def test_alerts_survive_a_restart_and_go_to_the_log(tmp_path: Path) -> None:
 
 def test_an_added_and_a_cancelled_run_through_the_service(tmp_path: Path) -> None:
     folder = tmp_path / "stores"
-    folder.mkdir()
-    service = Service(folder)
-    service.start()
     config = load_config(
         {
             "experiment": {"name": "grow", "n_initial_conditions": 1},
             "task": {"name": "quadratic", "curvatures": [1.0, 0.5]},
-            "training": {"learning_rate": [1, 0.5], "n_steps": 3000, "device": "cpu"},
+            "training": {"learning_rate": [1], "n_steps": 50_000, "device": "cpu"},
             "perturbation": {"n_perturbed": 1},
             "store": {"url": str(folder / "grow"), "fsync": "none"},
             "cluster": {"executor": "inline"},
         }
     )
+    folder.mkdir()
+    service = Service(folder)
     writer = threading.Thread(target=lambda: ss.run(config))
     writer.start()
     try:
+        service.start()
         with service.client(token=ADMIN) as admin:
-            while admin.get("/v1/runs").json()["of"] == 0:
-                time.sleep(0.1)
-            assert admin.post("/v1/runs/grow:lr1_ic0/cancel").status_code == 202
+
+            def cancel(run: str) -> None:
+                while admin.post(f"/v1/runs/grow:{run}/cancel").status_code == 404:
+                    assert writer.is_alive()
+                    time.sleep(0.1)
+
+            cancel("lr1_ic0")
             answer = admin.post("/v1/experiments/grow/runs", json={"learning_rate": [0.2]})
             assert (answer.status_code, answer.json()) == (202, {"runs": ["grow:lr0.2_ic0"]})
-            writer.join(120)
-            states = {run.run_id: run.is_complete for run in ss.open(folder / "grow").runs.values()}
-            assert states == {"lr1_ic0": False, "lr0.2_ic0": True, "lr0.5_ic0": True}
+            cancel("lr0.2_ic0")
+        writer.join(120)
+        store = ss.open(folder / "grow").store
+        assert {run: store.status(run)["reason"] for run in store.run_ids()} == dict.fromkeys(
+            ("lr0.2_ic0", "lr1_ic0"), "cancelled on request"
+        )
     finally:
         writer.join()
         service.kill()

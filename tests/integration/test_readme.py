@@ -27,14 +27,15 @@ def test_three_lines_track_a_training_and_show_it(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert found.returncode == 0, found.stderr
-    assert re.match(r"run first: recorded [\d,]+ of 600 steps", found.stdout), found.stdout
+    assert re.match(r"run first: recorded \d+ of 600 steps", found.stdout), found.stdout
     service = Service(tmp_path / "streamscalar-runs")
     service.start()
     try:
         item = service.get("/v1/runs").json()["items"][0]
         assert (item["id"], item["state"], item["learning_rate"]) == ("mine:first", "done", 0.05)
         series = service.get("/v1/runs/mine:first/embedding").json()
-        assert series["of"] == item["n_rows"] > 5
+        # A full ring drops steps where the machine is busy; it never waits.
+        assert 20 < series["of"] == item["n_rows"] <= 120
     finally:
         service.kill()
     assert READ not in found.stdout

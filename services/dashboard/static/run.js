@@ -92,7 +92,7 @@ class RunPage {
       h("input", {
         type: "number",
         min: "1",
-
+        max: String(this.details.n_components),
         value: "1",
         onchange: again("scalar"),
       }),

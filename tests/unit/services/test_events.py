@@ -2,9 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 
 from streamscalar_services.api.events import Hub
+
+
+def _run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run a scenario in a thread: a browser of other tests may keep a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(scenario())).result()
 
 
 async def _take(stream: AsyncIterator[bytes], n: int) -> list[dict[str, str]]:
@@ -31,7 +38,7 @@ def test_every_event_reaches_every_client_in_order() -> None:
             got = await _take(stream, 5)
             assert [json.loads(event["data"])["number"] for event in got] == list(range(5))
 
-    asyncio.run(scenario())
+    _run(scenario)
 
 
 def test_a_client_resumes_after_its_last_event() -> None:
@@ -45,7 +52,7 @@ def test_a_client_resumes_after_its_last_event() -> None:
         again = await _take(hub.follow(third), 3)
         assert [json.loads(event["data"])["number"] for event in again] == [3, 4, 5]
 
-    asyncio.run(scenario())
+    _run(scenario)
 
 
 def test_a_client_that_fell_behind_or_comes_from_another_life_is_told_to_start_over() -> None:
@@ -65,7 +72,7 @@ def test_a_client_that_fell_behind_or_comes_from_another_life_is_told_to_start_o
         await hub.publish("rows", {"number": 11})
         assert json.loads((await _take(after, 1))[0]["data"]) == {"number": 11}
 
-    asyncio.run(scenario())
+    _run(scenario)
 
 
 def test_memory_is_bounded_whatever_is_told() -> None:
@@ -77,7 +84,7 @@ def test_memory_is_bounded_whatever_is_told() -> None:
         await hub.publish("rows", {"text": "x" * 20_000})
         assert len(hub._ring) == 1
 
-    asyncio.run(scenario())
+    _run(scenario)
 
 
 def test_clients_are_counted_while_they_stay() -> None:
@@ -89,4 +96,4 @@ def test_clients_are_counted_while_they_stay() -> None:
         await stream.aclose()
         assert hub.n_clients == 0
 
-    asyncio.run(scenario())
+    _run(scenario)
