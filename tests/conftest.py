@@ -16,7 +16,7 @@ for name in [name for name in os.environ if name.startswith("STREAMSCALAR_")]:
 def small_config(store: Path, /, **sections: dict[str, Any]) -> Config:
     """Return a digits experiment of seconds: 2 learning rates, 2 initial conditions, 41 rows."""
     base: dict[str, dict[str, Any]] = {
-        "experiment": {"name": "small", "n_initial_conditions": 2},
+        "experiment": {"name": "small", "n_initial_conditions": 2, "tags": ["tiny"]},
         "task": {"n_train": 300, "n_test": 100},
         "model": {"widths": [8]},
         "training": {"learning_rate": [1, 5], "n_steps": 40},

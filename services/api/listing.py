@@ -68,13 +68,13 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def group_of(entry: Entry) -> str:
-    """Return the group of a tracked run; other runs are grouped by their experiment."""
-    return str(entry.setting.get("group", entry.source.name))
+    """Return the group of a run: its own, its experiment's, or the name of that."""
+    return str(entry.setting.get("group") or entry.source.config.experiment.group or entry.source.name)
 
 
 def tags_of(entry: Entry) -> list[str]:
-    """Return the tags of a run."""
-    return [str(tag) for tag in entry.setting.get("tags", ())]
+    """Return the tags of a run, and of its experiment."""
+    return [str(tag) for tag in (*entry.setting.get("tags", ()), *entry.source.config.experiment.tags)]
 
 
 def matcher(text: str) -> Callable[[Entry, Clock], bool]:

@@ -69,6 +69,10 @@ class ExperimentSection(Section):
 
     name: Name = "experiment"
     """Letters, digits, dot, dash and underscore; names the default store."""
+    group: Name | None = None
+    """What its runs are listed under beside others; by default its name."""
+    tags: tuple[Name, ...] = ()
+    """Words to find its runs by."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random. Initial condition i is the same at every learning rate."""
     n_initial_conditions: Count = 3

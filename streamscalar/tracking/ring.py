@@ -11,20 +11,25 @@ from numpy.typing import NDArray
 
 from streamscalar.types import Layout
 
-N_SLOTS = 4
-"""Rows on their way at once: enough to bridge the pauses in which a worker at the lowest priority does not run, and
-little memory. A row that finds no slot is dropped."""
+RING_BYTES = 32 * 2**20
+"""Memory for rows on their way: enough to bridge the pauses in which a worker at the lowest priority does not run. A
+row that finds no slot is dropped."""
 
+MOST_SLOTS = 128
+"""Slots at most: so many orders fit into the line, which therefore never makes the training wait."""
+
+N_SLOTS = 4
 N_LARGE_SLOTS = 2
 LARGE_ROW_BYTES = 256 * 2**20
-"""Rows from this size on have `N_LARGE_SLOTS` slots."""
+"""Rows have `N_SLOTS` slots at least, and from this size on `N_LARGE_SLOTS`."""
 
 _HEADER_BYTES = 4096
 
 
 def n_slots_for(layout: Layout) -> int:
     """Return how many slots a ring for rows of this layout has."""
-    return N_LARGE_SLOTS if _row_bytes(layout) >= LARGE_ROW_BYTES else N_SLOTS
+    n_bytes = _row_bytes(layout)
+    return N_LARGE_SLOTS if n_bytes >= LARGE_ROW_BYTES else max(N_SLOTS, min(MOST_SLOTS, RING_BYTES // n_bytes))
 
 
 class Ring:

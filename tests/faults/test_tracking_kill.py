@@ -16,7 +16,7 @@ from torch import nn
 
 import streamscalar as ss
 from streamscalar.store import Store
-from streamscalar.tracking import TrackingWarning, track
+from streamscalar.tracking import TrackingWarning, ring, track
 
 pytestmark = pytest.mark.faults
 
@@ -39,6 +39,12 @@ while True:
         print(step, flush=True)
     time.sleep(0.002)
 """
+
+
+@pytest.fixture(autouse=True)
+def small_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave room for few rows on their way, so that a test soon meets a full ring."""
+    monkeypatch.setattr(ring, "MOST_SLOTS", 4)
 
 
 def _wait_for_end(store: Store, run_id: str) -> None:

@@ -198,6 +198,8 @@ def test_lists_are_filtered_sorted_and_paged(service: Service) -> None:
     assert set(client.runs("learning_rate>2").learning_rate) == {5.0}
     assert list(client.runs("ic0 state=done", "learning_rate").id) == ["small:lr1_ic0", "small:lr5_ic0"]
     assert client.runs("regime=nothing").empty
+    assert len(client.runs("tag=tiny group=small")) == 4
+    assert client.runs("tag!=tiny").empty
     exponents = client.runs(sort="-exponent").exponent.to_list()
     assert exponents == sorted(exponents, reverse=True)
     first = client.get("/v1/runs", sort="id", limit=3)

@@ -26,8 +26,9 @@ from streamscalar.config.models import PerturbationSection, TaskSection
 from streamscalar.errors import BadCall
 from streamscalar.runtime import run as run_experiment
 from streamscalar.store import Store
-from streamscalar.tracking import Summary, Tracker, TrackingWarning, track
+from streamscalar.tracking import Summary, Tracker, TrackingWarning, ring, track
 from streamscalar.tracking.messages import Facts, Open
+from streamscalar.tracking.ring import Ring
 from streamscalar.tracking.sink import StoreSink
 from streamscalar.training.data import load_data
 from streamscalar.types import Layer, Layout
@@ -345,6 +346,9 @@ def test_a_deleted_store_only_warns(tmp_path: Path) -> None:
     with silence() as caught:
         run = track(model, name="a", store=tmp_path / "s", every_n_steps=1)
         train(model, optimizer, batches(5), run)
+        until = time.monotonic() + 30
+        while run._ring.counts[Ring.STORED] < 5 and time.monotonic() < until:
+            time.sleep(0.01)
         shutil.rmtree(tmp_path / "s")
         seen = train(model, optimizer, batches(10), run)
         summary = run.finish()
@@ -354,8 +358,10 @@ def test_a_deleted_store_only_warns(tmp_path: Path) -> None:
     assert summary.warnings.keys() == {"store", "finish"}
 
 
-def test_a_full_disk_only_warns(tmp_path: Path) -> None:
-    # The worker inherits a limit on the size of a file: the log of a segment outgrows it after some rows.
+def test_a_full_disk_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The worker inherits a limit on the size of a file: the log of a segment outgrows it after some rows, and so would
+    # a large ring.
+    monkeypatch.setattr(ring, "MOST_SLOTS", 4)
     model = nn.Linear(500, 4)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     row_bytes = 4 * 2004

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from streamscalar.tracking.ring import N_LARGE_SLOTS, N_SLOTS, Ring, n_slots_for
+from streamscalar.tracking.ring import MOST_SLOTS, N_LARGE_SLOTS, N_SLOTS, Ring, n_slots_for
 from streamscalar.types import Layer, Layout
 
 
@@ -24,6 +24,8 @@ def test_two_mappings_see_the_same_rows_and_numbers() -> None:
 
 
 def test_large_rows_have_fewer_slots() -> None:
-    small = Layout((Layer("weight", 0, (2**20,)),), "float32", 0, has_control=False)
-    large = Layout((Layer("weight", 0, (2**26,)),), "float32", 0, has_control=False)
-    assert (n_slots_for(small), n_slots_for(large)) == (N_SLOTS, N_LARGE_SLOTS) == (4, 2)
+    found = {}
+    for n_parameters in (10, 2**18, 2**22, 2**26):
+        layout = Layout((Layer("weight", 0, (n_parameters,)),), "float32", 0, has_control=False)
+        found[n_parameters] = n_slots_for(layout)
+    assert found == {10: MOST_SLOTS, 2**18: 32, 2**22: N_SLOTS, 2**26: N_LARGE_SLOTS}
