@@ -41,4 +41,5 @@ class Figure:
         """Whether the target is reached; `None` without one."""
         if self.target is None:
             return None
-        return self.value <= self.target if self.is_ceiling else self.value >= self.target
+        # NumPy's own truth values are no JSON.
+        return bool(self.value <= self.target if self.is_ceiling else self.value >= self.target)
