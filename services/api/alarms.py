@@ -14,7 +14,7 @@ from streamscalar.analysis.alerts import RunWatch, silent, watch_group
 from streamscalar.analysis.rules import Alert
 from streamscalar.analysis.series import RunSeries
 from streamscalar.store.schema import RunFiles
-from streamscalar_services.api.catalog import Catalog, Entry
+from streamscalar_services.api.catalog import Entry
 from streamscalar_services.api.listing import group_of, page
 from streamscalar_services.api.schemas import AlertDocument, AlertPage, Level
 from streamscalar_services.api.sinks import LEVELS, Sinks
@@ -29,17 +29,17 @@ GROWTH = 1.1
 
 
 class Alarms:
-    """Alerts of the runs of a catalog.
+    """Alerts of all runs.
 
     `take` is called from the thread that analyses; all else from any.
     """
 
-    def __init__(self, catalog: Catalog, sinks: Sinks) -> None:
-        self._catalog = catalog
+    def __init__(self, sinks: Sinks) -> None:
         self._sinks = sinks
         self._started_at = time.time()
         self._watches: dict[str, RunWatch] = {}
         self._groups: dict[tuple[object, ...], int] = {}
+        self._silent_since: dict[str, float] = {}
         self._found: dict[str, AlertDocument] = {}
         self._fresh: deque[AlertDocument] = deque(maxlen=KEPT)
         self._guard = Lock()
@@ -65,9 +65,14 @@ class Alarms:
         """Return whether a run was looked at while it grew."""
         return entry.id in self._watches
 
-    def take_silent(self, entry: Entry, series: RunSeries, now: float) -> None:
-        """Note that a run has gone silent."""
+    def take_silent(self, entry: Entry, now: float, read: Callable[[Entry], RunSeries]) -> None:
+        """Look whether a run that has not ended has had no row for too long; once for each silence it is read."""
         rules = entry.source.experiment.config.analysis.alerts
+        is_told = self._silent_since.get(entry.id) == entry.updated_at
+        if is_told or not entry.n_rows or now - entry.updated_at < rules.silent_after_s:
+            return
+        self._silent_since[entry.id] = entry.updated_at
+        series = read(entry)
         # The newest row, also where it was not embedded yet.
         steps = entry.source.store.reader(entry.run_id, hash_weights=False).steps()
         alert = silent(replace(series, steps=steps), entry.updated_at, now, rules)

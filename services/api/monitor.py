@@ -30,7 +30,7 @@ class Monitor:
         self._options = options
         self.catalog = Catalog(options.root)
         self.sinks = options.sinks
-        self.alarms = Alarms(self.catalog, self.sinks)
+        self.alarms = Alarms(self.sinks)
         self.analyst = Analyst(self.alarms)
         self.queries = Queries(self.catalog, options)
         self.hub = Hub()
@@ -68,9 +68,8 @@ class Monitor:
             self.analyst.offer(entry)
         whole = {entry.id: entry for entry in [*changes.new, *self.analyst.take_finished()]}
         whole |= {entry.id: entry for entry in self.catalog.live() if self._has_new_state(entry, clock)}
-        for entry in whole.values():
-            if entry.state(clock.now, clock.silent_after_s) == "silent" and entry.n_embedded:
-                self.alarms.take_silent(entry, read(entry), clock.now)
+        for entry in self.catalog.live():
+            self.alarms.take_silent(entry, clock.now, read)
         moved = [entry for entry in changes.moved if entry.id not in whole]
         events: list[tuple[str, Any]] = []
         if whole:

@@ -53,6 +53,10 @@ class _State(Collector):
         for state, count in sorted(counts.items()):
             runs.add_metric([state], count)
         yield runs
+        alerts = GaugeMetricFamily("streamscalar_alerts", "Alerts kept, by level", labels=("level",))
+        for level, count in monitor.alarms.counts().items():
+            alerts.add_metric([level], count)
+        yield alerts
         yield GaugeMetricFamily("streamscalar_rows", "Rows that can be read, over all runs", n_rows)
         yield GaugeMetricFamily("streamscalar_rows_to_embed", "Rows that embedders are behind", lag)
         yield GaugeMetricFamily(

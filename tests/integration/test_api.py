@@ -247,7 +247,9 @@ def test_the_same_answer_is_sent_once(service: Service) -> None:
 
 
 def test_metrics_for_prometheus(service: Service) -> None:
+    service.get(f"/v1/runs/{RUN}/embedding")
     text = service.get("/metrics").text
+    assert 'streamscalar_alerts{level="error"}' in text
     assert 'streamscalar_runs{state="done"} 4.0' in text
     assert 'route="/v1/runs/{run}/embedding"' in text
     assert "lr5_ic1" not in text
@@ -265,7 +267,6 @@ def test_killed_service_loses_nothing_and_clients_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "stores"
     folder.mkdir()
     service = Service(folder)
-    service.start()
     seen: dict[str, int] = {}
     kinds: list[str] = []
     done = threading.Event()
@@ -275,24 +276,28 @@ def test_killed_service_loses_nothing_and_clients_go_on(tmp_path: Path) -> None:
             kinds.append(event.kind)
             for item in event.data.get("items", []):
                 seen[item["id"]] = max(seen.get(item["id"], 0), item["n_rows"])
-            if sum(n_rows == 601 for n_rows in seen.values()) == 2 or done.is_set():
+            if sum(n_rows == 1501 for n_rows in seen.values()) == 2 or done.is_set():
                 return
 
     follower = threading.Thread(target=follow)
-    follower.start()
-    config = small_config(folder / "live", experiment={"n_initial_conditions": 1}, training={"n_steps": 600})
+    config = small_config(folder / "live", experiment={"n_initial_conditions": 1}, training={"n_steps": 1500})
     writer = threading.Thread(target=lambda: ss.run(config))
     try:
+        # The store first: a service finds it at its first look, so that most of the training is still to come.
         writer.start()
+        while not (folder / "live" / "zarr.json").exists():
+            time.sleep(0.05)
+        service.start()
+        follower.start()
         while not seen:
             time.sleep(0.05)
         service.kill()
         before = len(kinds)
         service.start()
-        follower.join(60)
+        follower.join(200)
         assert not follower.is_alive(), seen
         assert "reset" in kinds[before:]
-        assert service.get("/v1/runs/live:lr5_ic0/embedding").json()["of"] == 601
+        assert service.get("/v1/runs/live:lr5_ic0/embedding").json()["of"] == 1501
     finally:
         done.set()
         writer.join()
