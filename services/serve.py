@@ -12,7 +12,9 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
+from streamscalar.config.logs import log_format
 from streamscalar.errors import BadCall, Kind
+from streamscalar.logs import set_up_logs
 from streamscalar_services.api import ServiceOptions, create_app
 from streamscalar_services.api.auth import Tokens
 
@@ -36,6 +38,7 @@ def app(arguments: Mapping[str, str]) -> Application:
     folder = Path(arguments["tokens"]) if "tokens" in arguments else None
 
     def build() -> FastAPI:
+        set_up_logs(log_format() or "text")
         return create_app(ServiceOptions(root, Tokens.load(folder)))
 
     # Ray's decorators have no types.

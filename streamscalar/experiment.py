@@ -271,7 +271,7 @@ class Experiment:
     @cached_property
     def config(self) -> Config:
         """The config under which it was recorded."""
-        return Config.from_identity(self.store.config, str(self.store.path))
+        return Config.from_identity(self.store.config, str(self.store.place))
 
     def add_runs(self, learning_rates: Sequence[float], n_initial_conditions: int | None = None) -> list[str]:
         """Ask for runs at further learning rates or with further initial conditions; return the names of the new ones.
@@ -326,7 +326,7 @@ class Experiment:
             "epsilon": list(self.config.perturbation.epsilon),
             "task": self.config.task.name,
             "dtype": self.config.training.dtype,
-            "store": str(self.store.path),
+            "store": str(self.store.place),
         }
         runs = self.runs
         n_done = 0

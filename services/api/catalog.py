@@ -5,6 +5,7 @@ costs its newest row. Runs that have ended are looked at in turns.
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from streamscalar.analysis.run import Glance
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.experiment import Experiment
@@ -20,6 +23,7 @@ from streamscalar.store import RunReader, Store
 from streamscalar.store.schema import RunFiles
 from streamscalar.types import REFERENCE
 from streamscalar_services.api.schemas import State
+from streamscalar_services.api.tally import Backlog, Counts, Tally
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +32,8 @@ ENDED_PER_LOOK = 200
 """Ended runs looked at again each time: one may be resumed, or its experiment deleted."""
 DISCOVER_EVERY_S = 5.0
 """Seconds between two searches for new stores."""
+CLOCK_SLACK_S = 30.0
+"""Seconds by which the clock of the file system may differ from ours."""
 
 
 @dataclass(slots=True)
@@ -46,10 +52,16 @@ class Entry:
         Equal for runs of one parameter layout.
     segment_rows
         Rows written at once.
+    row_bytes
+        Raw bytes of one row: the weights of all replicas.
     phase, reason
         What its coordinator or tracker last said.
     n_rows, n_embedded, n_bases, step, loss, accuracy
         How far it is; the metrics are those of the reference.
+    n_attempts
+        Trainers, or trackers, that have begun to write it.
+    counted
+        What the tally has of it; `None` where what it has was there before the service looked.
     has_exact, is_complete
         Whether the exact embedding, and all rows, are there.
     updated_at
@@ -72,11 +84,14 @@ class Entry:
     parent: tuple[str, int] | None
     layout: int
     segment_rows: int
+    row_bytes: int
+    counted: Counts | None
     phase: str = ""
     reason: str = ""
     n_rows: int = 0
     n_embedded: int = 0
     n_bases: int = 0
+    n_attempts: int = 0
     step: int | None = None
     loss: float | None = None
     accuracy: float | None = None
@@ -110,6 +125,11 @@ class Entry:
             return "trained"
         return "waiting" if self.phase == "waiting" else "training"
 
+    @property
+    def n_to_embed(self) -> int:
+        """Rows that its embedder is behind; none once nobody will embed them."""
+        return 0 if self.phase in ("failed", "cancelled") else max(0, self.n_rows - self.n_embedded)
+
     def look(self) -> bool:
         """Take up what changed on disk; return whether anything did."""
         files = RunFiles(self.source.store.path / "runs" / self.run_id)
@@ -122,6 +142,7 @@ class Entry:
         self.phase, self.reason = str(status.get("phase", "")), str(status.get("reason", ""))
         self.is_complete, self.has_exact = reader.is_complete, reader.has_exact
         self.n_embedded, self.n_bases = reader.n_embedded, reader.n_bases
+        self.n_attempts = _attempts(files)
         if newest is not None:
             self.n_rows, self.step = newest.n_rows, newest.step
             own = {name: float(values[REFERENCE]) for name, values in newest.metrics.items()}
@@ -131,6 +152,19 @@ class Entry:
         self._reader = None if self.is_complete else reader
         self._seen = seen
         return True
+
+    def count(self, tally: Tally) -> None:
+        """Have what it gained since the last call counted."""
+        now = (self.n_rows, self.n_bases, self.n_attempts)
+        tally.take(self.counted, now, self.row_bytes)
+        self.counted = now
+
+
+def _attempts(files: RunFiles) -> int:
+    try:
+        return int((files.weights_log / "lock").read_bytes() or 0)
+    except FileNotFoundError:
+        return 0
 
 
 def _fingerprint(files: RunFiles, *, with_log: bool) -> tuple[tuple[Any, ...], float]:
@@ -164,14 +198,20 @@ class Source:
         Name of its folder, by which it is asked for.
     experiment : Experiment
         The stored experiment.
+    is_new : bool
+        Whether it was made since the service last searched for stores, so that all it has is new.
+    backlog : Backlog
+        Its runs that nobody has begun.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, new_since: float) -> None:
         self.name = path.name
         self.experiment = Experiment(Store.open(path))
         # A config that this version does not understand is noticed here, not at every request.
         self.config = self.experiment.config
         self.created_at = (path / "zarr.json").stat().st_mtime
+        self.is_new = self.created_at >= new_since - CLOCK_SLACK_S
+        self.backlog = Backlog(self.store, self.config)
         self.runs: dict[str, Entry] = {}
         self._seen: tuple[int, ...] = ()
 
@@ -193,12 +233,24 @@ class Source:
         if seen == self._seen:
             return []
         found = []
+        counted = (0, 0, 0) if self.is_new or self._seen else None
         for run_id in self.store.run_ids():
             if run_id not in self.runs:
                 spec = RunFiles(runs / run_id).spec()
                 layout = hash((spec.layout.layers, spec.layout.dtype))
                 name = f"{self.name}:{run_id}"
-                entry = Entry(name, self, run_id, spec.setting, spec.n_planned, spec.parent, layout, spec.segment_rows)
+                entry = Entry(
+                    name,
+                    self,
+                    run_id,
+                    spec.setting,
+                    spec.n_planned,
+                    spec.parent,
+                    layout,
+                    spec.segment_rows,
+                    math.prod(spec.row_shape) * np.dtype(spec.layout.dtype).itemsize,
+                    counted,
+                )
                 self.runs[run_id] = entry
                 found.append(entry)
         self._seen = seen
@@ -217,6 +269,11 @@ class Catalog:
     """The runs of one store, or of all stores of a folder.
 
     `refresh` is called from one thread; all else may be called from any.
+
+    Attributes
+    ----------
+    tally : Tally
+        What was added to them since.
     """
 
     def __init__(self, root: Path) -> None:
@@ -230,6 +287,8 @@ class Catalog:
         self._live: dict[str, Entry] = {}
         self._ended: deque[Entry] = deque()
         self._discovered_at = -DISCOVER_EVERY_S
+        self._new_since = time.time()
+        self.tally = Tally()
         self._guard = threading.Lock()
         self.is_ready = False
 
@@ -237,6 +296,11 @@ class Catalog:
         """Return all runs, in the order of their discovery."""
         with self._guard:
             return list(self._entries.values())
+
+    @property
+    def n_to_begin(self) -> int:
+        """Runs planned or asked for that nobody has begun."""
+        return sum(len(source.backlog.waiting) for source in list(self.sources.values()))
 
     def live(self) -> list[Entry]:
         """Return the runs that have not ended."""
@@ -276,6 +340,7 @@ class Catalog:
         for source in list(self.sources.values()):
             try:
                 changes.new += source.new_runs()
+                source.backlog.look(source.runs)
             except OSError:
                 self._forget(source)
         with self._guard:
@@ -285,8 +350,10 @@ class Catalog:
         turn = [self._ended.popleft() for _ in range(min(ENDED_PER_LOOK, len(self._ended)))]
         for entry in [*self._live.values(), *turn]:
             try:
-                if entry.look() and entry.id not in fresh:
-                    changes.moved.append(entry)
+                if entry.look():
+                    entry.count(self.tally)
+                    if entry.id not in fresh:
+                        changes.moved.append(entry)
             except (OSError, StreamscalarError) as error:
                 # Whoever deletes a store deletes its runs first; a damaged run stays listed as it was last read.
                 _log.warning("run %s cannot be read: %s", entry.id, error)
@@ -302,12 +369,13 @@ class Catalog:
         if time.monotonic() - self._discovered_at < DISCOVER_EVERY_S:
             return
         self._discovered_at = time.monotonic()
+        new_since, self._new_since = self._new_since, time.time()
         paths = [self._root] if self._is_store else sorted(path.parent for path in self._root.glob("*/zarr.json"))
         for path in paths:
             if path.name in self.sources or path in self._broken:
                 continue
             try:
-                self.sources[path.name] = Source(path)
+                self.sources[path.name] = Source(path, new_since)
             except StreamscalarError as error:
                 self._broken.add(path)
                 _log.warning("%s is left out: %s", path, error)

@@ -8,7 +8,9 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from streamscalar.config.logs import log_format
 from streamscalar.errors import BadCall, Kind
+from streamscalar.logs import set_up_logs
 from streamscalar_services.api.app import create_app
 from streamscalar_services.api.options import ServiceOptions
 
@@ -92,9 +94,11 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def serve(options: ServiceOptions, listener: socket.socket) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted; what is logged goes to standard error, as STREAMSCALAR_LOG says, else as text."""
+    set_up_logs(log_format() or "text", node=socket.gethostname())
     config = uvicorn.Config(
         create_app(options),
+        log_config=None,
         http=PatientProtocol,
         ws="none",
         log_level="warning",

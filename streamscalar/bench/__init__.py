@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from streamscalar.bench.api import bench_api
 from streamscalar.bench.figures import Figure
 from streamscalar.bench.onset import bench_onset
+from streamscalar.bench.scaling import bench_scaling
 from streamscalar.bench.track import bench_track
 from streamscalar.bench.train import bench_train
 
@@ -13,6 +14,7 @@ BENCHES: Mapping[str, Callable[[], list[Figure]]] = {
     "onset": bench_onset,
     "track": bench_track,
     "api": bench_api,
+    "scaling": bench_scaling,
 }
 
 __all__ = ["BENCHES", "Figure"]

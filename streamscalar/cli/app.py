@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streamscalar import __version__
 from streamscalar.cli import show
+from streamscalar.cli.doctor import doctor
 from streamscalar.cli.live import analyzed
 from streamscalar.cli.onset import find_onset
 from streamscalar.cli.options import (
@@ -25,7 +26,12 @@ from streamscalar.cli.options import (
 from streamscalar.cli.serving import serve
 from streamscalar.cli.watching import add, alerts, cancel, query, watch
 from streamscalar.config import Config, load_config, preset_names
+from streamscalar.config.logs import log_format
 from streamscalar.errors import BadCall, Kind, StreamscalarError
+from streamscalar.logs import set_up_logs
+
+if TYPE_CHECKING:
+    from streamscalar.experiment import Experiment
 
 app = typer.Typer(
     name="streamscalar",
@@ -63,7 +69,7 @@ def _version(asked: bool) -> None:
 def _root(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
 ) -> None:
-    pass
+    set_up_logs(log_format())
 
 
 @app.command()
@@ -102,21 +108,48 @@ def run(
 @app.command()
 def resume(
     store: StoreArgument,
+    settings: SetOption = None,
     executor: ExecutorOption = None,
     address: AddressOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Go on with an experiment that was stopped or killed; the result is the same bit for bit."""
+    """Go on with an experiment that was stopped or killed; the result is the same bit for bit.
+
+    Where it runs may change (`--set cluster.gpus_per_trainer=0.25`), what it computes may not.
+    """
     from streamscalar.runtime import continue_store
 
     cluster = {name: value for name, value in (("executor", executor), ("address", address)) if value is not None}
-    _execute(continue_store(store, cluster), json=json, quiet=quiet)
+    _execute(continue_store(store, cluster, tuple(settings or ())), json=json, quiet=quiet)
+
+
+@app.command()
+def attach(
+    store: StoreArgument,
+    address: Annotated[str, typer.Option(help="The Ray cluster it runs on, such as host:6379.")],
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Watch an experiment that runs on a Ray cluster, whoever began it; Ctrl-C leaves it running.
+
+    An experiment on a cluster does not need the terminal that began it. `cancel` ends one of its runs; `resume` goes
+    on where nothing runs any more.
+    """
+    from streamscalar.cli.live import live_view
+    from streamscalar.runtime import attach as attach_to
+
+    with live_view(quiet=quiet or log_format() is not None) as on_snapshot:
+        experiment = attach_to(store, address, on_snapshot)
+    if experiment is None:
+        typer.echo(f"It goes on without you; watch it again with: streamscalar attach {store} --address {address}")
+    else:
+        _conclude(experiment, str(store), json=json, quiet=quiet)
 
 
 @app.command()
 def ls(
-    store: Annotated[Path, typer.Argument(help="A store, or a folder of stores.")] = Path("streamscalar-runs"),
+    store: Annotated[str, typer.Argument(help="A store, or a folder of stores.")] = "streamscalar-runs",
     json: JsonOption = False,
 ) -> None:
     """List experiments, or the runs of one."""
@@ -143,7 +176,7 @@ def analyze(store: StoreArgument, json: JsonOption = False, quiet: QuietOption =
 
 @app.command()
 def claims(
-    stores: Annotated[list[Path], typer.Argument(help="Stores to judge by, together.", metavar="STORE...")],
+    stores: Annotated[list[str], typer.Argument(help="Stores to judge by, together.", metavar="STORE...")],
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -159,7 +192,7 @@ def claims(
 def report(
     store: StoreArgument,
     beside: Annotated[
-        list[Path] | None, typer.Option("--with", help="Another store whose runs count for the claims; may repeat.")
+        list[str] | None, typer.Option("--with", help="Another store whose runs count for the claims; may repeat.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="HTML file (default: STORE/report.html).")] = None,
     figures: Annotated[
@@ -170,8 +203,9 @@ def report(
     """Write a self-contained HTML report: figures, tables, and what can be concluded from them."""
     import streamscalar
     from streamscalar.report import write_report
+    from streamscalar.store import place
 
-    path = output or store / "report.html"
+    path = output or place(store) / "report.html"
     experiment = streamscalar.open(store)
     others = [streamscalar.open(other) for other in beside or ()]
     for other in others:
@@ -192,13 +226,14 @@ def export(
     import streamscalar
     from streamscalar.report.export import FORMATS
     from streamscalar.report.export import export as write_tables
+    from streamscalar.store import place
 
     chosen = next((known for known in FORMATS if known == form), None)
     if chosen is None:
         raise BadCall("--format", f"must be {' or '.join(FORMATS)}", repr(form), kind=Kind.CONFIG)
     experiment = streamscalar.open(store)
     analyzed(experiment, quiet=quiet)
-    paths = write_tables(experiment, output or store / "export", chosen)
+    paths = write_tables(experiment, output or place(store) / "export", chosen)
     if json:
         show.document({"schema": 1, "files": [str(path) for path in paths]})
         return
@@ -235,7 +270,7 @@ def bench(
 
 
 app.command(name="find-onset")(find_onset)
-for command in (serve, watch, query, alerts, add, cancel):
+for command in (serve, watch, query, alerts, add, cancel, doctor):
     app.command()(command)
 
 
@@ -258,15 +293,21 @@ def config_show(
 
 def _execute(config: Config, *, json: bool, quiet: bool) -> None:
     from streamscalar.cli.live import live_view
-    from streamscalar.report import write_report
     from streamscalar.runtime import execute, prepare
 
     prepared = prepare(config)
     if not quiet:
         show.price(prepared)
-    with live_view(quiet=quiet) as on_snapshot:
+    with live_view(quiet=quiet or log_format() is not None) as on_snapshot:
         experiment = execute(prepared, on_snapshot)
-    page = Path(config.store_path) / "report.html"
+    _conclude(experiment, config.store_path, json=json, quiet=quiet)
+
+
+def _conclude(experiment: "Experiment", store: str, *, json: bool, quiet: bool) -> None:
+    from streamscalar.report import write_report
+    from streamscalar.store import place
+
+    page = place(store) / "report.html"
     table = analyzed(experiment, quiet=quiet)
     write_report(experiment, page, table)
     show.table(table, as_json=json)

@@ -66,14 +66,16 @@ class _Meter:
             self._started = (now, snapshot.n_rows)
         since, rows_before = self._started
         rate = (snapshot.n_rows - rows_before) / max(now - since, 1e-9)
-        left = len(snapshot.runs) * snapshot.n_rows_planned - snapshot.n_rows
+        left = snapshot.n_runs * snapshot.n_rows_planned - snapshot.n_rows
         return rate, left / rate if rate > 0 else math.nan
 
     def _headline(self, snapshot: Snapshot) -> str:
         rate, left_s = self._speed(snapshot)
         left = f", about {left_s:.0f} s left" if math.isfinite(left_s) and not snapshot.is_over else ""
+        if snapshot.note:
+            return f"{snapshot.count(Phase.DONE)} of {snapshot.n_runs} runs done; {snapshot.note}"
         failed = f", {n} failed" if (n := snapshot.count(Phase.FAILED)) else ""
-        return f"{snapshot.count(Phase.DONE)} of {len(snapshot.runs)} runs done{failed}, {rate:.0f} rows/s{left}"
+        return f"{snapshot.count(Phase.DONE)} of {snapshot.n_runs} runs done{failed}, {rate:.0f} rows/s{left}"
 
     def log(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
@@ -88,7 +90,7 @@ class _Meter:
         active = [run for run in snapshot.runs if run.phase in SHOWN]
         for run in active[:MAX_LINES]:
             table.add_row(*_cells(run, snapshot.n_rows_planned))
-        total = len(snapshot.runs) * snapshot.n_rows_planned
+        total = snapshot.n_runs * snapshot.n_rows_planned
         # A bar does not end its line by itself.
         bar = Padding(ProgressBar(total, snapshot.n_rows, width=60), (0, 0, 1, 0))
         return Group(Text(self._headline(snapshot)), bar, table)

@@ -20,6 +20,7 @@ from streamscalar.cli.options import (
     SetOption,
     chosen_config,
 )
+from streamscalar.cli.sources import stores_folder
 from streamscalar.protocol.onset import OnsetResult, RateProbed
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.types import Estimate
@@ -45,7 +46,7 @@ def find_onset(
     tolerance: Annotated[float, typer.Option(help="Relative width at which a bracket is narrow enough.")] = 0.1,
     settings: SetOption = None,
     store: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--store", help="Folder of the search's stages (default: ./streamscalar-runs/<experiment name>-onset)."
         ),
@@ -87,7 +88,7 @@ def find_onset(
 
 
 def _root(config: "Config") -> Path:
-    return Path(config.store.url or f"streamscalar-runs/{config.experiment.name}-onset")
+    return stores_folder(config.store.url or f"streamscalar-runs/{config.experiment.name}-onset")
 
 
 class _Log:
@@ -101,7 +102,7 @@ class _Log:
     def snapshot(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
-            self._write(f"  {snapshot.count('done')} of {len(snapshot.runs)} runs of this stage done")
+            self._write(f"  {snapshot.count('done')} of {snapshot.n_runs} runs of this stage done")
 
     def probe(self, probed: RateProbed) -> None:
         self._spent += probed.n_steps_spent

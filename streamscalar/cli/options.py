@@ -8,7 +8,9 @@ import typer
 from streamscalar.config import Config, load_config, preset_names
 from streamscalar.errors import BadCall, Kind
 
-StoreArgument = Annotated[Path, typer.Argument(help="Folder of the store.", metavar="STORE")]
+StoreArgument = Annotated[
+    str, typer.Argument(help="Folder of the store, or its URL (s3://bucket/prefix).", metavar="STORE")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress goes to stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 SetOption = Annotated[
@@ -16,8 +18,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may repeat. Values are YAML."),
 ]
 StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Folder of the store (default: ./streamscalar-runs/<experiment name>)."),
+    str | None,
+    typer.Option(
+        "--store", help="Folder of the store, or s3://bucket/prefix (default: ./streamscalar-runs/<experiment name>)."
+    ),
 ]
 ExecutorOption = Annotated[str | None, typer.Option("--executor", help="ray (default) or inline: all in one process.")]
 AddressOption = Annotated[str | None, typer.Option("--address", help="An existing Ray cluster, such as host:6379.")]
@@ -30,7 +34,7 @@ def chosen_config(
     source: Path | None,
     preset: str | None,
     settings: list[str] | None,
-    store: Path | None,
+    store: str | None,
     executor: str | None,
     address: str | None,
 ) -> Config:
@@ -55,5 +59,5 @@ def chosen_config(
     if address is not None:
         chosen["cluster"]["address"] = address
     if store is not None:
-        chosen["store"]["url"] = str(store)
+        chosen["store"]["url"] = store
     return load_config(source, preset=preset, settings=settings or (), overrides=chosen)

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from streamscalar.cli.sources import stores_folder
 from streamscalar.errors import BadCall, Kind
 
 
 def serve(
-    root: Annotated[Path, typer.Argument(help="A store, or a folder of stores.")] = Path("streamscalar-runs"),
+    store: Annotated[str, typer.Argument(metavar="ROOT", help="A store, or a folder of stores.")] = "streamscalar-runs",
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token must be set.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8870,
     webhook: Annotated[
@@ -38,6 +39,7 @@ def serve(
             "Set a token of your own, and put TLS in front of it",
             Kind.CONFIG,
         )
+    root = stores_folder(store)
     if not root.is_dir():
         raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
     level = next((known for known in LEVELS if known == alert_level), None)

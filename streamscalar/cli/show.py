@@ -46,13 +46,18 @@ def document(data: Any) -> None:
 
 
 def price(prepared: "Prepared") -> None:
-    """Print what a run will cost, on stderr."""
+    """Print what a run will cost, and what its file system does not promise, on stderr."""
+    from streamscalar.store import filesystem_of, is_url
+
     cost = prepared.cost
     sys.stderr.write(
         f"{cost.n_runs} runs, {cost.n_rows:,} rows of {_bytes(cost.row_bytes)}; {_bytes(cost.kept_bytes)} of weights "
         f"stay, at most {_bytes(cost.peak_bytes)} at once, before compression; "
         f"about {prepared.seconds:.0f} s of training, {prepared.n_concurrent} at a time\n"
     )
+    store = prepared.config.store_path
+    if not is_url(store) and (promise := filesystem_of(Path(store)).promise):
+        sys.stderr.write(f"{promise}\n")
 
 
 def _bytes(n: float) -> str:
@@ -133,19 +138,20 @@ def next_steps(store: str) -> None:
     )
 
 
-def listing(path: Path, *, as_json: bool) -> None:
+def listing(where: str, *, as_json: bool) -> None:
     """Print the experiments below a folder, or the runs of a store."""
     import streamscalar
-    from streamscalar.store import Store
+    from streamscalar.store import Store, place
 
-    if not path.is_dir():
+    path = place(where)
+    if isinstance(path, Path) and not path.is_dir():
         raise BadCall(str(path), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
-    if not (path / "zarr.json").exists():
+    if isinstance(path, Path) and not (path / "zarr.json").exists():
         stores = sorted(p.parent for p in path.glob("*/zarr.json"))
         rows = [{"store": str(p), "runs": len(Store.open(p).run_ids())} for p in stores]
     else:
         rows = []
-        for run in streamscalar.open(path).runs.values():
+        for run in streamscalar.open(where).runs.values():
             series = run.steps()
             state = "complete" if run.is_complete else "incomplete"
             rows.append({"run": run.run_id, "rows": len(series), "state": state, "exact": bool(run.exact_info())})
@@ -160,7 +166,7 @@ def listing(path: Path, *, as_json: bool) -> None:
     Console().print(grid)
 
 
-def details(path: Path, run_id: str | None, *, as_json: bool) -> None:
+def details(path: str, run_id: str | None, *, as_json: bool) -> None:
     """Print an experiment or one of its runs."""
     import streamscalar
 
@@ -181,7 +187,7 @@ def details(path: Path, run_id: str | None, *, as_json: bool) -> None:
         Console().print_json(json.dumps(data))
 
 
-def verification(path: Path, *, as_json: bool, quiet: bool) -> None:
+def verification(path: str, *, as_json: bool, quiet: bool) -> None:
     """Print the findings of a verification; raise where there are any."""
     from streamscalar.store import Store, verify
 
@@ -202,7 +208,7 @@ def verification(path: Path, *, as_json: bool, quiet: bool) -> None:
         for finding in findings:
             typer.echo(f"{finding.run_id}: {finding.message}")
     if findings:
-        raise WorkFailed(str(path), f"is damaged in {len(findings)} places", kind=Kind.STORE_CORRUPT)
+        raise WorkFailed(path, f"is damaged in {len(findings)} places", kind=Kind.STORE_CORRUPT)
     if not as_json:
         typer.echo("all checksums agree")
 

@@ -40,7 +40,29 @@ def opened(where: str, *, wait: bool) -> Iterator[Runs]:
         with connect(where) as client:
             yield _Service(client)
     else:
-        yield _Stores(Path(where), wait=wait)
+        yield _Stores(stores_folder(where), wait=wait)
+
+
+def stores_folder(where: str) -> Path:
+    """Return the folder of stores that a service or a live view looks at.
+
+    Raises
+    ------
+    BadCall
+        It is a URL: a service looks at every run once a second, which a bucket bills for.
+    """
+    from streamscalar.store import ObjectPath, place
+
+    folder = place(where)
+    if isinstance(folder, ObjectPath):
+        raise BadCall(
+            where,
+            "must be a folder to be served or watched",
+            "a URL",
+            f"Copy it again and again, as with `aws s3 sync {where} FOLDER`, and take FOLDER",
+            Kind.CONFIG,
+        )
+    return folder
 
 
 class _Service:

@@ -223,10 +223,14 @@ class StoreSection(Section):
     """How rows reach the disk."""
 
     url: str | None = None
-    """Folder of the store; by default `./streamscalar-runs/<experiment name>`."""
+    """Folder of the store, or `s3://bucket/prefix` (also `gs://`, `az://`), whose credentials come from the environment
+    alone; by default `./streamscalar-runs/<experiment name>`. In a bucket others see rows by the segment."""
     fsync: Literal["row", "segment", "none"] = "row"
-    """When an acknowledged row is forced to the disk. Below `row`, a power cut may take unsealed rows; a killed
-    process never does."""
+    """When an acknowledged row is forced to the disk (of the spool, with a URL). Below `row`, a power cut may take
+    unsealed rows; a killed process never does."""
+    spool: str | None = None
+    """Folder on the trainer's machine for rows of a store in a bucket whose segment is not yet committed; by default
+    `$XDG_CACHE_HOME` (or `~/.cache`) and `/streamscalar/spool`. Kept over restarts, it saves computing them again."""
     codec: Literal["zstd", "lz4"] = "zstd"
     """Compressor of the integer deltas: `zstd` is smaller, `lz4` faster."""
     segment_rows: Count | None = None
@@ -325,15 +329,17 @@ class ClusterSection(Section):
     executor: Literal["ray", "inline"] = "ray"
     """`inline` runs the same workers one after another in this process."""
     address: str | None = None
-    """Address of an existing Ray cluster; by default a local one is started and ends with the command."""
+    """Address (host:port) of an existing Ray cluster; by default a local one is started and ends with the command."""
     max_concurrent_runs: Count | None = None
-    """Runs (or packs of runs) in training at once; by default as many as the cluster's CPUs hold."""
+    """Runs (or packs of runs) in training at once, and what is asked of an autoscaler; by default as many as the nodes
+    hold, and one more that waits for a node to join."""
     cpus_per_trainer: float = Field(default=1, ge=0)
-    """CPUs that Ray reserves per trainer."""
+    """CPUs that Ray reserves per trainer; trainers are spread over the nodes."""
     gpus_per_trainer: float = Field(default=0, ge=0)
     """GPUs that Ray reserves per trainer; a fraction lets trainers share one."""
-    n_embedders: Count = 1
-    """Embedding actors; a run stays with one of them."""
+    n_embedders: Count | None = None
+    """Embedding actors, spread over the nodes; by default one for every four trainers, on their node, so that weights
+    do not cross the network."""
 
 
 class Config(Section):
@@ -373,7 +379,7 @@ class Config(Section):
 
     def identity(self) -> dict[str, Any]:
         """Return what defines the stored rows: all but where the store lies and where the work runs."""
-        return self.model_dump(mode="json", exclude={"cluster": True, "store": {"url", "fsync"}})
+        return self.model_dump(mode="json", exclude={"cluster": True, "store": {"url", "fsync", "spool"}})
 
     @classmethod
     def from_identity(cls, identity: Mapping[str, Any], store_url: str) -> Self:

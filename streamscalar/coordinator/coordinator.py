@@ -1,10 +1,17 @@
-"""Ties the schedule to the store: rebuilds it, and keeps what became of each run."""
+"""Ties the schedule to the store: rebuilds it, and keeps what became of each run.
 
-from collections.abc import Sequence
+Every call costs the same at 10 runs and at 10,000: what is asked for often is counted when it changes. Only `begin`
+looks at every run, with one read of each that is done.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 
 from streamscalar.config import RunPlan
-from streamscalar.errors import Kind, StreamscalarError
-from streamscalar.protocol.progress import RunProgress, RunView, Snapshot
+from streamscalar.errors import BadCall, Kind, StreamscalarError
+from streamscalar.protocol.progress import MAX_VIEWS, RunProgress, RunView, Snapshot
 from streamscalar.protocol.schedule import (
     CancelRequested,
     Event,
@@ -12,11 +19,27 @@ from streamscalar.protocol.schedule import (
     PackAdded,
     PackCancelled,
     PackFailed,
-    PackState,
+    Phase,
     Schedule,
     WorkerLost,
 )
-from streamscalar.store import Store
+from streamscalar.store import Store, Unreachable, is_url
+
+FAILED_VIEWS = 8
+"""Failed runs that a snapshot shows before those that train, where it cannot show all."""
+
+
+N_READERS = 32
+"""Runs of a store in a bucket that are looked at side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What the store says of a run."""
+
+    is_trained: bool
+    is_done: bool
+    n_rows: int
 
 
 class Coordinator:
@@ -32,37 +55,83 @@ class Coordinator:
         Packs in training at once.
     n_rows
         Rows of one run.
+
+    Attributes
+    ----------
+    packs : dict
+        Runs of each pack by the name of the pack, those added on request included.
     """
 
     def __init__(self, store: Store, packs: Sequence[tuple[RunPlan, ...]], max_concurrent: int, n_rows: int) -> None:
         self._store = store
         self._n_rows = n_rows
-        self.packs = {pack[0].run_id: pack for pack in packs}
-        self._schedule = Schedule.of(self.packs, max_concurrent)
+        self.packs: dict[str, tuple[RunPlan, ...]] = {}
+        self._pack_of: dict[str, str] = {}
+        self._schedule = Schedule(max_concurrent)
+        for pack in packs:
+            self._add(pack)
         self._known_requests: set[str] = set()
         self._progress: dict[str, RunProgress] = {}
+        self._n_rows_embedded = 0
         self._error = ""
         self._rows_when_lost: dict[str, int] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._schedule.is_over
+
+    @property
+    def n_wanted(self) -> int:
+        """Packs that wait or train: as many trainers could be busy."""
+        return self._schedule.n_wanted
 
     def begin(self) -> list[Instruction]:
         """Take over what the store holds and return the first instructions."""
         instructions: list[Instruction] = []
         wishes = self._wishes()
         stored = set(self._store.run_ids())
-        for pack_id, pack in self.packs.items():
-            readers = [self._store.reader(plan.run_id) for plan in pack if plan.run_id in stored]
-            if len(readers) == len(pack):
-                is_trained = all(reader.is_complete for reader in readers)
-                is_done = all(reader.has_exact for reader in readers)
-                instructions += self._schedule.restore(pack_id, is_trained=is_trained, is_done=is_done)
-            for reader in readers:
-                if reader.has_exact:
-                    done = RunProgress(reader.run_id, reader.n_embedded, float("nan"), 0, float("nan"))
-                    self._progress[reader.run_id] = done
+        known = [plan.run_id for pack in self.packs.values() for plan in pack if plan.run_id in stored]
+        standings = dict(zip(known, self._standings(known), strict=True))
+        for pack_id in self.packs:
+            instructions += self._restore(pack_id, standings)
         for wish in wishes:
             if isinstance(wish, PackCancelled):
                 instructions += self.handle(wish)
         return instructions + self._schedule.start()
+
+    def _standings(self, run_ids: Sequence[str]) -> list[_Standing]:
+        if not is_url(self._store.url):
+            return [self._standing(run_id) for run_id in run_ids]
+        # A bucket takes tens of milliseconds to answer, whatever else it is asked meanwhile.
+        with ThreadPoolExecutor(N_READERS) as pool:
+            return list(pool.map(self._standing, run_ids))
+
+    def _standing(self, run_id: str) -> _Standing:
+        # This status is written after the exact solution: where it is there, nothing else needs to be read.
+        if self._store.status(run_id).get("phase") == Phase.DONE:
+            return _Standing(is_trained=True, is_done=True, n_rows=self._n_rows)
+        reader = self._store.reader(run_id)
+        is_done = reader.has_exact
+        return _Standing(is_done or reader.is_complete, is_done, reader.n_embedded if is_done else 0)
+
+    def _restore(self, pack_id: str, standings: Mapping[str, _Standing]) -> list[Instruction]:
+        """Take over what the store says of a pack; a run that is not stored has no standing."""
+        pack = self.packs[pack_id]
+        found = {plan.run_id: standings[plan.run_id] for plan in pack if plan.run_id in standings}
+        for run_id, standing in found.items():
+            if standing.is_done:
+                self.report(RunProgress(run_id, standing.n_rows, float("nan"), 0, float("nan")))
+        is_all = len(found) == len(pack)
+        return self._schedule.restore(
+            pack_id,
+            is_trained=is_all and all(standing.is_trained for standing in found.values()),
+            is_done=is_all and all(standing.is_done for standing in found.values()),
+        )
+
+    def resize(self, max_concurrent: int) -> list[Instruction]:
+        """Let so many packs train at once from now on, and return what starts; nothing that trains is stopped."""
+        return self._schedule.resize(max_concurrent)
 
     def obey(self) -> list[Instruction]:
         """Return what to do about the runs that were asked for, or cancelled, since the last call."""
@@ -73,37 +142,43 @@ class Coordinator:
         wishes: list[PackAdded | PackCancelled] = []
         for request in self._store.requests(self._known_requests):
             if request["kind"] == "add":
-                for run in request["runs"]:
-                    plan = RunPlan(**run)
-                    if self._pack_of(plan.run_id) is None:
-                        self.packs[plan.run_id] = (plan,)
-                        self._schedule.packs[plan.run_id] = PackState()
-                        wishes.append(PackAdded(plan.run_id))
-            elif (pack_id := self._pack_of(request["run_id"])) is not None:
+                plans = [RunPlan(**run) for run in request["runs"]]
+                wishes += [PackAdded(self._add((plan,))) for plan in plans if plan.run_id not in self._pack_of]
+            elif (pack_id := self._pack_of.get(request["run_id"])) is not None:
                 wishes.append(PackCancelled(pack_id))
         return wishes
 
-    def _pack_of(self, run_id: str) -> str | None:
-        return next((name for name, pack in self.packs.items() if any(run.run_id == run_id for run in pack)), None)
+    def _add(self, pack: tuple[RunPlan, ...]) -> str:
+        """Know a pack from now on; return its name."""
+        pack_id = pack[0].run_id
+        self.packs[pack_id] = pack
+        self._pack_of.update((plan.run_id, pack_id) for plan in pack)
+        self._schedule.add(pack_id, len(pack))
+        return pack_id
 
     def report(self, progress: RunProgress) -> None:
         """Take note of an embedded block; late and repeated reports change nothing."""
         known = self._progress.get(progress.run_id)
         if known is None or progress.n_rows >= known.n_rows:
             self._progress[progress.run_id] = progress
+            self._n_rows_embedded += progress.n_rows - (0 if known is None else known.n_rows)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Return what to do after `event`, and keep the phase of its runs in the store."""
         instructions = self._schedule.handle(event)
         if not isinstance(event, CancelRequested):
             state = self._schedule.packs[event.pack_id]
-            stored = set(self._store.run_ids())
             for plan in self.packs[event.pack_id]:
-                if plan.run_id in stored:
-                    self._store.set_status(
-                        plan.run_id, phase=str(state.phase), attempts=state.attempts, reason=state.reason
-                    )
+                self._set_status(plan.run_id, phase=str(state.phase), attempts=state.attempts, reason=state.reason)
         return instructions
+
+    def _set_status(self, run_id: str, **facts: str | int) -> None:
+        """Keep facts about a run in the store; a run that no trainer has made yet has no place for them."""
+        try:
+            self._store.set_status(run_id, **facts)
+        except BadCall as error:
+            if error.kind is not Kind.STORE_MISSING:
+                raise
 
     def fail(self, pack_id: str, error: BaseException) -> list[Instruction]:
         """Handle an exception of a worker; a full disk stops the whole experiment."""
@@ -115,7 +190,10 @@ class Coordinator:
 
     def _meaning(self, pack_id: str, error: BaseException) -> Event:
         """Return what an exception of a worker means: final where a retry would end the same."""
-        if isinstance(error, StreamscalarError) and error.kind is not Kind.FENCED:
+        is_passing = isinstance(error, Unreachable) or (
+            isinstance(error, StreamscalarError) and error.kind is Kind.FENCED
+        )
+        if isinstance(error, StreamscalarError) and not is_passing:
             return PackFailed(pack_id, str(error))
         n_rows = sum(self._progress[run.run_id].n_rows for run in self.packs[pack_id] if run.run_id in self._progress)
         has_progressed = n_rows > self._rows_when_lost.get(pack_id, 0)
@@ -123,11 +201,33 @@ class Coordinator:
         return WorkerLost(pack_id, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", has_progressed)
 
     def snapshot(self) -> Snapshot:
-        """Return the state of all runs."""
-        runs = tuple(
-            RunView(plan.run_id, str(state.phase), state.attempts, state.reason, self._progress.get(plan.run_id))
-            for pack_id, state in self._schedule.packs.items()
-            for plan in self.packs[pack_id]
+        """Return the state of the experiment, with views of at most `MAX_VIEWS` runs."""
+        counts = {str(phase): n for phase, n in self._schedule.n_runs.items() if n}
+        return Snapshot(
+            self._n_rows,
+            self._n_rows_embedded,
+            self.is_over,
+            self._error,
+            counts,
+            self._schedule.n_unwanted,
+            tuple(self._view(run_id) for run_id in self._shown(sum(counts.values()))),
         )
-        n_rows = sum(progress.n_rows for progress in self._progress.values())
-        return Snapshot(self._n_rows, n_rows, self._schedule.is_over, self._error, runs)
+
+    def _shown(self, n_runs: int) -> list[str]:
+        """Return the runs to show, in planned order."""
+        if n_runs <= MAX_VIEWS:
+            return list(self._pack_of)
+        phases = (Phase.TRAINING, Phase.TRAINED, Phase.FAILED)
+        chosen = dict.fromkeys(islice(self._runs_in(Phase.FAILED), FAILED_VIEWS))
+        for run_id in (run_id for phase in phases for run_id in self._runs_in(phase)):
+            if len(chosen) >= MAX_VIEWS:
+                break
+            chosen[run_id] = None
+        return sorted(chosen, key=lambda run_id: self._schedule.packs[self._pack_of[run_id]].position)
+
+    def _runs_in(self, phase: Phase) -> Iterator[str]:
+        return (plan.run_id for pack_id in self._schedule.in_phase(phase) for plan in self.packs[pack_id])
+
+    def _view(self, run_id: str) -> RunView:
+        state = self._schedule.packs[self._pack_of[run_id]]
+        return RunView(run_id, str(state.phase), state.attempts, state.reason, self._progress.get(run_id))

@@ -1,6 +1,7 @@
 """Small numbers that say how far the runs are."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,10 @@ class RunView:
     progress: RunProgress | None
 
 
+MAX_VIEWS = 64
+"""Runs that a snapshot shows one by one: it is asked for several times a second, and has the same size at any scale."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """State of an experiment.
@@ -53,16 +58,31 @@ class Snapshot:
         Whether nothing is left to do.
     error
         Why the experiment stopped before its end; empty otherwise.
+    counts
+        Runs in each phase.
+    n_unwanted
+        Cancelled runs that the user cancelled one by one.
     runs
-        One view per run, in planned order.
+        One view per run, in planned order; of more than `MAX_VIEWS` runs some that failed, then those that train or
+        wait for their solution.
+    note
+        What an experiment that stands still waits for; empty otherwise.
     """
 
     n_rows_planned: int
     n_rows: int
     is_over: bool
-    error: str = ""
-    runs: tuple[RunView, ...] = field(default=())
+    error: str
+    counts: Mapping[str, int]
+    n_unwanted: int
+    runs: tuple[RunView, ...]
+    note: str = ""
+
+    @property
+    def n_runs(self) -> int:
+        """All runs of the experiment."""
+        return sum(self.counts.values())
 
     def count(self, phase: str) -> int:
         """Return how many runs are in `phase`."""
-        return sum(run.phase == phase for run in self.runs)
+        return self.counts.get(phase, 0)

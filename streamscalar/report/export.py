@@ -1,9 +1,9 @@
 """An experiment as plain tables, for notebooks and other tools."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from streamscalar.experiment import DISTANCES, Experiment, Run
+from streamscalar.store.objects import ObjectPath, Place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,7 +12,7 @@ Format = Literal["parquet", "csv"]
 FORMATS: tuple[Format, ...] = ("parquet", "csv")
 
 
-def export(experiment: Experiment, folder: Path, form: Format) -> list[Path]:
+def export(experiment: Experiment, folder: Place, form: Format) -> list[Place]:
     """Write `settings`, `runs` and `series` of what is stored now; return the files.
 
     `settings` and `runs` hold one line per setting and per run: each estimate as value, `_low`, `_high`, `_n` and
@@ -51,7 +51,10 @@ def run_frame(run: Run) -> "pd.DataFrame":
     return pd.DataFrame(columns)
 
 
-def _write(frame: "pd.DataFrame", path: Path, form: Format) -> Path:
+def _write(frame: "pd.DataFrame", path: Place, form: Format) -> Place:
+    if isinstance(path, ObjectPath):
+        path.write_bytes(frame.to_parquet(index=False) if form == "parquet" else frame.to_csv(index=False).encode())
+        return path
     partial = path.with_name(path.name + ".partial")
     if form == "parquet":
         frame.to_parquet(partial, index=False)

@@ -16,6 +16,7 @@ from streamscalar.report.figures.base import COLOURS, Drawing, thin
 from streamscalar.report.figures.divergence import MOST_CURVES
 from streamscalar.report.tables import claims_table, laws_table, methods_table, settings_table
 from streamscalar.report.words import conclusions
+from streamscalar.store.objects import ObjectPath, Place
 
 REGIME_STYLE = "".join(f".{regime}{{color:{colour};font-weight:600}}" for regime, colour in COLOURS.items())
 STYLE = f"""
@@ -41,7 +42,7 @@ pre{{background:#f6f6f6;padding:1rem;overflow:auto;font-size:.75rem}} {REGIME_ST
 
 def write_report(
     experiment: Experiment,
-    path: Path,
+    path: Place,
     table: Table | None = None,
     others: Sequence[Experiment] = (),
     figures_folder: Path | None = None,
@@ -53,7 +54,7 @@ def write_report(
     experiment
         What the report is about.
     path
-        The HTML file; replaced at once when the page is complete.
+        The HTML file, or object; replaced at once when the page is complete.
     table
         Its analysis, where the caller has it already.
     others
@@ -189,7 +190,10 @@ def _section(title: str, drawing: Drawing) -> str:
     )
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Place, text: str) -> None:
+    if isinstance(path, ObjectPath):
+        path.write_bytes(text.encode())
+        return
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, "utf-8")
     partial.replace(path)

@@ -27,8 +27,8 @@ from streamscalar.workers.trainer import Outcome, Trainer
 def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:
     """Carry out the whole experiment and return its last snapshot; `on_snapshot` hears of every block."""
     coordinator = Coordinator(store, plan_packs(config), 1, config.n_rows)
-    trainer = Trainer(str(store.path), config)
-    embedder = Embedder(str(store.path), config.embedding, config.store.fsync)
+    trainer = Trainer(store.url, config)
+    embedder = Embedder(store.url, config.embedding, config.store.fsync)
 
     unwanted: set[str] = set()
 

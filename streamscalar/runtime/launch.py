@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 import streamscalar
-from streamscalar.config import Config, Cost, cost, load_config, plan_packs
+from streamscalar.config import Config, Cost, cost, load_config, plan_packs, plan_runs
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
-from streamscalar.protocol.schedule import ON_REQUEST, Phase
+from streamscalar.protocol.schedule import Phase
 from streamscalar.store import Store, segment_rows
+from streamscalar.store.objects import is_url
 from streamscalar.training.ensemble import (
     check_twins,
     initial_replicas,
@@ -31,6 +32,9 @@ from streamscalar.workers.trainer import build_ensemble, pack_batches, run_layou
 
 COMPRESSED_SHARE = 0.9
 """Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs hardly shrink."""
+
+CLUSTER_VARIABLES = ("STREAMSCALAR_CLUSTER__", "STREAMSCALAR_STORE__FSYNC", "STREAMSCALAR_STORE__SPOOL")
+"""Variables that say where a stored experiment goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ def _check_room(config: Config, price: Cost) -> None:
             "Raise it, or set recording.retain to none",
             Kind.CONFIG,
         )
+    if is_url(config.store_path):
+        return
     folder = next(
         p for p in [Path(config.store_path).absolute(), *Path(config.store_path).absolute().parents] if p.exists()
     )
@@ -190,19 +196,19 @@ def _raise_failures(last: Snapshot, path: str) -> None:
     resume = f"Go on with: streamscalar resume {path}"
     if last.error:
         raise WorkFailed("experiment", last.error, fix=resume, kind=Kind.STORE_FULL)
-    failed = [run for run in last.runs if run.phase == Phase.FAILED]
-    if failed:
+    if last.count(Phase.FAILED):
+        first = next(run for run in last.runs if run.phase == Phase.FAILED)
         raise WorkFailed(
-            f"{len(failed)} of {len(last.runs)} runs",
-            f"failed, first {failed[0].run_id}: {failed[0].reason}",
+            f"{last.count(Phase.FAILED)} of {last.n_runs} runs",
+            f"failed, first {first.run_id}: {first.reason}",
             fix=resume,
             kind=Kind.RUN_FAILED,
         )
-    if not all(run.phase == Phase.DONE or run.reason == ON_REQUEST for run in last.runs):
-        done = last.count(Phase.DONE)
+    done = last.count(Phase.DONE)
+    if done + last.n_unwanted < last.n_runs:
         raise WorkFailed(
             "experiment",
-            f"was stopped with {done} of {len(last.runs)} runs done",
+            f"was stopped with {done} of {last.n_runs} runs done",
             fix=resume,
             kind=Kind.CANCELLED,
         )
@@ -219,7 +225,70 @@ def run(
     return execute(prepare(load_config(config, preset=preset, settings=settings)), on_snapshot)
 
 
-def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any]) -> Config:
-    """Return the config of a stored experiment, with a `cluster` section of its own."""
+def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any], settings: tuple[str, ...] = ()) -> Config:
+    """Return the config of a stored experiment, with a place to run of its own.
+
+    Parameters
+    ----------
+    store
+        The store.
+    cluster
+        Keys of the section `cluster`; those of the environment stand below.
+    settings
+        `section.key=value` strings for `cluster.*`, `store.fsync` and `store.spool`.
+
+    Raises
+    ------
+    BadCall
+        No store, or a setting that would change the experiment.
+    """
     stored = Experiment(Store.open(store)).config
-    return Config.model_validate({**stored.model_dump(), "cluster": dict(cluster)})
+    environment = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER_VARIABLES)}
+    config = load_config(
+        stored.model_dump(), settings=settings, overrides={"cluster": cluster}, environment=environment
+    )
+    if config.identity() != stored.identity():
+        raise BadCall(
+            "--set",
+            "may change cluster.*, store.fsync and store.spool of a stored experiment",
+            ", ".join(settings),
+            "Leave the rest as it was, or run it in another store",
+            Kind.CONFIG,
+        )
+    return config
+
+
+def attach(
+    store: str | os.PathLike[str], address: str, on_snapshot: Callable[[Snapshot], None] = lambda _: None
+) -> Experiment | None:
+    """Follow an experiment that runs on a cluster to its end; `None` where an interrupt left it running.
+
+    Raises
+    ------
+    BadCall
+        The cluster does not answer, or nothing of this store runs there and it is not finished.
+    WorkFailed
+        Runs failed, or the cluster was lost; every acknowledged row is kept.
+    """
+    from streamscalar.runtime.ray import attach as attach_to
+
+    opened = Store.open(store)
+    last = attach_to(opened, address, on_snapshot)
+    if last is None:
+        experiment = Experiment(opened)
+        stored = set(opened.run_ids())
+        planned = [plan.run_id for plan in plan_runs(experiment.config)]
+        if not all(run_id in stored and opened.reader(run_id).has_exact for run_id in planned):
+            raise BadCall(
+                opened.url,
+                f"must be of an experiment that runs on {address}",
+                "one that nobody works on there",
+                f"Go on with: streamscalar resume {opened.url} --address {address}",
+                Kind.CLUSTER,
+            )
+        return experiment
+    if not last.is_over:
+        return None
+    on_snapshot(last)
+    _raise_failures(last, opened.url)
+    return Experiment(opened)

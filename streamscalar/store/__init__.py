@@ -1,7 +1,9 @@
-"""The store: lossless deltas, write-ahead log, publication, readers (zarr and NumPy only)."""
+"""The store: lossless deltas, write-ahead log, publication, readers (zarr and NumPy only; obstore for buckets)."""
 
 from streamscalar.store.digest import run_digest
 from streamscalar.store.embedding import EmbeddingWriter
+from streamscalar.store.filesystem import Filesystem, filesystem_of, locks_work
+from streamscalar.store.objects import ObjectPath, Unreachable, is_url, place
 from streamscalar.store.reader import KeyFrame, RunReader
 from streamscalar.store.root import Store
 from streamscalar.store.schema import SCHEMA_VERSION, segment_rows
@@ -12,12 +14,19 @@ from streamscalar.store.weights import WeightsWriter
 __all__ = [
     "SCHEMA_VERSION",
     "EmbeddingWriter",
+    "Filesystem",
     "Finding",
     "Fsync",
     "KeyFrame",
+    "ObjectPath",
     "RunReader",
     "Store",
+    "Unreachable",
     "WeightsWriter",
+    "filesystem_of",
+    "is_url",
+    "locks_work",
+    "place",
     "run_digest",
     "segment_rows",
     "verify",

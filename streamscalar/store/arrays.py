@@ -10,9 +10,14 @@ shapes of the planned size, with readers that trust the length alone (every othe
 
 Small series (bytes and a checksum) are written and read here by hand, in Zarr's format: a call into Zarr costs 1 to 2
 ms, and a run has a dozen of them per segment. All else goes through Zarr.
+
+In a bucket every array is sharded, small series with one chunk to a shard: what lies between the chunks of a shard and
+its index means nothing to any reader, and there each writer leaves its mark (see `streamscalar.store.claim`).
 """
 
 import json
+import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,14 +30,18 @@ import zarr
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec
-from zarr.storage import LocalStore, MemoryStore, StorePath
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
 
 from streamscalar.errors import Kind, WorkFailed
 from streamscalar.store.files import fsync_path, json_bytes, write_durable
+from streamscalar.store.objects import ObjectPath, Place, fetch
 
 Codec = Literal["zstd", "lz4"]
 
 _MAX_CHUNK_BYTES = 64 * 2**20
+_ENTRY = struct.Struct("<QQ")
+_CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -42,16 +51,16 @@ class StoredArray:
     Attributes
     ----------
     path
-        Directory of the array.
+        Directory of the array, or its prefix in a bucket.
     document
         Its `zarr.json`; only the shape in it changes over time.
     """
 
-    path: Path
+    path: Place
     document: dict[str, Any]
 
     @classmethod
-    def load(cls, path: Path) -> "StoredArray":
+    def load(cls, path: Place) -> "StoredArray":
         """Read the metadata of an array from disk."""
         return cls(path, json.loads((path / "zarr.json").read_bytes()))
 
@@ -93,8 +102,20 @@ class StoredArray:
         return names
 
     def write_shape(self, n_rows: int) -> None:
-        """Let plain Zarr readers see `n_rows` rows."""
-        write_durable(self.path / "zarr.json", json_bytes(self._with_shape(n_rows)))
+        """Let plain Zarr readers see `n_rows` rows of an array in a folder."""
+        write_durable(Path(str(self.path)) / "zarr.json", json_bytes(self.with_shape(n_rows)))
+
+    def with_shape(self, n_rows: int) -> dict[str, Any]:
+        """Return the metadata of the array with `n_rows` rows."""
+        return {**self.document, "shape": [n_rows, *self.row_shape]}
+
+    def marked(self, data: bytes, mark: bytes) -> bytes:
+        """Return the bytes of a shard with `mark` where readers do not look; of any other file, `data` itself."""
+        if not self._is_sharded:
+            return data
+        n_chunks = math.prod(-(-outer // inner) for outer, inner in zip(self.grid, self.chunk, strict=True))
+        index = len(data) - n_chunks * _ENTRY.size - _CHECKSUM_BYTES
+        return data[:index] + mark + data[index:]
 
     def read(self, first: int, stop: int, inner: tuple[slice, ...] = ()) -> NDArray[Any]:
         """Return rows `first:stop`, and of their other axes what `inner` selects.
@@ -110,6 +131,8 @@ class StoredArray:
         try:
             if self._is_series:
                 return self._read_series(first, stop)[(slice(None), *inner)]
+            if isinstance(self.path, ObjectPath) and all(part == slice(None) for part in inner):
+                return self._read_whole(self.path, first, stop)
             values = self._opened(self.path, stop)[(slice(first, stop), *inner)]
         except (ValueError, RuntimeError, IndexError) as error:
             raise self._corrupt(first, stop, str(error)) from error
@@ -118,6 +141,14 @@ class StoredArray:
             if not (self.path / name).exists():
                 raise self._corrupt(first, stop, f"{name} is missing")
         return np.asarray(values)
+
+    def _read_whole(self, path: ObjectPath, first: int, stop: int) -> NDArray[Any]:
+        """Read whole files, one request each; parts of files cost one for the index and one for each chunk."""
+        names = list(self.files(first, stop))
+        make = default_buffer_prototype().buffer.from_bytes
+        memory: Any = dict(zip(names, map(make, self._contents(path, names, first, stop)), strict=True))
+        array = self._array_of(StorePath(MemoryStore(memory)), stop)
+        return np.asarray(array[first:stop])
 
     def files(self, first: int, stop: int) -> Iterator[str]:
         """Yield the names of the chunk files that hold rows `first:stop`."""
@@ -128,9 +159,16 @@ class StoredArray:
 
     @property
     def _is_series(self) -> bool:
-        """Whether a chunk file is whole rows as plain bytes and a checksum."""
-        names = [codec["name"] for codec in self.document["codecs"]]
+        """Whether a chunk file is whole rows as plain bytes and a checksum, and perhaps the index of a shard."""
+        codecs = self.document["codecs"]
+        if self._is_sharded and self.chunk == self.grid:
+            codecs = codecs[0]["configuration"]["codecs"]
+        names = [codec["name"] for codec in codecs]
         return names == ["bytes", "crc32c"] and self.grid[1:] == tuple(max(1, size) for size in self.row_shape)
+
+    @property
+    def _is_sharded(self) -> bool:
+        return bool(self.document["codecs"][0]["name"] == "sharding_indexed")
 
     def _put_series(self, scratch: Path, names: list[str], values: NDArray[Any]) -> None:
         n_rows = self.grid[0]
@@ -138,32 +176,46 @@ class StoredArray:
             chunk = np.zeros(self.grid, self.dtype.newbyteorder("<"))
             part = values[index * n_rows : (index + 1) * n_rows]
             chunk[: len(part), ...] = part.reshape(len(part), *self.row_shape)
-            data = chunk.tobytes()
-            (scratch / name).write_bytes(data + crc32c(data).to_bytes(4, "little"))
+            data = _with_checksum(chunk.tobytes())
+            entry = _with_checksum(_ENTRY.pack(0, len(data))) if self._is_sharded else b""
+            (scratch / name).write_bytes(data + entry)
 
     def _read_series(self, first: int, stop: int) -> NDArray[Any]:
         chunks = []
-        for name in self.files(first, stop):
-            path = self.path / name
-            if not path.exists():
-                raise self._corrupt(first, stop, f"{name} is missing")
-            data = path.read_bytes()
-            if crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        names = list(self.files(first, stop))
+        for name, stored in zip(names, self._contents(self.path, names, first, stop), strict=True):
+            data = stored
+            if self._is_sharded:
+                entry = _without_checksum(data[-_ENTRY.size - _CHECKSUM_BYTES :])
+                start, n_bytes = (0, 0) if entry is None else _ENTRY.unpack(entry)
+                data = data[start : start + n_bytes]
+            values_bytes = _without_checksum(data)
+            if values_bytes is None:
                 raise self._corrupt(first, stop, f"{name} does not agree with its checksum")
-            rows = np.frombuffer(data[:-4], self.dtype.newbyteorder("<")).reshape(-1, *self.grid[1:])
+            rows = np.frombuffer(values_bytes, self.dtype.newbyteorder("<")).reshape(-1, *self.grid[1:])
             chunks.append(rows[(slice(None), *map(slice, self.row_shape))])
         start = first // self.grid[0] * self.grid[0]
         values = np.concatenate(chunks)[first - start : stop - start]
         return values.astype(self.dtype)
 
-    def _with_shape(self, n_rows: int) -> dict[str, Any]:
-        return {**self.document, "shape": [n_rows, *self.row_shape]}
+    def _contents(self, path: Place, names: list[str], first: int, stop: int) -> list[bytes]:
+        try:
+            if isinstance(path, ObjectPath):
+                return fetch(path / name for name in names)
+            return [(path / name).read_bytes() for name in names]
+        except FileNotFoundError as error:
+            raise self._corrupt(first, stop, f"{Path(str(error.filename)).name} is missing") from error
 
-    def _opened(self, root: Path, n_rows: int) -> zarr.Array[Any]:
-        metadata: Any = self._with_shape(n_rows)
+    def _opened(self, root: Place, n_rows: int) -> zarr.Array[Any]:
+        if isinstance(root, ObjectPath):
+            return self._array_of(StorePath(ObjectStore(root.client), root.key), n_rows)
+        return self._array_of(StorePath(LocalStore(root)), n_rows)
+
+    def _array_of(self, place: StorePath, n_rows: int) -> zarr.Array[Any]:
+        metadata: Any = self.with_shape(n_rows)
         # Without write_empty_chunks a segment in which nothing moved would have no file, like a lost one.
         config: Any = {"write_empty_chunks": True}
-        return zarr.Array(zarr.AsyncArray(metadata, StorePath(LocalStore(root)), config))
+        return zarr.Array(zarr.AsyncArray(metadata, place, config))
 
     def _corrupt(self, first: int, stop: int, got: str) -> WorkFailed:
         return WorkFailed(
@@ -173,6 +225,31 @@ class StoredArray:
             fix="Run `streamscalar verify` to see what is left",
             kind=Kind.STORE_CORRUPT,
         )
+
+
+def sharded(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of the same array with each of its files as a shard; of a sharded one, `document` itself."""
+    if document["codecs"][0]["name"] == "sharding_indexed":
+        return document
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    configuration = {
+        "chunk_shape": document["chunk_grid"]["configuration"]["chunk_shape"],
+        "codecs": document["codecs"],
+        "index_codecs": index,
+        "index_location": "end",
+    }
+    return {**document, "codecs": [{"name": "sharding_indexed", "configuration": configuration}]}
+
+
+def _with_checksum(data: bytes) -> bytes:
+    checksum: int = crc32c(data)
+    return data + checksum.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _without_checksum(data: bytes) -> bytes | None:
+    """Return what stands before a checksum, `None` where the two do not agree."""
+    content = data[:-_CHECKSUM_BYTES]
+    return content if crc32c(content) == int.from_bytes(data[-_CHECKSUM_BYTES:], "little") else None
 
 
 @lru_cache(maxsize=256)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.store.arrays import StoredArray
 from streamscalar.store.files import read_group
+from streamscalar.store.objects import Place
 from streamscalar.store.packing import unpack
 from streamscalar.store.schema import DISTANCES, RunFiles
 
@@ -54,7 +55,7 @@ class EmbeddingView:
         Reads the first rows of a small array, given its path in the run.
     """
 
-    def __init__(self, files: RunFiles, prefix: Callable[[str, int], NDArray[Any]]) -> None:
+    def __init__(self, files: RunFiles[Place], prefix: Callable[[str, int], NDArray[Any]]) -> None:
         self._files = files
         self._prefix = prefix
 

@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import WorkFailed
-from streamscalar.store.arrays import StoredArray, series_document
+from streamscalar.store.arrays import StoredArray, series_document, sharded
 from streamscalar.store.coordinates import BASIS_ARRAYS, EXACT_ARRAYS
-from streamscalar.store.fence import Fence
-from streamscalar.store.files import fsync_path, read_group, storage_errors, sweep, waiting, write_group
+from streamscalar.store.files import read_group, waiting
+from streamscalar.store.objects import ObjectPath, Place, remove
 from streamscalar.store.packing import pack, unpack
 from streamscalar.store.publication import Publication
 from streamscalar.store.schema import BLOCK_ARRAYS, RunFiles
+from streamscalar.store.streams import open_stream
 from streamscalar.store.wal import Fsync
 
 
@@ -28,7 +28,7 @@ class EmbeddingWriter:
     Parameters
     ----------
     path
-        Directory of the run.
+        Directory of the run, or its prefix in a bucket.
     fsync
         As for the weights: under `none` the disk is never waited for.
 
@@ -38,17 +38,17 @@ class EmbeddingWriter:
         Number of this writer; older attempts are locked out from now on.
     """
 
-    def __init__(self, path: Path, fsync: Fsync = "row") -> None:
+    def __init__(self, path: Place, fsync: Fsync = "row") -> None:
         self._is_durable = fsync != "none"
-        self._files = RunFiles(path)
+        self._files: RunFiles[Place] = RunFiles(path)
         self._spec = self._files.spec()
         self._context = f"run {self._spec.run_id}"
-        with storage_errors(path):
-            self._fence = Fence(self._files.embedding_log / "lock", self._context)
-            sweep(self._files.embedding_log)
-        self.attempt: int = self._fence.attempt
-        self._attributes = read_group(self._files.embedding)
-        self._remove_old_checkpoints()
+        log = self._files.embedding_log
+        self._stream = open_stream(self._files.embedding, None if isinstance(log, ObjectPath) else log, self._context)
+        self.attempt: int = self._stream.attempt
+        self._arrays: dict[str, StoredArray] = {}
+        self._attributes = self._stream.attributes()
+        self._stream.remove_others(log, "checkpoint-", self._attributes["checkpoint"])
 
     @property
     def n_rows(self) -> int:
@@ -94,16 +94,17 @@ class EmbeddingWriter:
         if first_row != self.n_rows or first_row % self._spec.segment_rows:
             raise WorkFailed("embedding", f"needs row {self.n_rows} next", f"row {first_row}", context=self._context)
         n_bases = self._attributes["n_bases"]
-        name = f"checkpoint-{length}"
+        log = self._files.embedding_log
+        # In a bucket under a name of this attempt's own: there is no lock to hold while it is put.
+        name = f"checkpoint-{length}-{self.attempt}" if isinstance(log, ObjectPath) else f"checkpoint-{length}"
         with self._publication() as publication:
             for key in BLOCK_ARRAYS:
                 publication.put(self._array(key), first_row, rows[key])
             for key in BASIS_ARRAYS:
                 value = np.int64(first_row) if key == "first_row" else basis[key]
                 publication.put(self._array(f"embedding/bases/{key}"), n_bases, np.asarray(value)[None])
-            publication.put_file(self._files.embedding_log / name, pack(checkpoint))
+            publication.put_file(log / name, pack(checkpoint))
             self._commit(publication, length=length, n_bases=n_bases + 1, checkpoint=name)
-        self._remove_old_checkpoints()
 
     def publish_exact(
         self,
@@ -117,17 +118,20 @@ class EmbeddingWriter:
         """Make the exact solution visible: scores (N, R, K), separation (N, R), mean (P,), components (K, P)."""
         arrays = dict(zip(EXACT_ARRAYS, (scores, separation, mean, components, singular_values), strict=True))
         folder = self._files.embedding / "exact"
-        with storage_errors(folder), self._fence.held():
-            for name in arrays:
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            write_group(folder, {})
-            fsync_path(self._files.embedding)
+        for name in arrays:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._stream.make_group(folder)
         with self._publication() as publication:
             for name, values in arrays.items():
                 document = series_document(values.shape[1:], "float64", max(1, len(values)))
-                publication.put(StoredArray(folder / name, document), 0, values)
+                if isinstance(folder, ObjectPath):
+                    document = sharded(document)
+                array = StoredArray(folder / name, document)
+                publication.put(array, 0, values)
+                publication.end(array, len(values))
+            for key in (*BLOCK_ARRAYS, *(f"embedding/bases/{key}" for key in BASIS_ARRAYS)):
+                publication.end(self._array(key), self._attributes["n_bases" if "bases" in key else "length"])
             self._commit(publication, exact=True, exact_info=dict(info), checkpoint="")
-        self._remove_old_checkpoints()
 
     def drop_weights(self, keep_segments: int) -> None:
         """Delete the weights but for the last segments, rounded up to whole spans between key frames.
@@ -146,40 +150,26 @@ class EmbeddingWriter:
         deltas, keyframes = self._array("weights/deltas"), self._array("weights/keyframes")
         n_spans = -(-length // span) if keep_segments == 0 else kept_from // span
         for array, n_rows in ((deltas, kept_from), (keyframes, n_spans)):
-            for name in array.files(0, n_rows):
-                (array.path / name).unlink(missing_ok=True)
+            paths = [array.path / name for name in array.files(0, n_rows)]
+            if isinstance(array.path, ObjectPath):
+                remove(path for path in paths if isinstance(path, ObjectPath))
+                continue
+            for path in paths:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def _publication(self) -> Iterator[Publication]:
-        with (
-            waiting(self._is_durable),
-            Publication(self._files.embedding_log, self._files.embedding, self._fence) as publication,
-        ):
+        with waiting(self._is_durable), self._stream.publication() as publication:
             yield publication
 
     def _commit(self, publication: Publication, **changes: Any) -> None:
         attributes = {**self._attributes, **changes, "attempt": self.attempt}
         publication.commit(attributes)
-        self._attributes = attributes
-
-    def _remove_old_checkpoints(self) -> None:
-        with self._fence.held():
-            for path in self._files.embedding_log.glob("checkpoint-*"):
-                if path.name != self._attributes["checkpoint"]:
-                    path.unlink(missing_ok=True)
+        before, self._attributes = self._attributes["checkpoint"], attributes
+        if before and before != attributes["checkpoint"]:
+            (self._files.embedding_log / before).unlink(missing_ok=True)
 
     def _array(self, name: str) -> StoredArray:
-        return StoredArray.load(self._files.path / name)
-
-
-def first_attributes() -> dict[str, Any]:
-    """Return the attributes of an embedding stream without rows."""
-    return {
-        "length": 0,
-        "n_bases": 0,
-        "checkpoint": "",
-        "exact": False,
-        "exact_info": {},
-        "retained_from": 0,
-        "attempt": 0,
-    }
+        if name not in self._arrays:
+            self._arrays[name] = StoredArray.load(self._files.path / name)
+        return self._arrays[name]

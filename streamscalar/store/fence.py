@@ -23,18 +23,30 @@ class Fence:
         The lock file; made where missing.
     context
         Run and stream, for messages.
+    attempt
+        Number of this attempt where it was claimed elsewhere already, as in a bucket.
 
     Attributes
     ----------
     attempt : int
-        This attempt, one more than any before it.
+        This attempt, one more than any before it unless it was given.
+    before : int
+        The newest attempt before it that used this file, 0 where there was none.
+
+    Raises
+    ------
+    Fenced
+        The given attempt is not the newest here.
     """
 
-    def __init__(self, path: Path, context: str) -> None:
+    def __init__(self, path: Path, context: str, attempt: int | None = None) -> None:
         self._path = path
         self._context = context
         with _locked(path, fcntl.LOCK_EX) as file:
-            self.attempt = _newest(file) + 1
+            self.before = _newest(file)
+            self.attempt = self.before + 1 if attempt is None else attempt
+            if self.attempt <= self.before:
+                raise fenced(context, self.attempt, self.before)
             os.pwrite(file, f"{self.attempt:0{_WIDTH}d}".encode(), 0)
             os.fsync(file)
 
@@ -50,19 +62,24 @@ class Fence:
         with _locked(self._path, fcntl.LOCK_SH) as file:
             newest = _newest(file)
             if newest != self.attempt:
-                raise Fenced(
-                    "stream",
-                    f"attempt {self.attempt} must not write any more",
-                    got=f"attempt {newest} owns the stream",
-                    kind=Kind.FENCED,
-                    context=self._context,
-                )
+                raise fenced(self._context, self.attempt, newest)
             yield
 
     def check(self) -> None:
         """Raise `Fenced` where a newer attempt exists."""
         with self.held():
             pass
+
+
+def fenced(context: str, attempt: int, newest: int) -> Fenced:
+    """Return the error that stops an older attempt."""
+    return Fenced(
+        "stream",
+        f"attempt {attempt} must not write any more",
+        got=f"attempt {newest} owns the stream",
+        kind=Kind.FENCED,
+        context=context,
+    )
 
 
 @contextlib.contextmanager

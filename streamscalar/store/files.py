@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
+from streamscalar.store.objects import Place
 
 PARTIAL = ".partial"
 """Suffix of everything that is not yet in place; whatever carries it after a crash is rubbish."""
@@ -26,7 +27,7 @@ _waits: ContextVar[bool] = ContextVar("waits", default=True)
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Place) -> Iterator[None]:
     """Translate a full disk into `WorkFailed` and a forbidden write into `BadCall`; let other errors pass."""
     try:
         yield
@@ -94,11 +95,15 @@ def write_durable(path: Path, data: bytes) -> None:
 
 def write_group(path: Path, attributes: Mapping[str, Any]) -> None:
     """Write the `zarr.json` of a Zarr v3 group with these attributes."""
-    document = {"zarr_format": 3, "node_type": "group", "attributes": plain(attributes)}
-    write_durable(path / "zarr.json", json_bytes(document))
+    write_durable(path / "zarr.json", group_bytes(attributes))
 
 
-def read_group(path: Path) -> dict[str, Any]:
+def group_bytes(attributes: Mapping[str, Any]) -> bytes:
+    """Return the `zarr.json` of a Zarr v3 group with these attributes."""
+    return json_bytes({"zarr_format": 3, "node_type": "group", "attributes": plain(attributes)})
+
+
+def read_group(path: Place) -> dict[str, Any]:
     """Return the attributes of a Zarr v3 group."""
     attributes: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())["attributes"]
     return attributes

@@ -7,7 +7,6 @@ the length has moved on meanwhile the reader looks again.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from streamscalar.store.arrays import StoredArray
 from streamscalar.store.codec import Integers, decode, encode, from_ordered, ordered
 from streamscalar.store.coordinates import EmbeddingView, Scores
 from streamscalar.store.files import read_group
+from streamscalar.store.objects import ObjectPath, Place
 from streamscalar.store.schema import RunFiles, RunSpec
 from streamscalar.store.wal import Frame, LogReader
 from streamscalar.types import Layout
@@ -77,7 +77,7 @@ class RunReader:
     Parameters
     ----------
     path
-        Directory of the run.
+        Directory of the run, or its prefix in a bucket: there only published rows are to be read.
     hash_weights
         Whether to hash the weights of rows that are in the log alone before counting them; see `LogReader`.
 
@@ -99,8 +99,8 @@ class RunReader:
         Rows per segment, the unit of publication.
     """
 
-    def __init__(self, path: Path, *, hash_weights: bool = True) -> None:
-        self._files = RunFiles(path)
+    def __init__(self, path: Place, *, hash_weights: bool = True) -> None:
+        self._files: RunFiles[Place] = RunFiles(path)
         self.spec: RunSpec = self._files.spec()
         self.run_id: str = self.spec.run_id
         self.layout: Layout = self.spec.layout
@@ -110,7 +110,8 @@ class RunReader:
         self.metric_names: tuple[str, ...] = self.spec.metrics
         self.segment_rows: int = self.spec.segment_rows
         shape = len(self.metric_names), self.layout.n_replicas
-        self._log = LogReader(self._files.weights_log, *shape, hash_weights=hash_weights)
+        log = self._files.weights_log
+        self._log = None if isinstance(log, ObjectPath) else LogReader(log, *shape, hash_weights=hash_weights)
         self._arrays: dict[str, StoredArray] = {}
         self._known: dict[str, NDArray[Any]] = {}
         self._embedding = EmbeddingView(self._files, self._prefix)
@@ -218,7 +219,8 @@ class RunReader:
                 continue
             if result is not None:
                 return result
-            self._log.forget()
+            if self._log is not None:
+                self._log.forget()
         raise WorkFailed("weights", "keep changing while they are read", context=self.run_id)
 
     def integer_deltas(self, first: int = 0, stop: int | None = None) -> Integers:
@@ -351,6 +353,8 @@ class RunReader:
     def _rows(self) -> _Rows:
         for _ in range(_ATTEMPTS):
             before = read_group(self._files.weights)
+            if self._log is None:
+                return _Rows(before["length"], before["complete"], before["n_keyframes"], [])
             frames = [] if before["complete"] else self._log.frames(before["length"], self.segment_rows)
             if read_group(self._files.weights) == before:
                 return _Rows(before["length"], before["complete"], before["n_keyframes"], frames)

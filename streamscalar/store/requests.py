@@ -7,31 +7,40 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from streamscalar.store.files import json_bytes, plain, storage_errors, write_durable
+from streamscalar.store.objects import ObjectPath, Place, fetch
 
 _SUFFIX = ".json"
 
 
-def write_request(store: Path, document: Mapping[str, Any]) -> str:
+def write_request(store: Place, document: Mapping[str, Any]) -> str:
     """Leave a wish durably; return its name."""
     folder = store / "requests"
     name = f"{time.time_ns():020d}-{os.urandom(4).hex()}"
+    data = json_bytes(plain(document))
+    if isinstance(folder, ObjectPath):
+        (folder / f"{name}{_SUFFIX}").create(data)
+        return name
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
-        write_durable(folder / f"{name}{_SUFFIX}", json_bytes(plain(document)))
+        write_durable(folder / f"{name}{_SUFFIX}", data)
     return name
 
 
-def read_requests(store: Path, known: set[str]) -> list[dict[str, Any]]:
+def read_requests(store: Place, known: set[str]) -> list[dict[str, Any]]:
     """Return the wishes whose names are not yet `known`, oldest first, and add their names to it."""
     folder = store / "requests"
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(_SUFFIX))
-    except FileNotFoundError:
-        return []
+    if isinstance(folder, ObjectPath):
+        names = folder.names()
+    else:
+        try:
+            names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(_SUFFIX))
+        except FileNotFoundError:
+            return []
     new = [name for name in names if name not in known]
     known.update(new)
+    if isinstance(folder, ObjectPath):
+        return [json.loads(data) for data in fetch(folder / name for name in new)]
     return [json.loads((folder / name).read_bytes()) for name in new]

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.store.arrays import Codec
-from streamscalar.store.embedding import EmbeddingWriter, first_attributes
+from streamscalar.store.buckets import create_run, create_store, list_run, listed_runs
+from streamscalar.store.embedding import EmbeddingWriter
 from streamscalar.store.fence import exclusive
 from streamscalar.store.files import (
     PARTIAL,
@@ -24,9 +25,12 @@ from streamscalar.store.files import (
     write_durable,
     write_group,
 )
+from streamscalar.store.filesystem import require_usable
+from streamscalar.store.objects import ObjectPath, Place, place
 from streamscalar.store.reader import RunReader
 from streamscalar.store.requests import read_requests, write_request
 from streamscalar.store.schema import GROUPS, SCHEMA_VERSION, RunFiles, RunSpec, segment_rows
+from streamscalar.store.streams import spool_folder
 from streamscalar.store.wal import Fsync
 from streamscalar.store.weights import WeightsWriter
 from streamscalar.types import Layout
@@ -39,34 +43,42 @@ OPEN_ENDED_ROWS = 128
 
 
 class Store:
-    """A store on the local file system; make one with `create` or `open`.
+    """A store in a folder, or in a bucket of an object store; make one with `create` or `open`.
 
     Attributes
     ----------
-    path : Path
-        Its folder.
+    place : Path or ObjectPath
+        Its folder, or its prefix in a bucket.
     config : dict
         The config of the experiment, as JSON.
     provenance : dict
         Versions, device, seeds: what the bits depend on.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        attributes = _attributes(path)
+    def __init__(self, where: Place) -> None:
+        self.place = where
+        attributes = _attributes(where)
         self.config: dict[str, Any] = attributes["config"]
         self.provenance: dict[str, Any] = attributes["provenance"]
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Self:
-        """Make a store, or open the one that is there if its config is the same.
+    def create(
+        cls, path: str | os.PathLike[str] | ObjectPath, config: Mapping[str, Any], provenance: Mapping[str, Any]
+    ) -> Self:
+        """Make a store in a folder or under a URL, or open the one that is there if its config is the same.
 
         Raises
         ------
         BadCall
-            The folder holds something else, another config, or cannot be written.
+            The place holds something else, another config, or cannot be written.
         """
-        folder = Path(path)
+        folder = place(path)
+        if isinstance(folder, ObjectPath):
+            create_store(folder, {"schema_version": SCHEMA_VERSION, "config": config, "provenance": provenance})
+            store = cls(folder)
+            _require_same(folder, store.config, plain(config))
+            return store
+        require_usable(folder)
         if (folder / "zarr.json").exists():
             store = cls.open(folder, writable=True)
             _require_same(folder, store.config, plain(config))
@@ -100,16 +112,16 @@ class Store:
         return cls(folder)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], writable: bool = False) -> Self:
-        """Open a store that is there.
+    def open(cls, path: str | os.PathLike[str] | ObjectPath, writable: bool = False) -> Self:
+        """Open a store that is there; one in a bucket shows at the first write whether it can be written.
 
         Raises
         ------
         BadCall
             The folder is no store, a newer version wrote it, or it cannot be written where it must be.
         """
-        store = cls(Path(path))
-        if writable and not os.access(store.path, os.W_OK):
+        store = cls(place(path))
+        if writable and isinstance(store.place, Path) and not os.access(store.place, os.W_OK):
             raise BadCall(
                 str(path),
                 "must be writable",
@@ -119,9 +131,35 @@ class Store:
             )
         return store
 
+    @property
+    def url(self) -> str:
+        """What `open` takes on any machine that sees the store: the absolute folder, or the URL."""
+        return str(self.place.resolve() if isinstance(self.place, Path) else self.place)
+
+    @property
+    def path(self) -> Path:
+        """Its folder.
+
+        Raises
+        ------
+        BadCall
+            It lies in a bucket.
+        """
+        if isinstance(self.place, ObjectPath):
+            raise BadCall(
+                str(self.place),
+                "must be a folder for this",
+                "a URL",
+                f"Copy the store to a folder, as with: aws s3 sync {self.place} FOLDER",
+                Kind.CONFIG,
+            )
+        return self.place
+
     def run_ids(self) -> list[str]:
         """Return the names of the runs in the order of their creation."""
-        runs = self.path / "runs"
+        if isinstance(self.place, ObjectPath):
+            return listed_runs(self.place)
+        runs = self.place / "runs"
         try:
             listed = (runs / "order").read_text("utf-8").split()
         except FileNotFoundError:
@@ -167,7 +205,12 @@ class Store:
             codec,
             parent,
         )
-        runs = self.path / "runs"
+        if isinstance(self.place, ObjectPath):
+            create_run(self.place, spec)
+            _require_same_run(self.place / "runs" / run_id, spec)
+            list_run(self.place, run_id)
+            return
+        runs = self.place / "runs"
         with storage_errors(runs), exclusive(runs / "lock"):
             if not (runs / run_id).exists():
                 aside = partial_name(runs / run_id)
@@ -177,25 +220,25 @@ class Store:
                     fsync_path(runs)
                 finally:
                     shutil.rmtree(aside, ignore_errors=True)
-            stored = RunFiles(runs / run_id).spec()
-            if stored != spec:
-                raise BadCall(
-                    f"run {run_id}",
-                    "must be continued as it was begun",
-                    _first_difference(stored.to_json(), plain(spec.to_json())),
-                    "Resume it on the device and library versions that began it, or take a new store",
-                    Kind.STORE_OTHER_CONFIG,
-                )
-            if run_id not in self._listed():
-                write_durable(runs / "order", "".join(f"{run}\n" for run in [*self._listed(), run_id]).encode())
+            _require_same_run(runs / run_id, spec)
+            listed = _listed(runs)
+            if run_id not in listed:
+                write_durable(runs / "order", "".join(f"{run}\n" for run in [*listed, run_id]).encode())
 
     def reader(self, run_id: str, *, hash_weights: bool = True) -> RunReader:
         """Return a reader of one run; `hash_weights` as in `LogReader`."""
         return RunReader(self._run(run_id), hash_weights=hash_weights)
 
-    def weights_writer(self, run_id: str, fsync: Fsync = "row") -> WeightsWriter:
-        """Return a new writer of a run's weights; it locks out every older one."""
-        return WeightsWriter(self._run(run_id), fsync)
+    def weights_writer(self, run_id: str, fsync: Fsync = "row", spool: str | None = None) -> WeightsWriter:
+        """Return a new writer of a run's weights; it locks out every older one.
+
+        `spool` is where the write-ahead files of stores in buckets lie on this machine; by default the user's cache.
+        """
+        run = self._run(run_id)
+        log = None
+        if isinstance(self.place, ObjectPath) and isinstance(run, ObjectPath):
+            log = spool_folder(self.place, f"{run_id}-{read_group(run)['id']}", spool)
+        return WeightsWriter(run, fsync, log)
 
     def embedding_writer(self, run_id: str, fsync: Fsync = "row") -> EmbeddingWriter:
         """Return a new writer of a run's embedding; it locks out every older one."""
@@ -204,8 +247,12 @@ class Store:
     def set_status(self, run_id: str, **facts: Any) -> None:
         """Replace the small changing facts about a run."""
         path = self._run(run_id) / "status.json"
+        data = json_bytes(plain(facts))
+        if isinstance(path, ObjectPath):
+            path.write_bytes(data)
+            return
         with storage_errors(path):
-            write_durable(path, json_bytes(plain(facts)))
+            write_durable(path, data)
 
     def status(self, run_id: str) -> dict[str, Any]:
         """Return the small changing facts about a run; empty where nothing was said."""
@@ -217,26 +264,27 @@ class Store:
 
     def request(self, document: Mapping[str, Any]) -> None:
         """Leave a wish for whoever runs the experiment, now or later."""
-        write_request(self.path, document)
+        write_request(self.place, document)
 
     def requests(self, known: set[str]) -> list[dict[str, Any]]:
         """Return the wishes whose names are not yet `known`, oldest first, and add their names to it."""
-        return read_requests(self.path, known)
+        return read_requests(self.place, known)
 
     def free_bytes(self) -> int:
         """Return the free bytes of the disk."""
         return shutil.disk_usage(self.path).free
 
-    def _run(self, run_id: str) -> Path:
-        path = self.path / "runs" / run_id
+    def _run(self, run_id: str) -> Place:
+        path = self.place / "runs" / run_id
         # The name first: one with a slash or dots would lead out of the store.
         if not RUN_ID.fullmatch(run_id) or not (path / "zarr.json").exists():
-            raise BadCall("run", f"must be a run of {self.path}", repr(run_id), kind=Kind.STORE_MISSING)
+            raise BadCall("run", f"must be a run of {self.place}", repr(run_id), kind=Kind.STORE_MISSING)
         return path
 
-    def _listed(self) -> list[str]:
-        path = self.path / "runs" / "order"
-        return path.read_text("utf-8").split() if path.exists() else []
+
+def _listed(runs: Path) -> list[str]:
+    path = runs / "order"
+    return path.read_text("utf-8").split() if path.exists() else []
 
 
 def _segment_rows(layout: Layout, n_rows: int | None) -> int:
@@ -245,7 +293,7 @@ def _segment_rows(layout: Layout, n_rows: int | None) -> int:
     return segment_rows(OPEN_ENDED_ROWS if n_rows is None else n_rows, row_bytes)
 
 
-def _attributes(path: Path) -> dict[str, Any]:
+def _attributes(path: Place) -> dict[str, Any]:
     try:
         attributes = read_group(path)
     except (OSError, ValueError, KeyError):
@@ -267,26 +315,35 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _build(path: Path, spec: RunSpec) -> None:
-    files = RunFiles(path)
-    for folder in (files.weights_log, files.embedding_log, *(path / name for name in GROUPS)):
-        folder.mkdir(parents=True, exist_ok=True)
-    for name in GROUPS:
-        write_group(path / name, {})
-    write_group(files.weights, {"length": 0, "complete": False, "n_keyframes": 0, "state": [], "attempt": 0})
-    write_group(files.embedding, first_attributes())
+    for name in ("wal/weights", "wal/embedding", *GROUPS):
+        (path / name).mkdir(parents=True, exist_ok=True)
+    for name, attributes in spec.groups().items():
+        write_group(path / name, attributes)
     for name, document in spec.arrays().items():
         (path / name).mkdir(parents=True)
         (path / name / "zarr.json").write_bytes(json_bytes(document))
     write_group(path, spec.to_json())
 
 
-def _require_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _require_same(path: Place, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     if stored != asked:
         raise BadCall(
             str(path),
             "holds another experiment",
             _first_difference(stored, asked),
             "Choose another folder with --store, or another experiment.name",
+            Kind.STORE_OTHER_CONFIG,
+        )
+
+
+def _require_same_run(path: Place, spec: RunSpec) -> None:
+    stored = RunFiles(path).spec()
+    if stored != spec:
+        raise BadCall(
+            f"run {spec.run_id}",
+            "must be continued as it was begun",
+            _first_difference(stored.to_json(), plain(spec.to_json())),
+            "Resume it on the device and library versions that began it, or take a new store",
             Kind.STORE_OTHER_CONFIG,
         )
 

@@ -15,17 +15,23 @@
     divergence/<distance>, divergence/pairs
     wal/weights, wal/embedding        locks, write-ahead files, restart state, scratch
 ```
+
+In a bucket the same, but that `wal/` holds the restart state alone (write-ahead files lie on the writer's machine),
+that every array is sharded and its shape follows when its stream ends, and that a run has an `id` and each stream the
+mark of its `writer`. Copied to a folder, such a store is one like any other.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, cast
 
 import numpy as np
+from typing_extensions import TypeVar
 
 from streamscalar.store.arrays import Codec, series_document, trajectory_document
+from streamscalar.store.objects import Place
 from streamscalar.types import Layout
 
 SCHEMA_VERSION = 1
@@ -138,6 +144,20 @@ class RunSpec:
             None if data["parent"] is None else (data["parent"][0], data["parent"][1]),
         )
 
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """Return the first attributes of every group within the run, by its path in the run; both streams are empty."""
+        weights = {"length": 0, "complete": False, "n_keyframes": 0, "state": [], "attempt": 0}
+        embedding = {
+            "length": 0,
+            "n_bases": 0,
+            "checkpoint": "",
+            "exact": False,
+            "exact_info": {},
+            "retained_from": 0,
+            "attempt": 0,
+        }
+        return {**{name: {} for name in GROUPS}, "weights": weights, "embedding": embedding}
+
     def arrays(self) -> dict[str, dict[str, Any]]:
         """Return the metadata of every array that a run starts with, by its path in the run."""
         dtype = self.layout.dtype
@@ -188,32 +208,38 @@ GROUPS = ("weights/state", "metrics", "embedding/bases", "divergence")
 """Groups without attributes of their own."""
 
 
+AnyPlace = TypeVar("AnyPlace", bound=Place, default=Path)
+
+
 @dataclass(frozen=True)
-class RunFiles:
-    """Where the parts of a run lie."""
+class RunFiles(Generic[AnyPlace]):
+    """Where the parts of a run lie: files in a folder, or objects under a prefix of a bucket."""
 
-    path: Path
+    path: AnyPlace
 
     @property
-    def weights(self) -> Path:
+    def weights(self) -> AnyPlace:
         """Group of the weights stream; its attributes are the stream's commit point."""
-        return self.path / "weights"
+        return self._part("weights")
 
     @property
-    def embedding(self) -> Path:
+    def embedding(self) -> AnyPlace:
         """Group of the embedding stream; its attributes are the stream's commit point."""
-        return self.path / "embedding"
+        return self._part("embedding")
 
     @property
-    def weights_log(self) -> Path:
-        """Lock, write-ahead files and scratch of the weights stream."""
-        return self.path / "wal" / "weights"
+    def weights_log(self) -> AnyPlace:
+        """Lock, write-ahead files and scratch of the weights stream; of a bucket they lie elsewhere (`streams`)."""
+        return self._part("wal/weights")
 
     @property
-    def embedding_log(self) -> Path:
-        """Lock, restart state and scratch of the embedding stream."""
-        return self.path / "wal" / "embedding"
+    def embedding_log(self) -> AnyPlace:
+        """Lock, restart state and scratch of the embedding stream; in a bucket the restart state alone."""
+        return self._part("wal/embedding")
 
     def spec(self) -> RunSpec:
         """Read the definition of the run."""
         return RunSpec.from_json(json.loads((self.path / "zarr.json").read_bytes())["attributes"])
+
+    def _part(self, name: str) -> AnyPlace:
+        return cast(AnyPlace, self.path / name)

@@ -249,6 +249,12 @@ def remove_below(directory: Path, first_segment: int) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_all(directory: Path) -> None:
+    """Delete every write-ahead file."""
+    for path in directory.glob(f"*{_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
 def _segment_of(name: str) -> int:
     return int(name.removesuffix(_SUFFIX).split("-")[1])
 

@@ -12,22 +12,15 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.store import wal
-from streamscalar.store.arrays import StoredArray, block_document
+from streamscalar.store.arrays import StoredArray, block_document, sharded
 from streamscalar.store.codec import encode
-from streamscalar.store.fence import Fence
-from streamscalar.store.files import (
-    fsync_path,
-    json_bytes,
-    read_group,
-    storage_errors,
-    sweep,
-    waiting,
-    write_durable,
-)
+from streamscalar.store.files import fsync_path, read_group, waiting
+from streamscalar.store.objects import ObjectPath, Place
 from streamscalar.store.packing import little_endian
 from streamscalar.store.publication import Publication
 from streamscalar.store.reader import KeyFrame, RunReader
 from streamscalar.store.schema import RunFiles
+from streamscalar.store.streams import open_stream
 
 
 @dataclass(frozen=True)
@@ -57,10 +50,12 @@ class WeightsWriter:
     Parameters
     ----------
     path
-        Directory of the run.
+        Directory of the run, or its prefix in a bucket.
     fsync
         `row`: rows survive the machine; `segment`: only sealed ones do; `none`: rows survive the process, and the
         log is never waited for.
+    log
+        Folder of the write-ahead files of a run in a bucket; `None` there for one that nobody finds again.
 
     Attributes
     ----------
@@ -70,18 +65,18 @@ class WeightsWriter:
         Rows per segment.
     """
 
-    def __init__(self, path: Path, fsync: wal.Fsync = "row") -> None:
-        self._files = RunFiles(path)
+    def __init__(self, path: Place, fsync: wal.Fsync = "row", log: Path | None = None) -> None:
+        self._files: RunFiles[Place] = RunFiles(path)
         self._reader = RunReader(path)
         self._spec = self._reader.spec
         self._context = f"run {self._spec.run_id}"
         self.segment_rows: int = self._spec.segment_rows
-        with storage_errors(path):
-            self._fence = Fence(self._files.weights_log / "lock", self._context)
-            sweep(self._files.weights_log)
-        self.attempt: int = self._fence.attempt
+        own = self._files.weights_log
+        self._stream = open_stream(self._files.weights, log if isinstance(own, ObjectPath) else own, self._context)
+        self.attempt: int = self._stream.attempt
         self._fsync = fsync
-        self._log = wal.Log(self._files.weights_log, self._fence, fsync)
+        self._log = wal.Log(self._stream.log, self._stream.fence, fsync)
+        self._arrays: dict[str, StoredArray] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._sealing: Future[None] | None = None
         self._failure: Exception | None = None
@@ -90,11 +85,11 @@ class WeightsWriter:
         self._rows: dict[int, _Row] = {}
         self._stored_segment: tuple[int, list[_Row]] = (-1, [])
 
-        attributes = read_group(self._files.weights)
+        attributes = self._stream.attributes()
         self._published = int(attributes["length"])
         self._is_complete = bool(attributes["complete"])
         self._n_durable = self._published
-        wal.remove_below(self._files.weights_log, self._first_logged(self._published, complete=self._is_complete))
+        wal.remove_below(self._stream.log, self._first_logged(self._published, complete=self._is_complete))
         self._previous: NDArray[Any] | None = None
         if self._published and not self._is_complete:
             self._previous = self._reader.weights(self._published - 1, self._published)[0]
@@ -206,6 +201,7 @@ class WeightsWriter:
         finally:
             self._pool.shutdown()
             self._log.close()
+            self._stream.close(is_complete=self._is_complete)
 
     def _checked(self, weights: NDArray[Any], metrics: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         layout, names = self._spec.layout, self._spec.metrics
@@ -272,14 +268,13 @@ class WeightsWriter:
 
     def _recover(self, *, sync: bool) -> None:
         """Take over what older attempts left in the log."""
-        frames = wal.LogReader(self._files.weights_log, len(self._spec.metrics), self._spec.layout.n_replicas).frames(
-            self._published, self.segment_rows
-        )
+        log, shape = self._stream.log, (len(self._spec.metrics), self._spec.layout.n_replicas)
+        frames = wal.LogReader(log, *shape).frames(self._published, self.segment_rows)
         if sync:
             # A killed writer may have written frames that nobody waited for; from now on they count as durable.
             for path in {frame.path for frame in frames}:
                 fsync_path(path)
-            fsync_path(self._files.weights_log)
+            fsync_path(log)
         for frame in frames:
             weights = frame.weights(self._spec.layout.dtype, self._spec.row_shape)
             if weights is None:
@@ -311,8 +306,8 @@ class WeightsWriter:
 
     def _publish(self, segment: _Segment, *, complete: bool) -> None:
         n, first = len(segment.rows), segment.first
-        attributes = read_group(self._files.weights)
-        with Publication(self._files.weights_log, self._files.weights, self._fence) as publication:
+        attributes = self._stream.attributes()
+        with self._stream.publication() as publication:
             if n:
                 rows = segment.weights[:n]
                 publication.put(self._array("weights/deltas"), first, encode(rows, self._previous))
@@ -326,8 +321,10 @@ class WeightsWriter:
                     self._put_keyframe(publication, attributes, segment)
                 self._previous = rows[-1]
             length = first + n
+            if complete:
+                self._end_arrays(publication, length, attributes)
             publication.commit({**attributes, "length": length, "complete": complete, "attempt": self.attempt})
-        wal.remove_below(self._files.weights_log, self._first_logged(length, complete=complete))
+        wal.remove_below(self._stream.log, self._first_logged(length, complete=complete))
         if n:
             with self._guard:
                 self._news.append((first, n))
@@ -342,18 +339,33 @@ class WeightsWriter:
         attributes.update(n_keyframes=k + 1, state=sorted(state))
 
     def _state_array(self, name: str, value: NDArray[Any]) -> StoredArray:
-        path = self._files.weights / "state" / name
-        document = block_document(value.shape, value.dtype.name, self._spec.codec)
-        if (path / "zarr.json").exists():
-            return StoredArray.load(path)
-        with storage_errors(path), self._fence.held():
-            path.mkdir(exist_ok=True)
-            write_durable(path / "zarr.json", json_bytes(document))
-            fsync_path(path.parent)
-        return StoredArray(path, document)
+        key = f"weights/state/{name}"
+        path = self._files.path / key
+        if key not in self._arrays and not (path / "zarr.json").exists():
+            document = block_document(value.shape, value.dtype.name, self._spec.codec)
+            if isinstance(path, ObjectPath):
+                document = sharded(document)
+            self._arrays[key] = StoredArray(path, document)
+            self._stream.make_array(self._arrays[key])
+        return self._array(key)
+
+    def _end_arrays(self, publication: Publication, length: int, attributes: dict[str, Any]) -> None:
+        n_keyframes = attributes["n_keyframes"]
+        for name in (
+            "weights/deltas",
+            "weights/steps",
+            "weights/sha256",
+            *(f"metrics/{x}" for x in self._spec.metrics),
+        ):
+            publication.end(self._array(name), length)
+        states = (f"weights/state/{name}" for name in attributes["state"])
+        for name in ("weights/keyframes", "weights/keyframe_rows", *states):
+            publication.end(self._array(name), n_keyframes)
 
     def _array(self, name: str) -> StoredArray:
-        return StoredArray.load(self._files.path / name)
+        if name not in self._arrays:
+            self._arrays[name] = StoredArray.load(self._files.path / name)
+        return self._arrays[name]
 
     def _first_logged(self, length: int, *, complete: bool) -> int:
         """Return the first segment whose write-ahead files are still needed."""

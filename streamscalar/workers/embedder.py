@@ -1,6 +1,8 @@
 """Keeps the scalar embedding of each run up to date, block by block, and solves exactly at its end."""
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from streamscalar.config.models import EmbeddingSection
+from streamscalar.errors import Fenced
 from streamscalar.numerics.distance import increment_products, pair_distances, random_direction, separations
 from streamscalar.numerics.exponents import mean_log
 from streamscalar.numerics.online import OnlineCMDS
@@ -16,6 +19,8 @@ from streamscalar.protocol.progress import RunProgress
 from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store
 from streamscalar.types import REFERENCE
 from streamscalar.workers.strategies import embed_exactly
+
+_log = logging.getLogger(__name__)
 
 RANDOM_DIRECTION_STREAM = 3
 """Key of the random control direction among the streams of a run's seed."""
@@ -92,7 +97,7 @@ class Embedder:
 
     def embed(self, run_id: str, first_row: int, weights: NDArray[np.floating]) -> RunProgress:
         """Embed a block of published rows, shape (S, R, P), and the gap before it where there is one."""
-        with threadpool_limits(1):
+        with threadpool_limits(1), self._fenced_told(run_id):
             run = self._open(run_id)
             self._catch_up(run, first_row)
             if run.writer.n_rows == first_row:
@@ -101,19 +106,37 @@ class Embedder:
 
     def finalise(self, run_id: str, retain: str) -> RunProgress:
         """Embed what is left, store the exact solution, and keep of the weights what `retain` says."""
-        with threadpool_limits(1):
+        with threadpool_limits(1), self._fenced_told(run_id):
             run = self._open(run_id)
             self._catch_up(run, run.reader.n_published)
             if not run.reader.has_exact:
                 self._solve(run)
             if retain != "all":
                 run.writer.drop_weights(0 if retain == "none" else int(retain.removeprefix("segments:")))
+            _log.info("exact solution stored after %d refits", run.online.version, extra=self._about(run_id))
             del self._open_runs[run_id]
             return run.last
 
     def forget(self, run_id: str) -> None:
         """Drop what is held of a run; the next call takes it up from the store."""
         self._open_runs.pop(run_id, None)
+
+    def _about(self, run_id: str) -> dict[str, Any]:
+        """Return what a log line says of a run."""
+        about: dict[str, Any] = {"experiment": self._store.config["experiment"]["name"], "run": run_id}
+        if run_id in self._open_runs:
+            writer = self._open_runs[run_id].writer
+            about |= {"attempt": writer.attempt, "row": writer.n_rows}
+        return about
+
+    @contextmanager
+    def _fenced_told(self, run_id: str) -> Iterator[None]:
+        """Log that a newer attempt owns the run."""
+        try:
+            yield
+        except Fenced as error:
+            _log.warning("embedding fenced", extra={**self._about(run_id), "reason": str(error)})
+            raise
 
     def _open(self, run_id: str) -> _Open:
         if run_id not in self._open_runs:
@@ -137,6 +160,7 @@ class Embedder:
                 None if checkpoint is None else reader.weights(writer.n_rows - 1, writer.n_rows)[0, fit],
                 RunProgress(run_id, writer.n_rows, float("nan"), online.version, float("nan")),
             )
+            _log.info("embedding opened", extra=self._about(run_id))
         return self._open_runs[run_id]
 
     def _catch_up(self, run: _Open, stop: int) -> None:

@@ -1,15 +1,18 @@
 """Trains one pack of runs after the other and streams every recorded row into the store."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from streamscalar.config import Config, RunPlan
+from streamscalar.errors import Fenced
 from streamscalar.store import KeyFrame, Store, WeightsWriter
 from streamscalar.training.batches import Batches, build_batches
 from streamscalar.training.ensemble import (
@@ -23,6 +26,8 @@ from streamscalar.training.ensemble import (
 from streamscalar.training.optimizers import build_optimizer
 from streamscalar.training.problems import Problem, Product, build_problem
 from streamscalar.types import Layout
+
+_log = logging.getLogger(__name__)
 
 BlockSink = Callable[[str, int, NDArray[np.floating]], None]
 """Takes (run, first row, weights (S, R, P)) of a block that is durable."""
@@ -127,7 +132,9 @@ class Trainer:
                     segment_rows=config.store.segment_rows,
                     codec=config.store.codec,
                 )
-                writer = writers.enter_context(store.weights_writer(plan.run_id, fsync=config.store.fsync))
+                writer = writers.enter_context(
+                    store.weights_writer(plan.run_id, config.store.fsync, config.store.spool)
+                )
                 runs.append(_Run(plan.run_id, writer))
             keyframes = _common_keyframes(runs)
             first = keyframes[0].row if keyframes else 0
@@ -137,7 +144,25 @@ class Trainer:
                 names = keyframes[0].state
                 state = {name: np.concatenate([keyframe.state[name] for keyframe in keyframes]) for name in names}
                 ensemble.restore(state, keyframes[0].step)
-            return self._stream(runs, ensemble, first, sink, should_stop)
+            is_first = all(run.writer.attempt == 1 for run in runs)
+            self._tell("begun" if is_first else "resumed", [(run, first) for run in runs])
+            try:
+                outcome = self._stream(runs, ensemble, first, sink, should_stop)
+            except Fenced as error:
+                self._tell("fenced", [(run, run.writer.n_durable) for run in runs], error)
+                raise
+            self._tell(outcome, [(run, run.writer.n_durable) for run in runs])
+            return outcome
+
+    def _tell(self, what: str, at: Sequence[tuple["_Run", int]], error: Fenced | None = None) -> None:
+        """Log what became of a training, each of its runs at its row."""
+        for run, row in at:
+            about: dict[str, Any] = {"experiment": self._config.experiment.name, "run": run.run_id, "row": row}
+            about["attempt"] = run.writer.attempt
+            if error is None:
+                _log.info("training %s", what, extra=about)
+            else:
+                _log.warning("training %s", what, extra={**about, "reason": str(error)})
 
     def _stream(
         self,

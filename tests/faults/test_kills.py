@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from streamscalar import Experiment
-from streamscalar.errors import StreamscalarError
 from streamscalar.runtime import run
 from streamscalar.store import Store
 from tests.conftest import small_config
+from tests.polling import PollingReader
 
 pytestmark = pytest.mark.faults
 
@@ -26,45 +25,6 @@ ALIVE_S = {"inline": (2.0, 4.0), "ray": (7.0, 12.0)}
 """How long a driver lives: it imports, starts its cluster, and trains a while."""
 KILLS = ["TrainerActor", "EmbedderActor", "CoordinatorActor"] * 4
 STEPS = {"training": {"n_steps": 600, "learning_rate": [1, 5]}}
-
-
-class PollingReader(threading.Thread):
-    """Reads a store all the time; every row it sees must be the bits of the finished, uninterrupted one."""
-
-    def __init__(self, store: Path, truth: Experiment) -> None:
-        super().__init__(daemon=True)
-        self._store, self._truth = store, truth
-        self._expected = {
-            name: np.stack([run.weights(int(step)) for step in run.steps()]) for name, run in truth.runs.items()
-        }
-        self._over = threading.Event()
-        self.n_polls = 0
-        self.wrong: list[str] = []
-
-    def run(self) -> None:
-        seen: dict[str, int] = {}
-        while not self._over.wait(0.05):
-            try:
-                store = Store.open(self._store)
-            except StreamscalarError:
-                continue
-            for name in store.run_ids():
-                reader = store.reader(name)
-                n = reader.n_rows
-                first = max(0, n - 20)
-                rows = reader.weights(first, n)
-                if n < seen.get(name, 0):
-                    self.wrong.append(f"{name}: {seen[name]} rows were acknowledged, {n} are left")
-                seen[name] = n
-                if self._expected[name][first:n].tobytes() != rows.tobytes():
-                    self.wrong.append(f"{name}: torn or phantom rows among {first} to {n - 1}")
-                self.n_polls += 1
-
-    def finish(self) -> None:
-        self._over.set()
-        self.join()
-        assert self.n_polls > 0
-        assert self.wrong == []
 
 
 @pytest.fixture(scope="module")

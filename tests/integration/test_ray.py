@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from streamscalar.runtime import run
+from streamscalar.errors import BadCall, WorkFailed
+from streamscalar.runtime import attach, continue_store, run
+from streamscalar.store import Store
 from tests.conftest import small_config
 
 pytestmark = pytest.mark.ray
@@ -24,6 +26,41 @@ def test_executors_and_numbers_of_trainers_give_equal_digests(tmp_path: Path) ->
     inline = run(small_config(tmp_path / "inline-packs", training=packed)).digest()
     cluster = {"executor": "ray"}
     assert run(small_config(tmp_path / "ray-packs", training=packed, cluster=cluster)).digest() == inline
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_attaching_needs_an_experiment_that_runs_or_is_over(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "store")
+    Store.create(tmp_path / "store", config.identity(), {})
+    with pytest.raises(BadCall, match=r"nobody works on there.*streamscalar resume"):
+        attach(tmp_path / "store", "127.0.0.1:6379")
+    digest = run(config).digest()
+    experiment = attach(tmp_path / "store", "127.0.0.1:6379")
+    assert experiment is not None
+    assert experiment.digest() == digest
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_failing_coordinator_says_why(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "store", cluster={"executor": "ray"})
+    Store.create(tmp_path / "store", config.identity(), {})
+    # A request of another version, which nobody can obey.
+    (tmp_path / "store" / "requests").mkdir()
+    (tmp_path / "store" / "requests" / "1.json").write_text('{"kind": "add", "runs": [{"run_id": "x"}]}')
+    with pytest.raises(WorkFailed, match="coordinator"):
+        run(config)
+
+
+def test_resume_may_change_where_it_runs_and_nothing_else(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "store")
+    Store.create(tmp_path / "store", config.identity(), {})
+    moved = continue_store(
+        tmp_path / "store", {"executor": "ray"}, ("cluster.gpus_per_trainer=0.25", "store.fsync=none")
+    )
+    assert (moved.cluster.gpus_per_trainer, moved.cluster.executor, moved.store.fsync) == (0.25, "ray", "none")
+    assert moved.identity() == config.identity()
+    with pytest.raises(BadCall, match=r"may change cluster.*training\.n_steps=7"):
+        continue_store(tmp_path / "store", {}, ("training.n_steps=7",))
 
 
 def test_an_interrupt_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:

@@ -1,0 +1,217 @@
+"""Trainers and embedders on a Ray cluster whose nodes come and go.
+
+A trainer is an actor that waits until Ray has the resources for it. So experiments queue when resources are short, a
+node that joins is used within seconds, and where an autoscaler runs, what waits is what it sees as demand. A trainer
+that died is not restarted but replaced, wherever there is room.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from streamscalar.config.models import ClusterSection
+
+_LOG = logging.getLogger(__name__)
+
+FILL_EVERY_S = 2.0
+"""Seconds between two looks at the nodes of the cluster."""
+TRAINERS_PER_EMBEDDER = 4
+"""Trainers that one embedder keeps up with, at a row per update of a small network (`streamscalar bench scaling`)."""
+ANYWHERE = ""
+"""Node of an embedder that Ray chose."""
+
+
+class Placed:
+    """A trainer that is placed: its actor and the node it is on."""
+
+    __slots__ = ("actor", "node")
+
+    def __init__(self, actor: Any, node: str) -> None:
+        self.actor = actor
+        self.node = node
+
+
+class Pool:
+    """As many trainers as there is work and room for, and the embedders beside them.
+
+    Parameters
+    ----------
+    cluster
+        What a trainer needs, and how many there may be.
+    trainer, embedder
+        Actor classes and their arguments. A trainer's method `place` returns its node, and raises where the node
+        cannot be used.
+    """
+
+    def __init__(
+        self, cluster: ClusterSection, trainer: tuple[type, tuple[Any, ...]], embedder: tuple[type, tuple[Any, ...]]
+    ) -> None:
+        self._cluster = cluster
+        self._trainer = trainer
+        self._embedder = embedder
+        self._joining: dict[Any, Any] = {}
+        self._idle: list[Placed] = []
+        self._busy: list[Placed] = []
+        self._embedders: dict[tuple[str, int], Any] = {}
+        self._n_chosen = 0
+        self._unfit: dict[str, str] = {}
+        self._nodes: list[dict[str, Any]] = []
+        self._looked_at = -math.inf
+
+    @property
+    def n_placed(self) -> int:
+        """Trainers that train or could."""
+        return len(self._idle) + len(self._busy)
+
+    @property
+    def n_idle(self) -> int:
+        """Trainers that could begin at once."""
+        return len(self._idle)
+
+    @property
+    def calls(self) -> list[Any]:
+        """Calls that return when a trainer has its place; hand them to `settle`."""
+        return list(self._joining)
+
+    @property
+    def shortage(self) -> str:
+        """What it waits for while no trainer has a place; empty where one has."""
+        if self.n_placed or not self._joining:
+            return ""
+        shares = [(self._cluster.cpus_per_trainer, "CPU"), (self._cluster.gpus_per_trainer, "GPU")]
+        share = " and ".join(f"{n:g} {kind}{'s' * (n > 1)}" for n, kind in shares if n)
+        if self._unfit and not self._room():
+            return next(iter(self._unfit.values()))
+        if self._room():
+            return f"waits for {share}, which others use"
+        return f"waits for a node with {share}"
+
+    def fill(self, n_wanted: int) -> None:
+        """Ask for more trainers, or end idle ones, for `n_wanted` packs; looks at the cluster now and then."""
+        now = time.monotonic()
+        if now - self._looked_at < FILL_EVERY_S:
+            return
+        self._looked_at = now
+        self._nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        self._forget_dead_nodes()
+        limit = self._cluster.max_concurrent_runs
+        most = min(n_wanted, self._room() + 1 if limit is None else limit)
+        n_too_many = self.n_placed + len(self._joining) - most
+        for _ in range(-n_too_many):
+            self._ask()
+        for call in list(self._joining)[: max(0, n_too_many)]:
+            ray.kill(self._joining.pop(call))
+            n_too_many -= 1
+        for _ in range(min(n_too_many, len(self._idle))):
+            ray.kill(self._idle.pop().actor)
+
+    def settle(self, call: Any) -> None:
+        """Take up a trainer whose call returned; one on a node that cannot be used is ended and the node avoided."""
+        actor = self._joining.pop(call)
+        try:
+            self._idle.append(Placed(actor, ray.get(call)))
+        except RayTaskError as error:
+            node, reason = error.cause.args if isinstance(error.cause, UnfitNode) else (ANYWHERE, str(error))
+            if node not in self._unfit:
+                _LOG.warning("node cannot be used", extra={"node": node, "reason": reason})
+            self._unfit[node] = reason
+            self._looked_at = -math.inf
+            ray.kill(actor)
+        except RayActorError as error:
+            _LOG.warning("trainer was lost before it began", extra={"reason": " ".join(str(error).split())[:200]})
+            self._looked_at = -math.inf
+
+    def take(self) -> Placed:
+        """Return an idle trainer, busy from now on."""
+        self._busy.append(self._idle.pop())
+        return self._busy[-1]
+
+    def give_back(self, trainer: Placed, *, is_alive: bool) -> None:
+        """Take a trainer back; one that died is replaced."""
+        self._busy.remove(trainer)
+        if is_alive:
+            self._idle.append(trainer)
+        else:
+            self._looked_at = -math.inf
+
+    def embedder(self, node: str = ANYWHERE) -> Any:
+        """Return an embedder in turn: of those on the node of the trainer, or of all where their number is given."""
+        self._n_chosen += 1
+        if self._cluster.n_embedders is not None:
+            return self._embedder_at((ANYWHERE, self._n_chosen % self._cluster.n_embedders))
+        if node == ANYWHERE:
+            known = list(self._embedders) or [(ANYWHERE, 0)]
+            return self._embedder_at(known[self._n_chosen % len(known)])
+        resources = [it["Resources"] for it in self._nodes if it["NodeID"] == node]
+        n_here = math.ceil(n_fitting(resources, self._cluster) / TRAINERS_PER_EMBEDDER)
+        return self._embedder_at((node, self._n_chosen % max(1, n_here)))
+
+    def close(self) -> None:
+        """End all actors, which frees their resources for others."""
+        trainers = [trainer.actor for trainer in (*self._idle, *self._busy)]
+        for actor in [*self._joining.values(), *trainers, *self._embedders.values()]:
+            ray.kill(actor)
+        self._joining, self._idle, self._busy, self._embedders = {}, [], [], {}
+
+    def _embedder_at(self, place: tuple[str, int]) -> Any:
+        if place not in self._embedders:
+            kind, arguments = self._embedder
+            node, _ = place
+            strategy = "SPREAD" if node == ANYWHERE else NodeAffinitySchedulingStrategy(node, soft=False)
+            self._embedders[place] = (
+                ray.remote(kind)
+                .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=strategy)
+                .remote(*arguments)
+            )
+        return self._embedders[place]
+
+    def _ask(self) -> None:
+        kind, arguments = self._trainer
+        unfit = [node for node in self._unfit if node != ANYWHERE]
+        actor: Any = (
+            ray.remote(kind)
+            .options(
+                num_cpus=self._cluster.cpus_per_trainer,
+                num_gpus=self._cluster.gpus_per_trainer,
+                scheduling_strategy="SPREAD",
+                label_selector={"ray.io/node-id": f"!in({','.join(unfit)})"} if unfit else None,
+                max_concurrency=2,
+            )
+            .remote(*arguments)
+        )
+        self._joining[actor.place.remote()] = actor
+
+    def _forget_dead_nodes(self) -> None:
+        alive = {node["NodeID"] for node in self._nodes if node["Alive"]}
+        self._idle = [trainer for trainer in self._idle if trainer.node in alive]
+        self._embedders = {place: it for place, it in self._embedders.items() if place[0] in {ANYWHERE, *alive}}
+        self._unfit = {node: why for node, why in self._unfit.items() if node in alive}
+
+    def _room(self) -> int:
+        fit = [node for node in self._nodes if node["Alive"] and node["NodeID"] not in self._unfit]
+        return n_fitting((node["Resources"] for node in fit), self._cluster)
+
+
+class UnfitNode(Exception):
+    """Raised by a trainer on a node that cannot be used; its arguments are the node and the reason."""
+
+
+def n_fitting(nodes: Iterable[Mapping[str, float]], cluster: ClusterSection) -> int:
+    """Return how many trainers fit into nodes with these resources, if nobody else used them.
+
+    >>> n_fitting([{"CPU": 2.0}, {"CPU": 3.0, "GPU": 1.0}], ClusterSection(gpus_per_trainer=0.25))
+    3
+    """
+    shares = {"CPU": cluster.cpus_per_trainer, "GPU": cluster.gpus_per_trainer}
+    needed = {kind: share for kind, share in shares.items() if share}
+    if not needed:
+        # Nothing is reserved: one per CPU, as more would only take from each other.
+        needed = {"CPU": 1.0}
+    # A share such as a third does not divide evenly in binary.
+    return sum(min(int(node.get(kind, 0) / share + 1e-9) for kind, share in needed.items()) for node in nodes)

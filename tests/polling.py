@@ -1,0 +1,60 @@
+"""A reader that looks at a store all the time while it is written."""
+
+import threading
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from streamscalar import Experiment
+from streamscalar.errors import StreamscalarError
+from streamscalar.store import Store
+
+
+class PollingReader(threading.Thread):
+    """Reads a store all the time; every row it sees must be the bits of the finished, uninterrupted one."""
+
+    def __init__(self, store: Path, truth: Experiment) -> None:
+        super().__init__(daemon=True)
+        self._store, self._truth = store, truth
+        self._expected = {
+            name: np.stack([run.weights(int(step)) for step in run.steps()]) for name, run in truth.runs.items()
+        }
+        self._over = threading.Event()
+        self.n_polls = 0
+        self.wrong: list[str] = []
+
+    def run(self) -> None:
+        seen: dict[str, int] = {}
+        while not self._over.wait(0.05):
+            try:
+                store = Store.open(self._store)
+            except StreamscalarError:
+                continue
+            for name in store.run_ids():
+                reader = store.reader(name)
+                n = reader.n_rows
+                first = max(0, n - 20)
+                rows = reader.weights(first, n)
+                if n < seen.get(name, 0):
+                    self.wrong.append(f"{name}: {seen[name]} rows were acknowledged, {n} are left")
+                seen[name] = n
+                if self._expected[name][first:n].tobytes() != rows.tobytes():
+                    self.wrong.append(f"{name}: torn or phantom rows among {first} to {n - 1}")
+                self.n_polls += 1
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._over.set()
+        self.join()
+        if kind is None:
+            self.finish()
+
+    def finish(self) -> None:
+        self._over.set()
+        self.join()
+        assert self.n_polls > 0
+        assert self.wrong == []

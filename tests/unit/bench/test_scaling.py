@@ -1,0 +1,270 @@
+"""The model against hand-computed cases; what the benchmark takes apart and counts, on real processes and stores."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streamscalar.bench.scaling import unit_costs
+from streamscalar.bench.scaling_costs import CoordinatorCosts, RunCosts, coordinator_costs, run_costs
+from streamscalar.bench.scaling_hosts import Drive, cluster, cpu_s, descendants, drive, end
+from streamscalar.bench.scaling_model import (
+    POLLS_PER_S,
+    Capacities,
+    Costs,
+    Linear,
+    Load,
+    Workload,
+    loads,
+    remedies,
+    rows_per_s,
+)
+
+COSTS = Costs(
+    step=Linear(0.1, 0.002),
+    store=Linear(1.6, 0.0005),
+    embed=Linear(3.2, 0.001),
+    exact=Linear(10.0, 0.0002),
+    report_s=0.001,
+    handle_s=0.01,
+    snapshot_s=0.002,
+    obey_s=0.003,
+    call_s=0.004,
+    byte_s=1e-5,
+    coordinator_run_bytes=1000,
+    embedder_parameter_bytes=100,
+    stored_share=0.5,
+    weights_files=10,
+    embedding_files=30,
+    run_files=78,
+)
+WORKLOAD = Workload(
+    n_nodes=2,
+    cores_per_node=4,
+    n_runs=50,
+    n_rows=100,
+    n_parameters=50,
+    n_replicas=4,
+    itemsize=8,
+    every_n_steps=2,
+    segment_rows=16,
+)
+"""Rows of 200 values, 1,600 bytes. Trainers: 2 x 4 cores, less 2 embedders and a coordinator, are 5. A row takes two
+steps of 0.1 + 0.4 s and 0.1 + 0.1 s in the store: 1.2 s."""
+ROWS = 5 / 1.2
+
+
+def _load(part: str, workload: Workload = WORKLOAD, capacities: Capacities | None = None) -> Load:
+    return next(load for load in loads(workload, COSTS, capacities or Capacities()) if load.part == part)
+
+
+def test_trainers_that_never_wait_set_the_pace() -> None:
+    assert rows_per_s(WORKLOAD, COSTS) == pytest.approx(ROWS)
+    # Ten runs on a hundred cores: ten trainers.
+    assert rows_per_s(replace(WORKLOAD, n_nodes=25, n_runs=10), COSTS) == pytest.approx(10 / 1.2)
+
+
+def test_embedders_take_blocks_embed_them_and_solve() -> None:
+    # Per row 0.2 + 0.2 to embed, 0.1 + 0.04 of the exact solution, 0.016 + 0.00025 to receive.
+    load = _load("embedders")
+    assert load.demand == pytest.approx(ROWS * 0.55625)
+    assert load.capacity == 2.0
+    assert _load("embedders", replace(WORKLOAD, n_embedders=4)).capacity == 4.0
+
+
+def test_the_coordinator_hears_of_blocks_and_events_and_is_polled() -> None:
+    blocks, runs = ROWS / 16, ROWS / 100
+    expected = blocks * 0.005 + runs * 2 * (0.01 + 0.5 + 0.004) + POLLS_PER_S * 0.009
+    load = _load("coordinator", capacities=Capacities(storage_wait_s=0.5))
+    assert load.demand == pytest.approx(expected)
+    # Two experiments have a coordinator each: half of what is shared, and one trainer less.
+    halved = _load("coordinator", replace(WORKLOAD, n_experiments=2), Capacities(storage_wait_s=0.5))
+    assert halved.demand == pytest.approx((expected - POLLS_PER_S * 0.009) * 4 / 5 / 2 + POLLS_PER_S * 0.009)
+
+
+def test_blocks_cross_the_network_unless_each_node_has_its_embedder() -> None:
+    assert _load("network into a node with embedders").demand == 0
+    spread = replace(WORKLOAD, n_embedders=2)
+    assert _load("network into a node with embedders", spread).demand == pytest.approx(ROWS * 1600 / 2)
+    assert _load("network out of a node").demand == pytest.approx(ROWS * 1600 * 1.5 / 2)
+    assert _load("network out of a node", spread).demand == pytest.approx(ROWS * 1600 * 2.5 / 2)
+
+
+def test_the_storage_takes_the_log_and_the_sealed_rows() -> None:
+    assert _load("shared storage, bytes").demand == pytest.approx(ROWS * 1600 * 1.5)
+    # Two requests per row for the log, four for each of the 40 files of a segment, and of the 78 + 2 of a run.
+    assert _load("shared storage, requests").demand == pytest.approx(ROWS * 2 + (ROWS / 16 * 40 + ROWS / 100 * 80) * 4)
+    local = replace(WORKLOAD, is_log_local=True)
+    assert _load("shared storage, bytes", local).demand == pytest.approx(ROWS * 800)
+    assert _load("shared storage, requests", local).demand == pytest.approx(ROWS / 16 * 40 + ROWS / 100 * 80)
+
+
+def test_a_segment_has_no_more_rows_than_its_run() -> None:
+    short = replace(WORKLOAD, n_rows=8, is_log_local=True)
+    # 0.1 + 0.1 s in the store and half of 1.6: a row takes 1.3 s.
+    assert rows_per_s(short, COSTS) == pytest.approx(5 / 1.3)
+    assert _load("shared storage, requests", short).demand == pytest.approx(5 / 1.3 / 8 * (40 + 80))
+
+
+def test_memory_and_the_start_of_the_actors() -> None:
+    assert _load("memory of a node with embedders").demand == pytest.approx(2 * 5 * 50 * 100 / 2)
+    assert _load("memory of the coordinator").demand == 50_000
+    assert _load("start of the actors", capacities=Capacities(actors_per_s=2)).demand == pytest.approx(8 / 2)
+
+
+def test_the_fullest_part_comes_first_and_nothing_is_done_where_none_is_full() -> None:
+    found = loads(WORKLOAD, COSTS, Capacities())
+    assert [load.utilisation for load in found] == sorted((load.utilisation for load in found), reverse=True)
+    roomy = replace(WORKLOAD, n_embedders=4)
+    assert remedies(roomy, COSTS, Capacities())[:2] == ([], roomy)
+
+
+def test_too_few_embedders_are_named_and_mended() -> None:
+    done, better, after = remedies(WORKLOAD, COSTS, Capacities())
+    assert [(remedy.part, remedy.change) for remedy in done] == [("embedders", "cluster.n_embedders by default to 4")]
+    assert done[0].utilisation == pytest.approx(ROWS * 0.55625 / 2)
+    assert better.n_embedders == 4
+    assert after[0].utilisation <= 1
+
+
+def test_a_full_storage_is_relieved_of_the_log_first_and_of_rows_then() -> None:
+    roomy = replace(WORKLOAD, n_embedders=4)
+    done, better, _ = remedies(roomy, COSTS, Capacities(storage_bytes_per_s=1000))
+    assert [remedy.change for remedy in done] == [
+        "write-ahead log on local disks False to True",
+        "recording.every_n_steps 2 to 6, rows per run 100 to 33",
+    ]
+    assert better.is_log_local
+
+
+def test_requests_are_relieved_by_the_disk_wait_and_by_longer_segments() -> None:
+    roomy = replace(WORKLOAD, n_embedders=4)
+    done, _, _ = remedies(roomy, COSTS, Capacities(storage_ops_per_s=30))
+    assert [remedy.change for remedy in done] == [
+        "store.fsync = row True to False",
+        "store.segment_rows 16 to 32",
+    ]
+
+
+def test_a_part_that_nothing_relieves_ends_the_search() -> None:
+    roomy = replace(WORKLOAD, n_embedders=4)
+    done, better, after = remedies(roomy, COSTS, Capacities(actors_per_s=0.01))
+    assert (done, better, after[0].part) == ([], roomy, "start of the actors")
+
+
+def test_a_line_meets_both_measurements_and_knows_nothing_below() -> None:
+    line = Linear.through((100, 1.0), (300, 7.0))
+    assert [line.at(n) for n in (10, 100, 300)] == pytest.approx([1.0, 1.0, 7.0])
+    assert line.at(300, share=2) == pytest.approx(9.0 - 1.0)
+
+
+def _run(n_values: int, scale: float) -> RunCosts:
+    return RunCosts(
+        n_values=n_values,
+        n_parameters=n_values // 4,
+        n_rows=80,
+        step_s=0.1 * scale,
+        store_s=1.6 * scale,
+        embed_s=3.2 * scale,
+        exact_s=8.0 * scale,
+        open_bytes=1000 * scale,
+        stored_share=0.6,
+        n_files=134,
+        n_bytes=10_000,
+        weights_files=12.0,
+        embedding_files=28.0,
+        run_files=60,
+    )
+
+
+def test_measured_costs_become_those_of_the_model() -> None:
+    calls = {"call_cpu_s": 1e-4, "push_cpu_s": 4 * 2.0**20 * 1e-9}
+    many = CoordinatorCosts(
+        n_runs=10,
+        plan_s=0.0,
+        begin_fresh_s=0.0,
+        begin_interrupted_s=0.0,
+        begin_finished_s=0.0,
+        report_s=1e-6,
+        handle_s=2e-4,
+        handle_wall_s=1.0,
+        snapshot_s=3e-4,
+        snapshot_bytes=5000,
+        obey_s=4e-6,
+        obey_after_s=1.0,
+        run_bytes=700.0,
+    )
+    costs = unit_costs(_run(400, 1), _run(800, 3), many, calls)
+    assert [costs.step.at(n) for n in (400, 800)] == pytest.approx([0.1, 0.3])
+    # What a segment of 16 rows costs is shared by its rows.
+    assert [costs.store.at(n, 16) for n in (400, 800)] == pytest.approx([0.1, 0.3])
+    assert [costs.embed.at(n, 16) for n in (400, 800)] == pytest.approx([0.2, 0.6])
+    assert [costs.exact.at(n, 80) for n in (400, 800)] == pytest.approx([0.1, 0.3])
+    assert costs.embedder_parameter_bytes == pytest.approx(2000 / 100)
+    assert costs.byte_s == pytest.approx(1e-9)
+    assert (costs.report_s, costs.handle_s, costs.snapshot_s, costs.obey_s) == (1e-6, 2e-4, 3e-4, 4e-6)
+
+
+def test_rates_and_cores_are_those_between_15_and_75_percent() -> None:
+    rows = [(0.0, 0), (1.0, 10), (2.0, 15), (4.0, 55), (5.0, 75), (9.0, 100)]
+    cpu = [(1.0, {"Ray": 9.0}), (2.5, {"Ray": 10.0}), (4.5, {"Ray": 12.0, "Trainer": 1.0}), (6.0, {"Ray": 90.0})]
+    seen = Drive(rows, cpu)
+    assert seen.rows_per_s(100) == pytest.approx(60 / 3)
+    assert seen.cores(100) == pytest.approx({"Ray": 1.0, "Trainer": 0.5})
+
+
+def test_processes_are_counted_with_those_they_started_and_ended_by_their_ids() -> None:
+    busy = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{'while True: pass'}'])"
+    with subprocess.Popen([sys.executable, "-c", busy]) as process:
+        while not (below := descendants(process.pid)) or sum(cpu_s([process.pid]).values()) < 0.3:
+            time.sleep(0.05)
+        bystander = subprocess.Popen(["sleep", "60"])
+        end(process.pid)
+        assert process.wait(5) != 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+        assert bystander.poll() is None
+        bystander.kill()
+        bystander.wait()
+    assert process.pid not in descendants(os.getpid())
+
+
+def test_the_parts_of_a_run_are_measured(tmp_path: Path) -> None:
+    found = run_costs(tmp_path, 4)
+    assert (found.n_parameters, found.n_values, found.n_rows) == (64 * 4 + 4 + 40 + 10, 310 * 7, 80)
+    assert 0 < found.stored_share < 1
+    assert found.step_s >= 0
+    assert min(found.store_s, found.embed_s, found.exact_s) > 0
+    # Held: 16 components, a mean and a direction in float64, and the last row of six replicas.
+    assert found.open_bytes > (16 + 1 + 1 + 6) * 310 * 8
+    # The published length, steps, hashes, deltas and metrics of a segment at least.
+    assert found.weights_files >= 5
+    assert found.embedding_files >= 8
+    # At least the documents of 21 arrays and the definition of the run.
+    assert found.run_files > 22
+
+
+def test_the_coordinator_is_measured_over_fresh_interrupted_and_finished_stores(tmp_path: Path) -> None:
+    found = coordinator_costs(tmp_path, 80)
+    assert found.n_runs == 80
+    assert found.begin_finished_s < found.begin_interrupted_s
+    assert 200 < found.run_bytes < 3000
+    assert found.snapshot_bytes < 10_000
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_has_its_own_token_and_leaves_nothing_behind() -> None:
+    with cluster() as head, head.host(0) as host:
+        pids = [head.processes[0].pid, host, *descendants(head.processes[0].pid), *descendants(host)]
+        assert os.sched_getaffinity(host) == {0}
+        assert all(os.sched_getaffinity(pid) == {0} for pid in descendants(host))
+        answer, _ = drive({"kind": "calls", "address": head.address}, head.environment, [], None)
+        assert answer["call_wall_s"] > answer["call_cpu_s"] > 0
+        assert len(head.environment["RAY_AUTH_TOKEN"]) == 64
+        folder = head.folder
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not folder.exists()
