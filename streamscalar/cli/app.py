@@ -258,7 +258,7 @@ def digest(store: StoreArgument, json: JsonOption = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark: train, or onset (minutes).")] = "train",
+    name: Annotated[str, typer.Argument(help="train, track, api, scaling (minutes) or onset (an hour).")] = "train",
     json: JsonOption = False,
 ) -> None:
     """Measure speed on this machine, beside a baseline and the physical limit."""
