@@ -24,7 +24,7 @@ from streamscalar.config import Config, RunPlan, plan_packs
 from streamscalar.config.logs import LogFormat
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.coordinator.coordinator import Coordinator
-from streamscalar.errors import StreamscalarError
+from streamscalar.errors import Kind, StreamscalarError, WorkFailed
 from streamscalar.logs import set_up_logs
 from streamscalar.protocol.progress import RunProgress, Snapshot
 from streamscalar.protocol.schedule import (
@@ -59,18 +59,22 @@ class TrainerActor:
 
     def __init__(self, form: LogFormat | None, store_url: str, config: Config) -> None:
         _set_up_logs(form)
-        self._store_url = store_url
-        self._trainer = Trainer(store_url, config)
+        self._store_url, self._config = store_url, config
+        self._trainer: Trainer | None = None
         self._stopped: set[str] = set()
 
     def place(self) -> str:
-        """Return the node where it is; raises `UnfitNode` where the store is not there."""
+        """Get ready and return the node; raises `UnfitNode` where it lacks the store or the device."""
         node, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:
             Store.open(self._store_url, writable=True)
         except (StreamscalarError, OSError) as error:
             reason = f"store.url must be on storage that every node sees; node {address}: {error}"
             raise UnfitNode(node, reason) from None
+        try:
+            self._trainer = Trainer(self._store_url, self._config)
+        except StreamscalarError as error:
+            raise UnfitNode(node, f"node {address}: {error}") from None
         return str(node)
 
     def train(self, pack: tuple[RunPlan, ...], embedder: Any, coordinator: Any) -> str:
@@ -82,6 +86,7 @@ class TrainerActor:
             if len(in_flight) > MAX_IN_FLIGHT:
                 ray.get(in_flight.popleft())
 
+        assert self._trainer is not None, "place comes first"
         outcome = self._trainer.train(pack, sink, lambda: pack[0].run_id in self._stopped)
         ray.get(list(in_flight))
         return str(outcome)
@@ -192,6 +197,8 @@ class CoordinatorActor:
                 self._take(self._coordinator.resize(self._pool.n_placed))
                 if self._coordinator.is_over and not self._pending:
                     return
+            if self._config.cluster.address is None and self._pool.hopeless:
+                raise WorkFailed("cluster", self._pool.hopeless, kind=Kind.CLUSTER)
             while self._to_start and self._pool.n_idle:
                 self._start(self._to_start.popleft())
             calls = [*self._pending, *self._pool.calls]
@@ -212,7 +219,7 @@ class CoordinatorActor:
                 case StartTraining():
                     self._to_start.append(pack_id)
                 case FinalisePack():
-                    embedder = self._embedder_of.setdefault(pack_id, self._pool.embedder())
+                    embedder = self._embedder_of.get(pack_id) or self._pool.embedder()
                     run_ids = [plan.run_id for plan in self._coordinator.packs[pack_id]]
                     call = embedder.finalise.remote(run_ids, self._config.recording.retain, self._me)
                     self._pending[call] = instruction
@@ -225,8 +232,13 @@ class CoordinatorActor:
     def _start(self, pack_id: str) -> None:
         trainer = self._busy[pack_id] = self._pool.take()
         embedder = self._embedder_of[pack_id] = self._pool.embedder(trainer.node)
+        _LOG.info("training placed", extra={**self._about(pack_id), "node": trainer.node})
         call = trainer.actor.train.remote(self._coordinator.packs[pack_id], embedder, self._me)
         self._pending[call] = StartTraining(pack_id)
+
+    def _about(self, pack_id: str) -> dict[str, str]:
+        """Return what a log line says of a pack."""
+        return {"experiment": self._config.experiment.name, "run": pack_id}
 
     def _settle(self, call: Any, instruction: Instruction) -> None:
         pack_id = instruction.pack_id
@@ -237,10 +249,14 @@ class CoordinatorActor:
             if error is not None:
                 # Its embedder may be what was lost.
                 self._embedder_of.pop(pack_id, None)
+                _LOG.warning(
+                    "worker failed", extra={**self._about(pack_id), "reason": " ".join(str(error).split())[:300]}
+                )
                 cause = error.cause if isinstance(error, RayTaskError) else None
                 self._take(self._coordinator.fail(pack_id, cause or ConnectionError("the worker's process died")))
             elif isinstance(instruction, FinalisePack):
                 self._embedder_of.pop(pack_id, None)
+                _LOG.info("done", extra=self._about(pack_id))
                 self._take(self._coordinator.handle(PackFinalised(pack_id)))
             else:
                 ended = TrainingFinished if result == Outcome.FINISHED else TrainingStopped

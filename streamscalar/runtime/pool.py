@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -27,14 +28,12 @@ ANYWHERE = ""
 """Node of an embedder that Ray chose."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Placed:
     """A trainer that is placed: its actor and the node it is on."""
 
-    __slots__ = ("actor", "node")
-
-    def __init__(self, actor: Any, node: str) -> None:
-        self.actor = actor
-        self.node = node
+    actor: Any
+    node: str
 
 
 class Pool:
@@ -61,6 +60,7 @@ class Pool:
         self._embedders: dict[tuple[str, int], Any] = {}
         self._n_chosen = 0
         self._unfit: dict[str, str] = {}
+        self._lost = ""
         self._nodes: list[dict[str, Any]] = []
         self._looked_at = -math.inf
 
@@ -86,11 +86,16 @@ class Pool:
             return ""
         shares = [(self._cluster.cpus_per_trainer, "CPU"), (self._cluster.gpus_per_trainer, "GPU")]
         share = " and ".join(f"{n:g} {kind}{'s' * (n > 1)}" for n, kind in shares if n)
-        if self._unfit and not self._room():
-            return next(iter(self._unfit.values()))
+        if self.hopeless or self._lost:
+            return self.hopeless or self._lost
         if self._room():
             return f"waits for {share}, which others use"
         return f"waits for a node with {share}"
+
+    @property
+    def hopeless(self) -> str:
+        """Why no node that is there can be used; empty where one can, or none is there."""
+        return "" if self.n_placed or self._room() else next(iter(self._unfit.values()), "")
 
     def fill(self, n_wanted: int) -> None:
         """Ask for more trainers, or end idle ones, for `n_wanted` packs; looks at the cluster now and then."""
@@ -116,16 +121,20 @@ class Pool:
         actor = self._joining.pop(call)
         try:
             self._idle.append(Placed(actor, ray.get(call)))
+            self._lost = ""
         except RayTaskError as error:
-            node, reason = error.cause.args if isinstance(error.cause, UnfitNode) else (ANYWHERE, str(error))
+            if not isinstance(error.cause, UnfitNode):
+                raise
+            node, reason = error.cause.args
             if node not in self._unfit:
                 _LOG.warning("node cannot be used", extra={"node": node, "reason": reason})
             self._unfit[node] = reason
             self._looked_at = -math.inf
             ray.kill(actor)
         except RayActorError as error:
-            _LOG.warning("trainer was lost before it began", extra={"reason": " ".join(str(error).split())[:200]})
-            self._looked_at = -math.inf
+            # Its node may be gone, or may lack what the process needs to start: tried again at the next look.
+            self._lost = f"a trainer did not start: {' '.join(str(error).split())[:300]}"
+            _LOG.warning("trainer did not start", extra={"reason": self._lost})
 
     def take(self) -> Placed:
         """Return an idle trainer, busy from now on."""
@@ -173,14 +182,13 @@ class Pool:
 
     def _ask(self) -> None:
         kind, arguments = self._trainer
-        unfit = [node for node in self._unfit if node != ANYWHERE]
         actor: Any = (
             ray.remote(kind)
             .options(
                 num_cpus=self._cluster.cpus_per_trainer,
                 num_gpus=self._cluster.gpus_per_trainer,
                 scheduling_strategy="SPREAD",
-                label_selector={"ray.io/node-id": f"!in({','.join(unfit)})"} if unfit else None,
+                label_selector={"ray.io/node-id": f"!in({','.join(self._unfit)})"} if self._unfit else None,
                 max_concurrency=2,
             )
             .remote(*arguments)

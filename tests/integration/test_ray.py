@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from streamscalar.errors import BadCall, WorkFailed
 from streamscalar.runtime import attach, continue_store, run
@@ -48,6 +49,14 @@ def test_a_failing_coordinator_says_why(tmp_path: Path) -> None:
     (tmp_path / "store" / "requests").mkdir()
     (tmp_path / "store" / "requests" / "1.json").write_text('{"kind": "add", "runs": [{"run_id": "x"}]}')
     with pytest.raises(WorkFailed, match="coordinator"):
+        run(config)
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has what the test needs to be missing")
+def test_a_device_that_no_trainer_has_is_said(tmp_path: Path) -> None:
+    config = small_config(tmp_path / "store", training={"device": "cuda"}, cluster={"executor": "ray"})
+    with pytest.raises(WorkFailed, match=r"node .*: training\.device"):
         run(config)
 
 
