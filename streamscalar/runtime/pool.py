@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 
 FILL_EVERY_S = 2.0
 """Seconds between two looks at the nodes of the cluster."""
+START_S = 10.0
+"""Seconds that a trainer may take to start before anybody is told that there is none."""
 TRAINERS_PER_EMBEDDER = 4
 """Trainers that one embedder keeps up with, at a row per update of a small network (`streamscalar bench scaling`)."""
 ANYWHERE = ""
@@ -63,6 +65,7 @@ class Pool:
         self._lost = ""
         self._nodes: list[dict[str, Any]] = []
         self._looked_at = -math.inf
+        self._placed_at = time.monotonic()
 
     @property
     def n_placed(self) -> int:
@@ -82,7 +85,7 @@ class Pool:
     @property
     def shortage(self) -> str:
         """What it waits for while no trainer has a place; empty where one has."""
-        if self.n_placed or not self._joining:
+        if self.n_placed or not self._joining or time.monotonic() - self._placed_at < START_S:
             return ""
         shares = [(self._cluster.cpus_per_trainer, "CPU"), (self._cluster.gpus_per_trainer, "GPU")]
         share = " and ".join(f"{n:g} {kind}{'s' * (n > 1)}" for n, kind in shares if n)
@@ -105,6 +108,8 @@ class Pool:
         self._looked_at = now
         self._nodes = ray.nodes()  # type: ignore[no-untyped-call]
         self._forget_dead_nodes()
+        if self.n_placed:
+            self._placed_at = now
         limit = self._cluster.max_concurrent_runs
         most = min(n_wanted, self._room() + 1 if limit is None else limit)
         n_too_many = self.n_placed + len(self._joining) - most

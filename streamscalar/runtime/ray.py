@@ -23,6 +23,7 @@ from streamscalar.store import Store
 adopt_token()
 
 import ray  # noqa: E402  (reads the token once)
+from ray._private import ray_constants  # noqa: E402
 from ray.exceptions import (  # noqa: E402
     AuthenticationError,
     GetTimeoutError,
@@ -141,7 +142,12 @@ def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         protect_token()
-        ray.init(include_dashboard=False, **quiet)
+        # Else every part of Ray listens on all interfaces; `_node_ip_address` takes no loopback address.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            ray.init(include_dashboard=False, **quiet)
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = True
         return
     host, _, port = address.rpartition(":")
     fix = "Start one with `ray start --head`, or leave the address out for a local one"
