@@ -142,7 +142,8 @@ def attach(
     with live_view(quiet=quiet or log_format() is not None) as on_snapshot:
         experiment = attach_to(store, address, on_snapshot)
     if experiment is None:
-        typer.echo(f"It goes on without you; watch it again with: streamscalar attach {store} --address {address}")
+        again = f"streamscalar attach {store} --address {address}"
+        typer.echo(f"It goes on without you; watch it again with: {again}", err=json)
     else:
         _conclude(experiment, str(store), json=json, quiet=quiet)
 

@@ -228,7 +228,9 @@ def _watch(
                 return last
             time.sleep(POLL_S)
         except KeyboardInterrupt:
-            if last is not None and (deadline < math.inf or not cancels):
+            if deadline < math.inf or not cancels:
+                if last is None:
+                    raise
                 return last
             deadline = time.monotonic() + CANCEL_PATIENCE_S
             coordinator.cancel.remote()

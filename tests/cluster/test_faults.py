@@ -92,9 +92,13 @@ def test_a_new_driver_attaches_where_the_first_was_killed(cluster: Hosts, tmp_pa
         # Its coordinator, beside it, needs nobody: not the driver, and not its own memory.
         (coordinator,) = cluster.head.pids_of("ray::CoordinatorActor")
         cluster.head.kill([coordinator])
-        attached = cluster.head.start(*attach)
+        leaving = cluster.head.start(*attach)
         wait_for_rows(store, run_id, before)
-        attached.finish()
+        wait_for("the view", lambda: "runs done" in leaving.said)
+        leaving.interrupt()
+        leaving.finish()
+        assert "It goes on without you" in leaving.said
+        cluster.head.start(*attach).finish()
     assert ss.open(store).digest() == truth.digest()
     again = cluster.head.run(*attach)
     assert json.loads(again.stdout)["experiment"]["name"] == "store", "a finished one is shown"
