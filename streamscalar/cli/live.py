@@ -58,6 +58,7 @@ class _Meter:
     def __init__(self) -> None:
         self._started: tuple[float, int] | None = None
         self._logged_at = -math.inf
+        self._noted = ""
 
     def _speed(self, snapshot: Snapshot) -> tuple[float, float]:
         """Return rows per second since the first snapshot, and seconds left."""
@@ -79,8 +80,8 @@ class _Meter:
 
     def log(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
-        if now - self._logged_at >= LOG_EVERY_S or snapshot.is_over:
-            self._logged_at = now
+        if now - self._logged_at >= LOG_EVERY_S or snapshot.is_over or snapshot.note != self._noted:
+            self._logged_at, self._noted = now, snapshot.note
             sys.stderr.write(self._headline(snapshot) + "\n")
 
     def render(self, snapshot: Snapshot) -> Group:

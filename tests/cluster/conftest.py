@@ -233,8 +233,9 @@ class Hosts:
         chosen = options or ("--include-dashboard", "false")
         self.head.ray_start("--head", "--port", str(RAY_PORT), "--num-cpus", "0", "--temp-dir", folder, *chosen)
 
-    def start_worker(self, worker: Host, n_cpus: int = 1, hidden: Path | None = None) -> None:
-        worker.ray_start("--address", self.cluster, "--num-cpus", str(n_cpus), hidden=hidden)
+    def start_worker(self, worker: Host, n_cpus: int = 1, n_gpus: int = 0, hidden: Path | None = None) -> None:
+        size = ["--num-cpus", str(n_cpus), "--num-gpus", str(n_gpus)]
+        worker.ray_start("--address", self.cluster, *size, hidden=hidden)
 
     def start_cluster(self) -> None:
         """Start Ray on the head and both workers; the second has room for the work of the first."""

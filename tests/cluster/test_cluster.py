@@ -34,17 +34,32 @@ def test_an_experiment_spreads_over_hosts_as_they_join(hosts: Hosts, tmp_path: P
 
 
 def test_a_second_experiment_waits_for_the_first(hosts: Hosts, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    truth = run(slow_config(tmp_path / "truth", 300)).digest()
+    configs = [slow_config(tmp_path / "first", 1500), slow_config(tmp_path / "second", 100)]
+    truths = [run(slow_config(tmp_path / f"truth{n}", n)).digest() for n in (1500, 100)]
     hosts.start_head()
     hosts.start_worker(hosts.worker1)
-    drivers = [hosts.head.start(*run_command(hosts, slow_config(first, 300)))]
-    run_trained_on(hosts.worker1, first)
-    drivers.append(hosts.head.start(*run_command(hosts, slow_config(second, 300))))
+    drivers = [hosts.head.start(*run_command(hosts, configs[0]))]
+    run_trained_on(hosts.worker1, tmp_path / "first")
+    drivers.append(hosts.head.start(*run_command(hosts, configs[1])))
     wait_for("the second to queue", lambda: "waits for 1 CPU, which others use" in drivers[1].said)
     for driver in drivers:
         driver.finish()
-    assert [ss.open(store).digest() for store in (first, second)] == [truth, truth]
+    assert [ss.open(config.store_path).digest() for config in configs] == truths
+
+
+def test_a_fraction_of_a_gpu_lets_trainers_share_it(hosts: Hosts, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    config = slow_config(store, 300, n_runs=4)
+    shared = config.cluster.model_copy(update={"gpus_per_trainer": 0.5, "cpus_per_trainer": 0.5})
+    hosts.start_head()
+    # Ray counts what it is told of; torch finds no device here and trains on the CPU.
+    hosts.start_worker(hosts.worker1, n_cpus=4, n_gpus=1)
+    driver = hosts.head.start(*run_command(hosts, config.model_copy(update={"cluster": shared})))
+    at_once = 0
+    while not driver.has_ended():
+        at_once = max(at_once, len(hosts.worker1.pids_of(TRAINS)))
+    driver.finish()
+    assert at_once == 2
 
 
 def test_a_host_that_does_not_see_the_store_is_left_out(hosts: Hosts, tmp_path: Path) -> None:
