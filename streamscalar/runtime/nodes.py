@@ -12,15 +12,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from streamscalar.config.models import ClusterSection
+from streamscalar.runtime.pool import n_fitting
 from streamscalar.runtime.ray_token import adopt_token
-
-adopt_token()
-
-import ray  # noqa: E402  (reads the token once)
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
-
-from streamscalar.runtime.pool import n_fitting  # noqa: E402
 
 PACKAGES = ("streamscalar", "ray", "torch", "numpy", "zarr")
 NODE_TIMEOUT_S = 60.0
@@ -84,6 +81,7 @@ def ask(address: str, folder: str, cluster: ClusterSection) -> Iterator[dict[str
     """
     quiet: dict[str, Any] = {"namespace": "streamscalar-doctor", "log_to_driver": False, "logging_level": "ERROR"}
     try:
+        adopt_token()
         ray.init(address=address, **quiet)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is what was found)
         yield {"kind": type(error).__name__, "error": " ".join(str(error).split())[:300]}

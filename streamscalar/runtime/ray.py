@@ -12,29 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
+from ray._private import ray_constants
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RaySystemError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from streamscalar.config import Config
 from streamscalar.config.logs import log_format
 from streamscalar.config.models import ClusterSection
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.protocol.progress import Snapshot
+from streamscalar.runtime.actors import POLL_S, CoordinatorActor
+from streamscalar.runtime.pool import n_fitting
 from streamscalar.runtime.ray_token import adopt_token, protect_token
 from streamscalar.store import Store
-
-adopt_token()
-
-import ray  # noqa: E402  (reads the token once)
-from ray._private import ray_constants  # noqa: E402
-from ray.exceptions import (  # noqa: E402
-    AuthenticationError,
-    GetTimeoutError,
-    RayActorError,
-    RaySystemError,
-    RayTaskError,
-)
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
-
-from streamscalar.runtime.actors import POLL_S, CoordinatorActor  # noqa: E402
-from streamscalar.runtime.pool import n_fitting  # noqa: E402
 
 Executor = Callable[[Store, Callable[[Snapshot], None]], Snapshot]
 """Carries out what a store lacks and returns the last snapshot."""
@@ -149,6 +140,7 @@ def _connect(address: str | None) -> None:
         finally:
             ray_constants.ENABLE_RAY_CLUSTER = True
         return
+    adopt_token()
     host, _, port = address.rpartition(":")
     fix = "Start one with `ray start --head`, or leave the address out for a local one"
     try:

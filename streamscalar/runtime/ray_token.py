@@ -1,4 +1,4 @@
-"""The token that Ray's processes show each other; Ray reads it when it is first imported."""
+"""The token that Ray's processes show each other."""
 
 import contextlib
 import os
@@ -16,8 +16,12 @@ def adopt_token() -> None:
 
     A cluster without authentication ignores it. An explicit RAY_AUTH_MODE is obeyed.
     """
-    if os.environ.get("RAY_AUTH_TOKEN") or token_file().exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or token_file().exists()):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        # Ray has read its variables when it was imported.
+        Config.initialize("")
 
 
 def protect_token() -> None:

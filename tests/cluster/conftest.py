@@ -184,7 +184,6 @@ def is_running(pid: int) -> bool:
 
 NODES = """
 import sys, time
-import streamscalar.runtime.ray
 import ray
 ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
 while True:
