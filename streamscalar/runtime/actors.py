@@ -38,7 +38,7 @@ from streamscalar.protocol.schedule import (
     TrainingStopped,
 )
 from streamscalar.runtime.pool import Placed, Pool, UnfitNode
-from streamscalar.store import Fsync, Store, Unreachable
+from streamscalar.store import Fsync, Store, Unreachable, is_url
 from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Outcome, Trainer
 
@@ -47,8 +47,8 @@ _LOG = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 2
 """Blocks pushed and not yet embedded, per trainer: one being embedded, one on its way."""
 POLL_S = 0.25
-OBEY_EVERY_S = 1.0
-"""Seconds between two looks for requests; each is a listing where the store is in a bucket."""
+OBEY_BUCKET_EVERY_S = 1.0
+"""Seconds between two looks for requests in a bucket, where each is a listing; a folder is looked at all the time."""
 RESTART_AFTER_S = 1.0
 LINGER_S = 60.0
 """Seconds after the end of an experiment for which its coordinator answers those who ask."""
@@ -128,6 +128,7 @@ class CoordinatorActor:
     def __init__(self, form: LogFormat | None, config: Config, store_url: str) -> None:
         _set_up_logs(form)
         self._config = config
+        self._store_url = store_url
         self._coordinator = Coordinator(_opened(store_url), plan_packs(config), 0, config.n_rows)
         self._lock = threading.Lock()
         self._inbox: deque[CancelRequested] = deque()
@@ -186,11 +187,12 @@ class CoordinatorActor:
         with self._lock:
             self._take(self._coordinator.begin())
         looked_at = -math.inf
+        every_s = OBEY_BUCKET_EVERY_S if is_url(self._store_url) else 0.0
         while True:
             with self._lock:
                 if self._inbox:
                     self._take(self._coordinator.handle(self._inbox.popleft()))
-                if time.monotonic() - looked_at > OBEY_EVERY_S:
+                if time.monotonic() - looked_at > every_s:
                     self._take(self._coordinator.obey())
                     looked_at = time.monotonic()
                 self._pool.fill(self._coordinator.n_wanted)
