@@ -104,22 +104,28 @@ def test_a_new_driver_attaches_where_the_first_was_killed(cluster: Hosts, tmp_pa
     assert json.loads(again.stdout)["experiment"]["name"] == "store", "a finished one is shown"
 
 
-def test_after_the_head_is_lost_a_new_cluster_resumes(cluster: Hosts, tmp_path: Path, truth: Experiment) -> None:
+def test_after_the_head_is_lost_a_new_cluster_resumes(hosts: Hosts, tmp_path: Path, truth: Experiment) -> None:
     store = tmp_path / "store"
-    driver = cluster.head.start(*run_command(cluster, slow_config(store, N_STEPS)))
+    # Minutes may pass until the new cluster trains; the old trainers, left alone, must not be done by then.
+    for worker in hosts.workers:
+        worker.environment["SLOW_MS"] = "8"
+    hosts.start_cluster()
+    driver = hosts.head.start(*run_command(hosts, slow_config(store, N_STEPS)))
     with PollingReader(store, truth):
-        run_id = run_trained_on(cluster.worker1, store)
-        (orphan,) = cluster.worker1.pids_of("ray::TrainerActor.train")
+        run_id = run_trained_on(hosts.worker1, store)
+        (orphan,) = hosts.worker1.pids_of("ray::TrainerActor.train")
         before = attempt(store, run_id)
-        cluster.head.kill([pid for pid in cluster.head.pids() if "streamscalar run" not in command_line(pid)])
+        hosts.head.kill([pid for pid in hosts.head.pids() if "streamscalar run" not in command_line(pid)])
         wait_for("the driver to give up", partial(driver.has_ended))
         assert driver.exit_code == 1
         assert "every acknowledged row is kept" in driver.said
         assert "Traceback" not in driver.said
         assert is_running(orphan), "an old actor is still there"
-        cluster.start_cluster()
-        resume = cluster.head.streamscalar("resume", str(store), "--address", cluster.cluster, "--json")
-        resumed = cluster.head.start(*resume)
+        for worker in hosts.workers:
+            worker.environment["SLOW_MS"] = "1"
+        hosts.start_cluster()
+        resume = hosts.head.streamscalar("resume", str(store), "--address", hosts.cluster, "--json")
+        resumed = hosts.head.start(*resume)
         assert wait_for_rows(store, run_id, before) < GOES_ON_S
         resumed.finish()
     assert ss.open(store).digest() == truth.digest()

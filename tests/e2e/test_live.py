@@ -39,14 +39,15 @@ def test_rows_appear_and_grow_without_a_reload(tab: Page, tmp_path: Path, seen: 
 
 
 def charts_grow(tab: Page, run: str) -> None:
-    """Check that the loss of `run` is drawn on, every step once."""
+    """Check that the loss of `run` is drawn on, every step once, or every second, fourth... of a long one."""
     tab.evaluate("run => { location.hash = '#/run/' + encodeURIComponent(run); }", run)
     expect(tab.locator(".js-plotly-plot")).to_have_count(4, timeout=WAIT_MS)
     steps = "document.querySelectorAll('.js-plotly-plot')[2].data.at(-1).x"
     drawn = tab.evaluate(steps)
-    eventually(lambda: len(tab.evaluate(steps)) > len(drawn))
-    later = tab.evaluate(steps)
-    assert later == list(range(len(later)))
+    eventually(lambda: tab.evaluate(steps)[-1] > drawn[-1])
+    *later, newest = tab.evaluate(steps)
+    assert later == list(range(0, newest, later[1]))
+    assert later[1] == 1 or newest >= 2000, "none is left out while all can be drawn"
 
 
 def test_new_runs_wait_while_somebody_reads(tab: Page, tmp_path: Path) -> None:
