@@ -57,8 +57,12 @@ def bench_scaling() -> list[Figure]:
             *_run_figures(small),
             *_run_figures(large),
             *_coordinator_figures(many),
-            *_model_figures(costs, small),
-            *_model_figures(costs, large),
+            *(
+                figure
+                for run in (small, large)
+                for bucket in (False, True)
+                for figure in _model_figures(costs, run, bucket)
+            ),
         ]
 
 
@@ -198,12 +202,13 @@ def _coordinator_figures(many: CoordinatorCosts) -> list[Figure]:
     ]
 
 
-def _model_figures(costs: Costs, run: RunCosts) -> list[Figure]:
+def _model_figures(costs: Costs, run: RunCosts, is_in_bucket: bool) -> list[Figure]:
     """Return the loads of 100 nodes with 10,000 runs, before and after the remedies."""
-    workload = replace(Workload(), n_parameters=run.n_parameters)
+    workload = replace(Workload(), n_parameters=run.n_parameters, is_in_bucket=is_in_bucket)
     capacities = Capacities()
     done, better, after = remedies(workload, costs, capacities)
-    name = f"model, P={run.n_parameters:,}, {workload.n_nodes} nodes, {workload.n_runs:,} runs"
+    where = capacities.storage(workload).name
+    name = f"model, P={run.n_parameters:,}, {workload.n_nodes} nodes, {workload.n_runs:,} runs, {where}"
     return [
         Figure(f"{name}: rows", rows_per_s(workload, costs), "1/s"),
         *(Figure(f"{name}: load of {load.part}", load.utilisation, "x") for load in loads(workload, costs, capacities)),

@@ -97,8 +97,8 @@ class Costs:
 class Workload:
     """A cluster, and what it is to do: `n_runs` runs in `n_experiments` experiments, each with its own coordinator.
 
-    Where `n_embedders` is `None` each node has its own, and blocks stay on their node. `is_log_local` says that
-    the write-ahead log does not lie on the shared storage, as with object storage.
+    Where `n_embedders` is `None` every four trainers have one on their node, and no block leaves it. `is_in_bucket`
+    says that the store lies in object storage, and the write-ahead log on the disks of the trainers.
     """
 
     n_nodes: int = 100
@@ -113,7 +113,7 @@ class Workload:
     n_embedders: int | None = None
     n_experiments: int = 1
     is_fsync_per_row: bool = True
-    is_log_local: bool = False
+    is_in_bucket: bool = False
 
     @property
     def n_values(self) -> int:
@@ -149,6 +149,24 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Storage:
+    """What a storage takes: bytes and requests that write, and how long one small durable write is waited for."""
+
+    name: str
+    bytes_per_s: float
+    ops_per_s: float
+    wait_s: float
+
+
+FILES = Storage("shared storage", 2**30, 50_000, 0.005)
+"""The default quotas of Amazon EFS with elastic throughput (docs.aws.amazon.com/efs/latest/ug/limits.html); the wait is
+an assumption."""
+BUCKET = Storage("bucket", 12.5e9, 3500, 0.03)
+"""What Amazon S3 takes under one prefix before it has split it (docs.aws.amazon.com/AmazonS3/latest/userguide/
+optimizing-performance.html), through 100 Gbit/s; bytes and the wait are assumptions."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capacities:
     """What a cluster offers that cannot be measured on one machine: stated values, to be replaced by one's own.
 
@@ -156,14 +174,13 @@ class Capacities:
     ----------
     network_bytes_per_s
         Of one node, each way: 10 Gbit/s.
-    storage_bytes_per_s, storage_ops_per_s
-        Written to the shared storage: 1 GiB/s and 50,000/s, the default quotas of Amazon EFS with elastic throughput
-        (docs.aws.amazon.com/efs/latest/ug/limits.html). An S3 prefix takes 3,500 writes/s.
-    storage_wait_s
-        One small durable write as its caller sees it; an assumption.
+    files, bucket
+        The storage that all nodes share, by where the store lies.
     ops_per_file
-        Requests that a small durable file costs a network file system: create, write, commit, rename; 1 on object
-        storage.
+        Requests that a small durable file costs a network file system: create, write, commit, rename.
+    writes_per_segment
+        Requests that a segment and its embedding cost a bucket: 21 objects written and one deleted, as counted by the
+        service in the tests.
     actors_per_s
         Actors that Ray starts: 389/s with 10,000 of them (Ray's own release test `many_actors`, version 1.12).
     start_s
@@ -173,13 +190,17 @@ class Capacities:
     """
 
     network_bytes_per_s: float = 1.25e9
-    storage_bytes_per_s: float = 2**30
-    storage_ops_per_s: float = 50_000.0
-    storage_wait_s: float = 0.005
+    files: Storage = FILES
+    bucket: Storage = BUCKET
     ops_per_file: float = 4.0
+    writes_per_segment: float = 22.0
     actors_per_s: float = 389.0
     start_s: float = 60.0
     node_bytes: float = 128e9
+
+    def storage(self, workload: Workload) -> Storage:
+        """Return where the store lies."""
+        return self.bucket if workload.is_in_bucket else self.files
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +247,7 @@ def _processes(workload: Workload, costs: Costs, capacities: Capacities) -> list
     exact_s = costs.exact.at(workload.n_values, workload.n_rows)
     receive_s = costs.byte_s * workload.row_bytes + costs.call_s / workload.rows_per_segment
     embed_s = costs.embed.at(workload.n_values, workload.rows_per_segment) + exact_s + receive_s
-    event_s = costs.handle_s + capacities.storage_wait_s + costs.call_s
+    event_s = costs.handle_s + capacities.storage(workload).wait_s + costs.call_s
     poll_s = costs.snapshot_s + costs.obey_s + costs.call_s
     shared = blocks * (costs.report_s + costs.call_s) + runs * TRAINING_EVENTS * event_s
     # Twice as many runs as train may be open, as some wait for their exact solution.
@@ -249,20 +270,27 @@ def _shared(workload: Workload, costs: Costs, capacities: Capacities) -> list[Lo
     rows = rows_per_s(workload, costs)
     raw = rows * workload.row_bytes
     pushed = 0.0 if workload.n_embedders is None else raw
-    logged = 0.0 if workload.is_log_local else raw
+    logged = 0.0 if workload.is_in_bucket else raw
     sealed = raw * costs.stored_share
-    appends = 0.0 if workload.is_log_local else rows * (2 if workload.is_fsync_per_row else 1)
-    files = rows / workload.rows_per_segment * (costs.weights_files + costs.embedding_files)
+    segments = rows / workload.rows_per_segment
     # Its status is written as often as there are events.
-    files += rows / workload.n_rows * (costs.run_files + TRAINING_EVENTS)
-    ops_per_file = 1.0 if workload.is_log_local else capacities.ops_per_file
+    run_files = rows / workload.n_rows * (costs.run_files + TRAINING_EVENTS)
+    if workload.is_in_bucket:
+        requests = segments * capacities.writes_per_segment + run_files
+    else:
+        appends = rows * (2 if workload.is_fsync_per_row else 1)
+        files = segments * (costs.weights_files + costs.embedding_files) + run_files
+        requests = appends + files * capacities.ops_per_file
+    storage = capacities.storage(workload)
+    # Each experiment has a prefix of its own.
+    n_prefixes = workload.n_experiments if workload.is_in_bucket else 1
     network = capacities.network_bytes_per_s
     n_actors = workload.n_trainers + workload.embedders + workload.n_experiments
     return [
         Load("network into a node with embedders", pushed / workload.n_embedder_nodes, network, "B/s"),
         Load("network out of a node", (pushed + logged + sealed) / workload.n_nodes, network, "B/s"),
-        Load("shared storage, bytes", logged + sealed, capacities.storage_bytes_per_s, "B/s"),
-        Load("shared storage, requests", appends + files * ops_per_file, capacities.storage_ops_per_s, "1/s"),
+        Load(f"{storage.name}, bytes", logged + sealed, storage.bytes_per_s, "B/s"),
+        Load(f"{storage.name}, requests", requests, storage.ops_per_s * n_prefixes, "1/s"),
         Load("start of the actors", n_actors / capacities.actors_per_s, capacities.start_s, "s"),
     ]
 
@@ -301,8 +329,10 @@ def _relieved(workload: Workload, load: Load) -> tuple[str, Workload] | None:
         case "shared storage, requests":
             tried = (_fsync_per_segment, _longer_segments, _fewer_rows)
         case "shared storage, bytes":
-            tried = (_local_log, _fewer_rows)
-        case "network out of a node":
+            tried = (_into_a_bucket, _fewer_rows)
+        case "bucket, requests":
+            tried = (_longer_segments, _more_experiments)
+        case "bucket, bytes" | "network out of a node":
             tried = (_fewer_rows,)
         case _:
             return None
@@ -329,12 +359,11 @@ def _more_experiments(workload: Workload, utilisation: float) -> Workload | None
 
 
 def _fsync_per_segment(workload: Workload, _: float) -> Workload | None:
-    is_idle = workload.is_log_local or not workload.is_fsync_per_row
-    return None if is_idle else replace(workload, is_fsync_per_row=False)
+    return replace(workload, is_fsync_per_row=False) if workload.is_fsync_per_row else None
 
 
-def _local_log(workload: Workload, _: float) -> Workload | None:
-    return None if workload.is_log_local else replace(workload, is_log_local=True)
+def _into_a_bucket(workload: Workload, _: float) -> Workload:
+    return replace(workload, is_in_bucket=True)
 
 
 def _fewer_rows(workload: Workload, utilisation: float) -> Workload | None:
@@ -349,7 +378,7 @@ SETTING_OF = {
     "segment_rows": "store.segment_rows",
     "n_experiments": "experiments",
     "is_fsync_per_row": "store.fsync = row",
-    "is_log_local": "write-ahead log on local disks",
+    "is_in_bucket": "store in a bucket",
     "every_n_steps": "recording.every_n_steps",
     "n_rows": "rows per run",
 }

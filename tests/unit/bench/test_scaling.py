@@ -13,6 +13,8 @@ from streamscalar.bench.scaling import unit_costs
 from streamscalar.bench.scaling_costs import CoordinatorCosts, RunCosts, coordinator_costs, run_costs
 from streamscalar.bench.scaling_hosts import Drive, cluster, cpu_s, descendants, drive, end
 from streamscalar.bench.scaling_model import (
+    BUCKET,
+    FILES,
     POLLS_PER_S,
     Capacities,
     Costs,
@@ -79,10 +81,10 @@ def test_embedders_take_blocks_embed_them_and_solve() -> None:
 def test_the_coordinator_hears_of_blocks_and_events_and_is_polled() -> None:
     blocks, runs = ROWS / 16, ROWS / 100
     expected = blocks * 0.005 + runs * 2 * (0.01 + 0.5 + 0.004) + POLLS_PER_S * 0.009
-    load = _load("coordinator", capacities=Capacities(storage_wait_s=0.5))
+    load = _load("coordinator", capacities=Capacities(files=replace(FILES, wait_s=0.5)))
     assert load.demand == pytest.approx(expected)
     # Two experiments have a coordinator each: half of what is shared, and one trainer less.
-    halved = _load("coordinator", replace(WORKLOAD, n_experiments=2), Capacities(storage_wait_s=0.5))
+    halved = _load("coordinator", replace(WORKLOAD, n_experiments=2), Capacities(files=replace(FILES, wait_s=0.5)))
     assert halved.demand == pytest.approx((expected - POLLS_PER_S * 0.009) * 4 / 5 / 2 + POLLS_PER_S * 0.009)
 
 
@@ -98,16 +100,19 @@ def test_the_storage_takes_the_log_and_the_sealed_rows() -> None:
     assert _load("shared storage, bytes").demand == pytest.approx(ROWS * 1600 * 1.5)
     # Two requests per row for the log, four for each of the 40 files of a segment, and of the 78 + 2 of a run.
     assert _load("shared storage, requests").demand == pytest.approx(ROWS * 2 + (ROWS / 16 * 40 + ROWS / 100 * 80) * 4)
-    local = replace(WORKLOAD, is_log_local=True)
-    assert _load("shared storage, bytes", local).demand == pytest.approx(ROWS * 800)
-    assert _load("shared storage, requests", local).demand == pytest.approx(ROWS / 16 * 40 + ROWS / 100 * 80)
+    bucket = replace(WORKLOAD, is_in_bucket=True)
+    assert _load("bucket, bytes", bucket).demand == pytest.approx(ROWS * 800)
+    # 22 requests for a segment, and one for each file of a run.
+    assert _load("bucket, requests", bucket).demand == pytest.approx(ROWS / 16 * 22 + ROWS / 100 * 80)
+    assert _load("bucket, requests", bucket).capacity == 3500
+    assert _load("bucket, requests", replace(bucket, n_experiments=2)).capacity == 7000
 
 
 def test_a_segment_has_no_more_rows_than_its_run() -> None:
-    short = replace(WORKLOAD, n_rows=8, is_log_local=True)
+    short = replace(WORKLOAD, n_rows=8, is_in_bucket=True)
     # 0.1 + 0.1 s in the store and half of 1.6: a row takes 1.3 s.
     assert rows_per_s(short, COSTS) == pytest.approx(5 / 1.3)
-    assert _load("shared storage, requests", short).demand == pytest.approx(5 / 1.3 / 8 * (40 + 80))
+    assert _load("bucket, requests", short).demand == pytest.approx(5 / 1.3 / 8 * (22 + 80))
 
 
 def test_memory_and_the_start_of_the_actors() -> None:
@@ -131,23 +136,29 @@ def test_too_few_embedders_are_named_and_mended() -> None:
     assert after[0].utilisation <= 1
 
 
-def test_a_full_storage_is_relieved_of_the_log_first_and_of_rows_then() -> None:
+def test_a_full_storage_gives_way_to_a_bucket_and_a_full_bucket_to_fewer_rows() -> None:
     roomy = replace(WORKLOAD, n_embedders=4)
-    done, better, _ = remedies(roomy, COSTS, Capacities(storage_bytes_per_s=1000))
-    assert [remedy.change for remedy in done] == [
-        "write-ahead log on local disks False to True",
-        "recording.every_n_steps 2 to 6, rows per run 100 to 33",
+    small = Capacities(files=replace(FILES, bytes_per_s=1000), bucket=replace(BUCKET, bytes_per_s=1000))
+    done, better, _ = remedies(roomy, COSTS, small)
+    assert [(remedy.part, remedy.change) for remedy in done] == [
+        ("shared storage, bytes", "store in a bucket False to True"),
+        ("bucket, bytes", "recording.every_n_steps 2 to 6, rows per run 100 to 33"),
     ]
-    assert better.is_log_local
+    assert better.is_in_bucket
 
 
 def test_requests_are_relieved_by_the_disk_wait_and_by_longer_segments() -> None:
     roomy = replace(WORKLOAD, n_embedders=4)
-    done, _, _ = remedies(roomy, COSTS, Capacities(storage_ops_per_s=30))
+    done, _, _ = remedies(roomy, COSTS, Capacities(files=replace(FILES, ops_per_s=30)))
     assert [remedy.change for remedy in done] == [
         "store.fsync = row True to False",
         "store.segment_rows 16 to 32",
     ]
+    few = Capacities(bucket=replace(BUCKET, ops_per_s=4))
+    done, _, _ = remedies(replace(roomy, is_in_bucket=True), COSTS, few)
+    assert [(remedy.part, remedy.change) for remedy in done] == [("bucket, requests", "store.segment_rows 16 to 32")]
+    done, _, _ = remedies(replace(roomy, is_in_bucket=True, segment_rows=64), COSTS, few)
+    assert [remedy.change for remedy in done] == []
 
 
 def test_a_part_that_nothing_relieves_ends_the_search() -> None:
