@@ -15,6 +15,7 @@ from ray.serve import Application
 from streamscalar.config.logs import log_format
 from streamscalar.errors import BadCall, Kind
 from streamscalar.logs import set_up_logs
+from streamscalar.store import place
 from streamscalar_services.api import ServiceOptions, create_app
 from streamscalar_services.api.auth import Tokens
 
@@ -29,12 +30,12 @@ def app(arguments: Mapping[str, str]) -> Application:
     Parameters
     ----------
     arguments
-        `root`: a store, or a folder of stores, as the replica's machine sees it. `tokens`: the folder there of the
-        files `token` and `admin-token`; `~/.config/streamscalar` by default.
+        `root`: a store, or a folder of stores, as the replica's machine sees it; or `s3://bucket/prefix`. `tokens`: the
+        folder there of the files `token` and `admin-token`; `~/.config/streamscalar` by default.
     """
     if "root" not in arguments:
         raise BadCall("root", "must be given", fix="Say root=/path/to/stores", kind=Kind.CONFIG)
-    root = Path(arguments["root"])
+    root = place(arguments["root"])
     folder = Path(arguments["tokens"]) if "tokens" in arguments else None
 
     def build() -> FastAPI:

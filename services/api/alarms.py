@@ -13,7 +13,7 @@ from threading import Lock
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
 from streamscalar.analysis.rules import Alert
 from streamscalar.analysis.series import RunSeries
-from streamscalar.store.schema import RunFiles
+from streamscalar.store.growth import segment_written_at
 from streamscalar_services.api.catalog import Entry
 from streamscalar_services.api.listing import group_of, page
 from streamscalar_services.api.schemas import AlertDocument, AlertPage, Level
@@ -150,11 +150,5 @@ def _group(entry: Entry) -> tuple[object, ...]:
 
 def _written_at(entry: Entry, row: int | None) -> float:
     """Return when a row was written: the time of its segment, or of the run's newest row where it has none yet."""
-    if row is not None:
-        segment = row // entry.segment_rows
-        path = RunFiles(entry.source.store.path / "runs" / entry.run_id).weights / "steps" / f"c.{segment}"
-        try:
-            return path.stat().st_mtime
-        except FileNotFoundError:
-            pass
-    return entry.updated_at
+    written_at = None if row is None else segment_written_at(entry.path, row // entry.segment_rows)
+    return entry.updated_at if written_at is None else written_at

@@ -1,15 +1,15 @@
-"""All runs below a folder, kept up to date by looking at the few files that change.
+"""All runs below a folder, or a prefix in a bucket, kept up to date by looking at the few files that change.
 
-Readers of a store never write. A look at a run that did not move is three calls to the file system; one that moved
-costs its newest row. Runs that have ended are looked at in turns.
+Readers of a store never write. A look at a run that did not move is three calls to the file system, or three requests;
+one that moved costs its newest row. Runs that have ended are looked at in turns.
 """
 
 import logging
 import math
-import os
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import numpy as np
 from streamscalar.analysis.run import Glance
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.experiment import Experiment
-from streamscalar.store import RunReader, Store
+from streamscalar.store import Place, RunReader, Store, Unreachable
+from streamscalar.store.growth import list_stamp, n_attempts, run_stamp, stamp, stores_below
 from streamscalar.store.schema import RunFiles
 from streamscalar.types import REFERENCE
 from streamscalar_services.api.schemas import State
@@ -30,6 +31,10 @@ _log = logging.getLogger(__name__)
 ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled"})
 ENDED_PER_LOOK = 200
 """Ended runs looked at again each time: one may be resumed, or its experiment deleted."""
+ENDED_PER_LOOK_BUCKET = 20
+"""As many in a bucket, where each look is billed."""
+N_LOOKS = 32
+"""Runs looked at side by side in a bucket, where a look waits and computes little."""
 DISCOVER_EVERY_S = 5.0
 """Seconds between two searches for new stores."""
 CLOCK_SLACK_S = 30.0
@@ -105,8 +110,13 @@ class Entry:
     explained_variance: float | None = None
     features: dict[str, float] = field(default_factory=dict)
     n_alerts: int = 0
-    _seen: tuple[Any, ...] = ()
+    _seen: object = None
     _reader: RunReader | None = None
+
+    @property
+    def path(self) -> Place:
+        """Where it is stored."""
+        return self.source.store.place / "runs" / self.run_id
 
     @property
     def is_tracked(self) -> bool:
@@ -132,8 +142,7 @@ class Entry:
 
     def look(self) -> bool:
         """Take up what changed on disk; return whether anything did."""
-        files = RunFiles(self.source.store.path / "runs" / self.run_id)
-        seen, updated_at = _fingerprint(files, with_log=not self.is_complete)
+        seen, updated_at = run_stamp(self.path, is_complete=self.is_complete)
         if seen == self._seen:
             return False
         reader = self._reader or self.source.store.reader(self.run_id, hash_weights=False)
@@ -142,7 +151,7 @@ class Entry:
         self.phase, self.reason = str(status.get("phase", "")), str(status.get("reason", ""))
         self.is_complete, self.has_exact = reader.is_complete, reader.has_exact
         self.n_embedded, self.n_bases = reader.n_embedded, reader.n_bases
-        self.n_attempts = _attempts(files)
+        self.n_attempts = n_attempts(self.path)
         if newest is not None:
             self.n_rows, self.step = newest.n_rows, newest.step
             own = {name: float(values[REFERENCE]) for name, values in newest.metrics.items()}
@@ -160,35 +169,6 @@ class Entry:
         self.counted = now
 
 
-def _attempts(files: RunFiles) -> int:
-    try:
-        return int((files.weights_log / "lock").read_bytes() or 0)
-    except FileNotFoundError:
-        return 0
-
-
-def _fingerprint(files: RunFiles, *, with_log: bool) -> tuple[tuple[Any, ...], float]:
-    """Return what changes with the run, and when it last did."""
-    found: list[Any] = []
-    newest = 0.0
-    for path in (files.weights / "zarr.json", files.embedding / "zarr.json", files.path / "status.json"):
-        try:
-            facts = path.stat()
-        except FileNotFoundError:
-            found.append(None)
-            continue
-        found.append((facts.st_mtime_ns, facts.st_ino))
-        newest = max(newest, facts.st_mtime)
-    if with_log:
-        with os.scandir(files.weights_log) as entries:
-            for entry in entries:
-                if entry.name.endswith(".wal"):
-                    facts = entry.stat()
-                    found.append((entry.name, facts.st_size))
-                    newest = max(newest, facts.st_mtime)
-    return tuple(found), newest
-
-
 class Source:
     """One experiment.
 
@@ -204,16 +184,17 @@ class Source:
         Its runs that nobody has begun.
     """
 
-    def __init__(self, path: Path, new_since: float) -> None:
+    def __init__(self, path: Place, new_since: float) -> None:
         self.name = path.name
         self.experiment = Experiment(Store.open(path))
         # A config that this version does not understand is noticed here, not at every request.
         self.config = self.experiment.config
-        self.created_at = (path / "zarr.json").stat().st_mtime
+        made = stamp(path / "zarr.json")
+        self.created_at = time.time() if made is None else made[1]
         self.is_new = self.created_at >= new_since - CLOCK_SLACK_S
         self.backlog = Backlog(self.store, self.config)
         self.runs: dict[str, Entry] = {}
-        self._seen: tuple[int, ...] = ()
+        self._seen: object = None
 
     @property
     def store(self) -> Store:
@@ -227,16 +208,14 @@ class Source:
 
     def new_runs(self) -> list[Entry]:
         """Return runs that were not there at the last call."""
-        runs = self.store.path / "runs"
-        order = runs / "order"
-        seen = (runs.stat().st_mtime_ns, order.stat().st_mtime_ns if order.exists() else 0)
+        seen = list_stamp(self.store.place)
         if seen == self._seen:
             return []
         found = []
         counted = (0, 0, 0) if self.is_new or self._seen else None
         for run_id in self.store.run_ids():
             if run_id not in self.runs:
-                spec = RunFiles(runs / run_id).spec()
+                spec = RunFiles(self.store.place / "runs" / run_id).spec()
                 layout = hash((spec.layout.layers, spec.layout.dtype))
                 name = f"{self.name}:{run_id}"
                 entry = Entry(
@@ -255,6 +234,18 @@ class Source:
                 found.append(entry)
         self._seen = seen
         return found
+
+
+def _look(entry: Entry) -> bool:
+    """Return whether anything changed; a run that cannot be read stays listed as it was last read."""
+    try:
+        return entry.look()
+    except Unreachable as error:
+        _log.warning("run %s was not looked at: %s", entry.id, error)
+    except (OSError, StreamscalarError) as error:
+        # Whoever deletes a store deletes its runs first.
+        _log.warning("run %s cannot be read: %s", entry.id, error)
+    return False
 
 
 @dataclass(slots=True)
@@ -276,13 +267,21 @@ class Catalog:
         What was added to them since.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
-        self._is_store = (root / "zarr.json").exists()
-        if not root.is_dir():
+    def __init__(self, root: Place) -> None:
+        if isinstance(root, Path):
+            self._root: Place = root.resolve()
+            self._looks = None
+            is_there = root.is_dir()
+        else:
+            self._root = root
+            self._looks = ThreadPoolExecutor(N_LOOKS, "look")
+            # Listed, not asked for: a refusal is then told from nothing.
+            is_there = not root.is_empty() or not root.key
+        if not is_there:
             raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+        self._is_store = (root / "zarr.json").exists()
         self.sources: dict[str, Source] = {}
-        self._broken: set[Path] = set()
+        self._broken: set[Place] = set()
         self._entries: dict[str, Entry] = {}
         self._live: dict[str, Entry] = {}
         self._ended: deque[Entry] = deque()
@@ -341,22 +340,21 @@ class Catalog:
             try:
                 changes.new += source.new_runs()
                 source.backlog.look(source.runs)
-            except OSError:
+            except FileNotFoundError:
                 self._forget(source)
         with self._guard:
             self._entries |= {entry.id: entry for entry in changes.new}
         self._live |= {entry.id: entry for entry in changes.new}
         fresh = {entry.id for entry in changes.new}
-        turn = [self._ended.popleft() for _ in range(min(ENDED_PER_LOOK, len(self._ended)))]
-        for entry in [*self._live.values(), *turn]:
-            try:
-                if entry.look():
-                    entry.count(self.tally)
-                    if entry.id not in fresh:
-                        changes.moved.append(entry)
-            except (OSError, StreamscalarError) as error:
-                # Whoever deletes a store deletes its runs first; a damaged run stays listed as it was last read.
-                _log.warning("run %s cannot be read: %s", entry.id, error)
+        n_ended = ENDED_PER_LOOK if self._looks is None else ENDED_PER_LOOK_BUCKET
+        turn = [self._ended.popleft() for _ in range(min(n_ended, len(self._ended)))]
+        looked = [*self._live.values(), *turn]
+        has_moved = map(_look, looked) if self._looks is None else self._looks.map(_look, looked)
+        for entry, moved in zip(looked, has_moved, strict=True):
+            if moved:
+                entry.count(self.tally)
+                if entry.id not in fresh:
+                    changes.moved.append(entry)
             if entry.has_exact or entry.phase in ENDED:
                 self._live.pop(entry.id, None)
                 self._ended.append(entry)
@@ -370,18 +368,19 @@ class Catalog:
             return
         self._discovered_at = time.monotonic()
         new_since, self._new_since = self._new_since, time.time()
-        paths = [self._root] if self._is_store else sorted(path.parent for path in self._root.glob("*/zarr.json"))
-        for path in paths:
+        for path in [self._root] if self._is_store else stores_below(self._root):
             if path.name in self.sources or path in self._broken:
                 continue
             try:
                 self.sources[path.name] = Source(path, new_since)
+            except Unreachable:
+                raise
             except StreamscalarError as error:
                 self._broken.add(path)
                 _log.warning("%s is left out: %s", path, error)
 
     def _forget(self, source: Source) -> None:
-        _log.warning("%s is gone", source.store.path)
+        _log.warning("%s is gone", source.store.url)
         self.sources.pop(source.name, None)
         with self._guard:
             for entry in source.runs.values():

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from typing import Any
 
+from streamscalar.store import Unreachable
 from streamscalar.types import json_float
 from streamscalar_services.api.alarms import Alarms
 from streamscalar_services.api.analyst import Analyst, read
@@ -56,9 +57,11 @@ class Monitor:
             try:
                 for kind, data in await asyncio.to_thread(self.look):
                     await self.hub.publish(kind, data)
+            except Unreachable as error:
+                _log.warning("%s", error)
             except Exception:  # noqa: BLE001  (whatever is wrong with one look must not end all later ones)
                 _log.exception("a look at the stores failed")
-            await asyncio.sleep(self._options.poll_s)
+            await asyncio.sleep(self._options.look_every_s)
 
     def look(self) -> list[tuple[str, Any]]:
         """Look at the stores once and return what to tell."""

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Container
+from pathlib import Path
 
 from streamscalar.config import Config, plan_packs
 from streamscalar.store import Store
+from streamscalar.store.growth import stamp
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Backlog:
 
     def __init__(self, store: Store, config: Config) -> None:
         self._store = store
-        self._seen = 0
+        self._seen: object = None
         self._known: set[str] = set()
         packs = [] if config.task.name == "tracked" else plan_packs(config)
         self._packs = {run.run_id: {other.run_id for other in pack} for pack in packs for run in pack}
@@ -75,11 +77,9 @@ class Backlog:
 
     def look(self, begun: Container[str]) -> None:
         """Take up new requests, and drop the runs that were begun."""
-        folder = self._store.path / "requests"
-        try:
-            seen = folder.stat().st_mtime_ns
-        except FileNotFoundError:
-            seen = 0
+        folder = self._store.place / "requests"
+        # In a bucket no folder changes with what is in it; to list the requests is the same one request.
+        seen = stamp(folder) if isinstance(folder, Path) else object()
         if seen != self._seen:
             self._take_requests()
             self._seen = seen
@@ -97,4 +97,4 @@ class Backlog:
                     # A pack is trained at once, and ends at once.
                     self.waiting -= self._packs.get(run_id, {run_id})
             except (KeyError, TypeError):
-                _log.warning("a request of %s cannot be read", self._store.path)
+                _log.warning("a request of %s cannot be read", self._store.url)

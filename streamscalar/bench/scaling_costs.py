@@ -26,14 +26,13 @@ from streamscalar.protocol.progress import RunProgress
 from streamscalar.protocol.schedule import PackFinalised, TrainingFinished
 from streamscalar.store import RunReader, Store
 from streamscalar.store.files import PARTIAL
+from streamscalar.store.wal import LOG_SUFFIX
 from streamscalar.types import Layer, Layout
 from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Trainer
 
 SEGMENT_ROWS = 16
 N_SEGMENTS = 5
-LOG_SUFFIX = ".wal"
-"""Of the write-ahead log, which grows by rows and is counted as such."""
 N_EVENTS = 200
 N_CONCURRENT = 200
 
@@ -139,7 +138,7 @@ class _Embedded:
 
 
 class _Files:
-    """Which files there are, to count those that are made or replaced; the growing log is not one of them."""
+    """Which files there are, to count those that are made or replaced; the log grows by rows and is no such file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,13 +19,12 @@ from streamscalar.cli.options import (
     SetOption,
     chosen_config,
 )
-from streamscalar.cli.sources import stores_folder
 from streamscalar.protocol.onset import OnsetResult, RateProbed
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.types import Estimate
 
 if TYPE_CHECKING:
-    from streamscalar.config import Config
+    from streamscalar.store import Place
 
 LOG_EVERY_S = 10.0
 
@@ -65,11 +63,12 @@ def find_onset(
     Example:  streamscalar find-onset --preset digits-sweep --budget 6000 --set recording.retain=none
     """
     from streamscalar.runtime.onset import find_onset as search
+    from streamscalar.store import place
 
     chosen = chosen_config("find-onset", config, preset, settings, store, executor, address)
     steps_per_rate = chosen.experiment.n_initial_conditions * chosen.training.n_steps
     budget_steps = 16 * steps_per_rate if budget is None else budget
-    root = _root(chosen)
+    root = place(chosen.store.url or f"streamscalar-runs/{chosen.experiment.name}-onset")
     log = _Log(budget_steps, quiet=quiet)
     result = search(
         chosen,
@@ -85,10 +84,6 @@ def find_onset(
         show.document(result.to_json())
     else:
         _print(result, root)
-
-
-def _root(config: "Config") -> Path:
-    return stores_folder(config.store.url or f"streamscalar-runs/{config.experiment.name}-onset")
 
 
 class _Log:
@@ -125,7 +120,7 @@ def _cell(estimate: Estimate) -> str:
     return f"{estimate.value:.3g} \\[{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
-def _print(result: OnsetResult, root: Path) -> None:
+def _print(result: OnsetResult, root: "Place") -> None:
     grid = Table(header_style="bold")
     grid.add_column("lr", justify="right")
     for name in ("regime", "FTLE", "steps to target", ""):

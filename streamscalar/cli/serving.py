@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from streamscalar.cli.sources import stores_folder
 from streamscalar.errors import BadCall, Kind
 
 
 def serve(
-    store: Annotated[str, typer.Argument(metavar="ROOT", help="A store, or a folder of stores.")] = "streamscalar-runs",
+    store: Annotated[
+        str, typer.Argument(metavar="ROOT", help="A store, a folder of stores, or s3://bucket/prefix.")
+    ] = "streamscalar-runs",
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token must be set.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8870,
     webhook: Annotated[
@@ -25,6 +26,7 @@ def serve(
 
     The token is in ~/.config/streamscalar/token (made at the first call), or in STREAMSCALAR_TOKEN.
     """
+    from streamscalar.store import place
     from streamscalar_services.api.auth import Tokens
     from streamscalar_services.api.options import ServiceOptions
     from streamscalar_services.api.server import bound, is_loopback
@@ -39,8 +41,8 @@ def serve(
             "Set a token of your own, and put TLS in front of it",
             Kind.CONFIG,
         )
-    root = stores_folder(store)
-    if not root.is_dir():
+    root = place(store)
+    if isinstance(root, Path) and not root.is_dir():
         raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
     level = next((known for known in LEVELS if known == alert_level), None)
     if level is None:

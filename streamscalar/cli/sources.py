@@ -4,11 +4,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streamscalar.client import Client, connect, run_path
 from streamscalar.errors import BadCall, Kind
+
+if TYPE_CHECKING:
+    from streamscalar.store import Place
 
 ABOUT = ("details", "estimates", "nearest", "embedding", "divergence")
 """What can be asked of a run besides its metrics."""
@@ -35,34 +37,14 @@ class Runs(Protocol):
 
 @contextmanager
 def opened(where: str, *, wait: bool) -> Iterator[Runs]:
-    """Open a service by its address, or stores by their folder; `wait` until all runs there are analysed."""
+    """Open a service by its address, or stores by their folder or URL; `wait` until all runs there are analysed."""
     if where.startswith(("http://", "https://")):
         with connect(where) as client:
             yield _Service(client)
     else:
-        yield _Stores(stores_folder(where), wait=wait)
+        from streamscalar.store import place
 
-
-def stores_folder(where: str) -> Path:
-    """Return the folder of stores that a service or a live view looks at.
-
-    Raises
-    ------
-    BadCall
-        It is a URL: a service looks at every run once a second, which a bucket bills for.
-    """
-    from streamscalar.store import ObjectPath, place
-
-    folder = place(where)
-    if isinstance(folder, ObjectPath):
-        raise BadCall(
-            where,
-            "must be a folder to be served or watched",
-            "a URL",
-            f"Copy it again and again, as with `aws s3 sync {where} FOLDER`, and take FOLDER",
-            Kind.CONFIG,
-        )
-    return folder
+        yield _Stores(place(where), wait=wait)
 
 
 class _Service:
@@ -89,7 +71,7 @@ class _Service:
 
 
 class _Stores:
-    def __init__(self, root: Path, *, wait: bool) -> None:
+    def __init__(self, root: "Place", *, wait: bool) -> None:
         from streamscalar_services.api.auth import Tokens
         from streamscalar_services.api.monitor import Monitor
         from streamscalar_services.api.options import ServiceOptions

@@ -22,6 +22,7 @@ from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.protocol.onset import Instruction, OnsetResult, OnsetSearch, Probe, RateProbed
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.runtime.launch import execute, prepare
+from streamscalar.store import ObjectPath, Place
 from streamscalar.store.files import storage_errors, write_durable
 from streamscalar.training.batches import build_batches
 from streamscalar.training.ensemble import pinned_threads, resolve_device
@@ -43,7 +44,7 @@ STOP_FACTOR = 4.0
 
 def find_onset(
     config: Config,
-    store_root: Path,
+    store_root: Place,
     *,
     low: float,
     high: float,
@@ -63,7 +64,7 @@ def find_onset(
     config
         What to train; its learning rates are not used, and neither is `store.url`.
     store_root
-        Folder of the stages and of `onset.json`, the result as a JSON document.
+        Folder, or prefix in a bucket, of the stages and of `onset.json`, the result as a JSON document.
     low, high, budget_steps, tolerance
         See `OnsetSearch`. The budget counts the steps of a run once, whatever its number of replicas.
     on_snapshot
@@ -92,7 +93,7 @@ def find_onset(
     return newest.result
 
 
-def _check(config: Config, store_root: Path) -> None:
+def _check(config: Config, store_root: Place) -> None:
     if config.task.name == "quadratic":
         raise BadCall(
             "task.name",
@@ -144,7 +145,7 @@ def _one_cluster(config: Config) -> Iterator[None]:
         yield
 
 
-def _stage_config(config: Config, rates: tuple[float, ...], store: Path) -> Config:
+def _stage_config(config: Config, rates: tuple[float, ...], store: Place) -> Config:
     sections: dict[str, Any] = config.model_dump()
     sections["training"] |= {"learning_rate": rates}
     sections["store"] |= {"url": str(store)}
@@ -171,9 +172,13 @@ def _probe(config: Config, on_snapshot: Callable[[Snapshot], None]) -> list[Rate
     ]
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(path: Place, document: dict[str, Any]) -> None:
+    data = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    if isinstance(path, ObjectPath):
+        path.write_bytes(data)
+        return
     with storage_errors(path):
-        write_durable(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+        write_durable(path, data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from streamscalar.store.digest import run_digest
 from streamscalar.store.embedding import EmbeddingWriter
 from streamscalar.store.filesystem import Filesystem, filesystem_of, locks_work
-from streamscalar.store.objects import ObjectPath, Unreachable, is_url, place
+from streamscalar.store.objects import ObjectPath, Place, Unreachable, is_url, place
 from streamscalar.store.reader import KeyFrame, RunReader
 from streamscalar.store.root import Store
 from streamscalar.store.schema import SCHEMA_VERSION, segment_rows
@@ -19,6 +19,7 @@ __all__ = [
     "Fsync",
     "KeyFrame",
     "ObjectPath",
+    "Place",
     "RunReader",
     "Store",
     "Unreachable",

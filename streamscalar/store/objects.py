@@ -90,8 +90,8 @@ class ObjectPath:
 
     @property
     def name(self) -> str:
-        """Last part of the key."""
-        return self.key.rpartition("/")[2]
+        """Last part of the key; of a whole bucket, the bucket's."""
+        return str(self).rpartition("/")[2]
 
     @property
     def client(self) -> Any:
@@ -115,13 +115,19 @@ class ObjectPath:
         """Return the content; `FileNotFoundError` where there is no such object."""
         return self.read()[0]
 
-    def version(self) -> Version | None:
-        """Return the version that is there, `None` where there is none."""
+    def stamp(self) -> tuple[Version, float] | None:
+        """Return the version that is there and when it was written, in seconds since 1970; `None` for none."""
         try:
             with _meaning(self):
-                return _version(_obstore().head(self.client, self.key))
+                found = _obstore().head(self.client, self.key)
         except FileNotFoundError:
             return None
+        return _version(found), found["last_modified"].timestamp()
+
+    def version(self) -> Version | None:
+        """Return the version that is there, `None` where there is none."""
+        found = self.stamp()
+        return None if found is None else found[0]
 
     def exists(self) -> bool:
         """Return whether there is such an object."""
@@ -146,14 +152,20 @@ class ObjectPath:
 
     def names(self) -> list[str]:
         """Return the names of the objects right below this prefix, sorted."""
-        with _meaning(self):
-            listed = _obstore().list_with_delimiter(self.client, self.key or None)
-        return sorted(found["path"].rpartition("/")[2] for found in listed["objects"])
+        return sorted(found["path"].rpartition("/")[2] for found in self._below()["objects"])
+
+    def folders(self) -> list[str]:
+        """Return the names of the prefixes right below this one, sorted."""
+        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in self._below()["common_prefixes"])
 
     def is_empty(self) -> bool:
         """Return whether there is nothing below this prefix."""
         with _meaning(self):
             return next(iter(_obstore().list(self.client, self.key or None, chunk_size=1)), None) is None
+
+    def _below(self) -> Any:
+        with _meaning(self):
+            return _obstore().list_with_delimiter(self.client, self.key or None)
 
     def _put(self, data: bytes, mode: str | Version) -> Version:
         """Write under a condition; what a lost answer left open is settled by reading the object."""

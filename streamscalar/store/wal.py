@@ -28,7 +28,7 @@ Fsync = Literal["row", "segment", "none"]
 _MAGIC = b"SSW1"
 _HEADER = struct.Struct("<4sIQQqq32s")
 _CHECKED_FROM = 8
-_SUFFIX = ".wal"
+LOG_SUFFIX = ".wal"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Log:
 
     def _begin(self, segment: int) -> None:
         self.close()
-        path = self._directory / f"{self._fence.attempt:08d}-{segment:012d}{_SUFFIX}"
+        path = self._directory / f"{self._fence.attempt:08d}-{segment:012d}{LOG_SUFFIX}"
         # Open for the same segment again after a close: what this attempt wrote before stays.
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._end = os.lseek(self._file, 0, os.SEEK_END)
@@ -237,26 +237,26 @@ def sha256(weights: NDArray[Any]) -> bytes:
 
 def segment_files(directory: Path, first_segment: int) -> Iterator[str]:
     """Yield the names of write-ahead files of `first_segment` and later ones, older attempts first."""
-    for name in sorted(entry.name for entry in directory.glob(f"*{_SUFFIX}")):
+    for name in sorted(entry.name for entry in directory.glob(f"*{LOG_SUFFIX}")):
         if _segment_of(name) >= first_segment:
             yield name
 
 
 def remove_below(directory: Path, first_segment: int) -> None:
     """Delete the write-ahead files of segments before `first_segment`."""
-    for path in directory.glob(f"*{_SUFFIX}"):
+    for path in directory.glob(f"*{LOG_SUFFIX}"):
         if _segment_of(path.name) < first_segment:
             path.unlink(missing_ok=True)
 
 
 def remove_all(directory: Path) -> None:
     """Delete every write-ahead file."""
-    for path in directory.glob(f"*{_SUFFIX}"):
+    for path in directory.glob(f"*{LOG_SUFFIX}"):
         path.unlink(missing_ok=True)
 
 
 def _segment_of(name: str) -> int:
-    return int(name.removesuffix(_SUFFIX).split("-")[1])
+    return int(name.removesuffix(LOG_SUFFIX).split("-")[1])
 
 
 def _read(file: int, n_bytes: int, offset: int) -> bytes:

@@ -260,7 +260,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         "OMP_NUM_THREADS": "1",
         "RAY_raylet_start_wait_time_s": "120",
         "PYTHONPATH": str(Path(__file__).parents[2]),
-        "SLOW_MS": "1",
+        "SLOW_MS": "6",
     }
     switch = f"{mark}-switch"
     found = {

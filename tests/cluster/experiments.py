@@ -9,7 +9,7 @@ from tests.conftest import small_config
 
 
 def slow_config(store: Path, n_steps: int, n_runs: int = 2) -> Config:
-    """Return runs of `n_steps` updates of a network that takes at least 10 ms for each (ten passes)."""
+    """Return runs of `n_steps` updates of a network that takes at least 60 ms for each on the hosts (ten passes)."""
     return small_config(
         store,
         experiment={"name": store.name, "n_initial_conditions": n_runs},

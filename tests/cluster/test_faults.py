@@ -19,7 +19,7 @@ from tests.polling import PollingReader
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.faults]
 
-N_STEPS = 2000
+N_STEPS = 600
 GOES_ON_S = 60.0
 """Seconds after a failure is detected within which its runs have new rows."""
 
@@ -108,11 +108,11 @@ def test_after_the_head_is_lost_a_new_cluster_resumes(hosts: Hosts, tmp_path: Pa
     store = tmp_path / "store"
     # Minutes may pass until the new cluster trains; the old trainers, left alone, must not be done by then.
     for worker in hosts.workers:
-        worker.environment["SLOW_MS"] = "8"
+        worker.environment["SLOW_MS"] = "25"
     hosts.start_cluster()
     driver = hosts.head.start(*run_command(hosts, slow_config(store, N_STEPS)))
     with PollingReader(store, truth):
-        run_id = run_trained_on(hosts.worker1, store)
+        run_id = run_trained_on(hosts.worker1, store, n_rows=32)
         (orphan,) = hosts.worker1.pids_of("ray::TrainerActor.train")
         before = attempt(store, run_id)
         hosts.head.kill([pid for pid in hosts.head.pids() if "streamscalar run" not in command_line(pid)])

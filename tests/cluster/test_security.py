@@ -286,7 +286,7 @@ def test_behind_the_firewall_nothing_answers_and_the_work_goes_on(cluster: Hosts
     file = tmp_path / "streamscalar.nft"
     file.write_text(rules)
     store = tmp_path / "store"
-    driver = cluster.head.start(*run_command(cluster, slow_config(store, 1500, n_runs=3)))
+    driver = cluster.head.start(*run_command(cluster, slow_config(store, 300, n_runs=3)))
     for worker in cluster.workers:
         wait_for(f"a trainer on {worker.name}", partial(worker.pids_of, "ray::TrainerActor.train"))
 

@@ -21,9 +21,9 @@ from tests.polling import PollingReader
 pytestmark = pytest.mark.faults
 
 DRIVERS = ["inline"] * 6 + ["ray"] * 2
-ALIVE_S = {"inline": (2.0, 4.0), "ray": (7.0, 12.0)}
-"""How long a driver lives: it imports, starts its cluster, and trains a while."""
-KILLS = ["TrainerActor", "EmbedderActor", "CoordinatorActor"] * 4
+N_BLIND = 2
+"""Drivers killed while they import and make the store, or soon after; the others when they have begun to write."""
+KILLS = ["TrainerActor", "EmbedderActor", "CoordinatorActor"] * 3
 STEPS = {"training": {"n_steps": 600, "learning_rate": [1, 5]}}
 
 
@@ -44,6 +44,18 @@ def pids_of(name: str) -> list[int]:
             if title.startswith(f"ray::{name}".encode()):
                 found.append(int(entry.name))
     return found
+
+
+def n_attempts(store: Path) -> int:
+    """Return how often a run has been begun."""
+    return sum(int(lock.read_bytes() or 0) for lock in store.glob("runs/*/wal/weights/lock"))
+
+
+def wait_for_attempt(store: Path, n_before: int, timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while n_attempts(store) <= n_before:
+        assert time.monotonic() < deadline, "the driver did not begin to write"
+        time.sleep(0.02)
 
 
 def kill_at_random(names: list[str], rng: random.Random, is_over: Callable[[], bool], spent: list[str]) -> None:
@@ -99,9 +111,14 @@ def test_a_killed_driver_is_resumed_to_the_same_digest(tmp_path: Path, truth: Ex
     reader = PollingReader(store, truth)
     reader.start()
     n_killed = 0
-    for executor in DRIVERS:
+    for index, executor in enumerate(DRIVERS):
+        before = n_attempts(store)
         process = subprocess.Popen([*command, executor], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        time.sleep(rng.uniform(*ALIVE_S[executor]))
+        if index < N_BLIND:
+            time.sleep(rng.uniform(1.0, 4.0))
+        else:
+            wait_for_attempt(store, before)
+            time.sleep(rng.uniform(0.0, 2.0))
         n_killed += process.poll() is None
         process.kill()
         process.communicate()

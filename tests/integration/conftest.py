@@ -32,7 +32,7 @@ class Service:
         Where; the same after a restart.
     """
 
-    root: Path
+    root: Path | str
     port: int = 0
     options: tuple[str, ...] = ()
     process: subprocess.Popen[str] = field(init=False)

@@ -264,8 +264,6 @@ def test_the_commands_take_a_url(
     assert [row["learning_rate"] for row in resumed["settings"]] == [1, 5]
     analyzed = json.loads(_command("analyze", url, "--json", "--quiet"))
     assert analyzed["settings"] == json.loads(json.dumps(truth.analyze().to_json()["settings"]))
-    for command in ("serve", "watch"):
-        with pytest.raises(BadCall, match="must be a folder to be served or watched; got a URL") as refused:
-            _command(command, url)
-        assert "Copy it again and again, as with `aws s3 sync s3://" in str(refused.value)
+    watched = json.loads(_command("watch", url, "--once", "--json"))
+    assert sorted(item["run_id"] for item in watched["items"]) == sorted([*truth.runs, "lr3_ic0"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "config.json"]

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -77,7 +78,7 @@ def test_events_hold_to_their_schema(service: Service) -> None:
     follower = threading.Thread(target=follow)
     follower.start()
     time.sleep(0.5)
-    (service.root / "small" / "runs" / "lr1_ic0" / "status.json").touch()
+    (Path(service.root) / "small" / "runs" / "lr1_ic0" / "status.json").touch()
     follower.join(30)
     kind, text = found[0]
     assert kind in ("rows", "runs")
