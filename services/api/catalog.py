@@ -9,10 +9,11 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.experiment import Experiment
 from streamscalar.store import Place, RunReader, Store, Unreachable
 from streamscalar.store.growth import list_stamp, n_attempts, run_stamp, stamp, stores_below
-from streamscalar.store.schema import RunFiles
+from streamscalar.store.schema import RunFiles, RunSpec
 from streamscalar.types import REFERENCE
 from streamscalar_services.api.schemas import State
 from streamscalar_services.api.tally import Backlog, Counts, Tally
@@ -35,6 +36,8 @@ ENDED_PER_LOOK_BUCKET = 20
 """As many in a bucket, where each look is billed."""
 N_LOOKS = 32
 """Runs looked at side by side in a bucket, where a look waits and computes little."""
+Each: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""`map`, one by one or side by side."""
 DISCOVER_EVERY_S = 5.0
 """Seconds between two searches for new stores."""
 CLOCK_SLACK_S = 30.0
@@ -206,42 +209,40 @@ class Source:
         """Whether users' own loops train its runs."""
         return bool(self.config.task.name == "tracked")
 
-    def new_runs(self) -> list[Entry]:
+    def new_runs(self, each: Each) -> list[Entry]:
         """Return runs that were not there at the last call."""
         seen = list_stamp(self.store.place)
         if seen == self._seen:
             return []
-        found = []
         counted = (0, 0, 0) if self.is_new or self._seen else None
-        for run_id in self.store.run_ids():
-            if run_id not in self.runs:
-                spec = RunFiles(self.store.place / "runs" / run_id).spec()
-                layout = hash((spec.layout.layers, spec.layout.dtype))
-                name = f"{self.name}:{run_id}"
-                entry = Entry(
-                    name,
-                    self,
-                    run_id,
-                    spec.setting,
-                    spec.n_planned,
-                    spec.parent,
-                    layout,
-                    spec.segment_rows,
-                    math.prod(spec.row_shape) * np.dtype(spec.layout.dtype).itemsize,
-                    counted,
-                )
-                self.runs[run_id] = entry
-                found.append(entry)
+        fresh = [run_id for run_id in self.store.run_ids() if run_id not in self.runs]
+        found = []
+        for spec in each(self._spec, fresh):
+            entry = Entry(
+                f"{self.name}:{spec.run_id}",
+                self,
+                spec.run_id,
+                spec.setting,
+                spec.n_planned,
+                spec.parent,
+                hash((spec.layout.layers, spec.layout.dtype)),
+                spec.segment_rows,
+                math.prod(spec.row_shape) * np.dtype(spec.layout.dtype).itemsize,
+                counted,
+            )
+            self.runs[spec.run_id] = entry
+            found.append(entry)
         self._seen = seen
         return found
+
+    def _spec(self, run_id: str) -> RunSpec:
+        return RunFiles(self.store.place / "runs" / run_id).spec()
 
 
 def _look(entry: Entry) -> bool:
     """Return whether anything changed; a run that cannot be read stays listed as it was last read."""
     try:
         return entry.look()
-    except Unreachable as error:
-        _log.warning("run %s was not looked at: %s", entry.id, error)
     except (OSError, StreamscalarError) as error:
         # Whoever deletes a store deletes its runs first.
         _log.warning("run %s cannot be read: %s", entry.id, error)
@@ -270,11 +271,13 @@ class Catalog:
     def __init__(self, root: Place) -> None:
         if isinstance(root, Path):
             self._root: Place = root.resolve()
-            self._looks = None
+            self._each: Each = map
+            self._ended_per_look = ENDED_PER_LOOK
             is_there = root.is_dir()
         else:
             self._root = root
-            self._looks = ThreadPoolExecutor(N_LOOKS, "look")
+            self._each = ThreadPoolExecutor(N_LOOKS, "look").map
+            self._ended_per_look = ENDED_PER_LOOK_BUCKET
             # Listed, not asked for: a refusal is then told from nothing.
             is_there = not root.is_empty() or not root.key
         if not is_there:
@@ -338,20 +341,18 @@ class Catalog:
         self._discover()
         for source in list(self.sources.values()):
             try:
-                changes.new += source.new_runs()
+                changes.new += source.new_runs(self._each)
                 source.backlog.look(source.runs)
-            except FileNotFoundError:
+            except OSError:
                 self._forget(source)
         with self._guard:
             self._entries |= {entry.id: entry for entry in changes.new}
         self._live |= {entry.id: entry for entry in changes.new}
         fresh = {entry.id for entry in changes.new}
-        n_ended = ENDED_PER_LOOK if self._looks is None else ENDED_PER_LOOK_BUCKET
-        turn = [self._ended.popleft() for _ in range(min(n_ended, len(self._ended)))]
+        turn = [self._ended.popleft() for _ in range(min(self._ended_per_look, len(self._ended)))]
         looked = [*self._live.values(), *turn]
-        has_moved = map(_look, looked) if self._looks is None else self._looks.map(_look, looked)
-        for entry, moved in zip(looked, has_moved, strict=True):
-            if moved:
+        for entry, has_moved in zip(looked, self._each(_look, looked), strict=True):
+            if has_moved:
                 entry.count(self.tally)
                 if entry.id not in fresh:
                     changes.moved.append(entry)
