@@ -265,5 +265,6 @@ def test_the_commands_take_a_url(
     analyzed = json.loads(_command("analyze", url, "--json", "--quiet"))
     assert analyzed["settings"] == json.loads(json.dumps(truth.analyze().to_json()["settings"]))
     watched = json.loads(_command("watch", url, "--once", "--json"))
-    assert sorted(item["run_id"] for item in watched["items"]) == sorted([*truth.runs, "lr3_ic0"])
+    # A run that was cancelled before it began is none.
+    assert {item["run_id"] for item in watched["items"]} == set(truth.runs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "config.json"]
