@@ -249,6 +249,14 @@ def _look(entry: Entry) -> bool:
     return False
 
 
+def require_stores(root: Place) -> None:
+    """Raise `BadCall` where nothing is that could be, or hold, a store."""
+    # Listed, not asked for: a bucket's refusal is then told from nothing.
+    is_there = root.is_dir() if isinstance(root, Path) else not root.is_empty() or not root.key
+    if not is_there:
+        raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+
+
 @dataclass(slots=True)
 class Changes:
     """What a look found: runs that were not there before, and runs that moved."""
@@ -269,19 +277,15 @@ class Catalog:
     """
 
     def __init__(self, root: Place) -> None:
+        require_stores(root)
         if isinstance(root, Path):
             self._root: Place = root.resolve()
             self._each: Each = map
             self._ended_per_look = ENDED_PER_LOOK
-            is_there = root.is_dir()
         else:
             self._root = root
             self._each = ThreadPoolExecutor(N_LOOKS, "look").map
             self._ended_per_look = ENDED_PER_LOOK_BUCKET
-            # Listed, not asked for: a refusal is then told from nothing.
-            is_there = not root.is_empty() or not root.key
-        if not is_there:
-            raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
         self._is_store = (root / "zarr.json").exists()
         self.sources: dict[str, Source] = {}
         self._broken: set[Place] = set()

@@ -28,6 +28,7 @@ def serve(
     """
     from streamscalar.store import place
     from streamscalar_services.api.auth import Tokens
+    from streamscalar_services.api.catalog import require_stores
     from streamscalar_services.api.options import ServiceOptions
     from streamscalar_services.api.server import bound, is_loopback
     from streamscalar_services.api.server import serve as serve_until_stopped
@@ -42,8 +43,7 @@ def serve(
             Kind.CONFIG,
         )
     root = place(store)
-    if isinstance(root, Path) and not root.is_dir():
-        raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+    require_stores(root)
     level = next((known for known in LEVELS if known == alert_level), None)
     if level is None:
         raise BadCall("--alert-level", f"must be one of {', '.join(LEVELS)}", repr(alert_level), kind=Kind.CONFIG)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import streamscalar as ss
 from streamscalar import runtime
+from streamscalar.cli.app import app
 from streamscalar.config import Config
 from streamscalar.errors import BadCall, Kind
 from streamscalar.runtime.onset import find_onset
@@ -132,6 +134,9 @@ def test_what_cannot_be_served_is_told_at_once(bucket: Bucket) -> None:
         with pytest.raises(BadCall, match=must) as refused:
             _monitor(url)
         assert refused.value.kind is Kind.STORE_MISSING
+        said = CliRunner().invoke(app, ["serve", url, "--port", "0"])
+        assert isinstance(said.exception, BadCall)
+        assert said.stdout == "", "no link to what is not there"
 
 
 def test_a_bucket_that_does_not_answer_keeps_what_was_seen(
