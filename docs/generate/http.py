@@ -1,0 +1,98 @@
+"""The page of the HTTP interface, from the OpenAPI schema of the application."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from docs.generate.json_schema import Schema, kind
+from docs.generate.markdown import code, described, page
+from streamscalar_services.api.app import create_app
+from streamscalar_services.api.auth import Tokens
+from streamscalar_services.api.options import ServiceOptions
+
+INTRODUCTION = """
+`streamscalar serve` answers these requests, by default on `http://127.0.0.1:8870`. Send the token as
+`Authorization: Bearer TOKEN`; only `/health` and `/ready` need none. The running service has the same schema at
+`/v1/openapi.json`. Errors are [problem](#problem) documents. JSON has no NaN and no infinity: such numbers are the
+strings `"nan"`, `"inf"` and `"-inf"`.
+"""
+
+_GENERATED = ("HTTPValidationError", "ValidationError")
+"""Schemas that FastAPI adds for its own error format, which the service replaces by `Problem`."""
+
+
+def openapi() -> dict[str, Any]:
+    """Return the OpenAPI schema."""
+    with tempfile.TemporaryDirectory() as folder:
+        return create_app(ServiceOptions(Path(folder), Tokens("read", "admin"))).openapi()
+
+
+def http_page() -> str:
+    """Return the page.
+
+    Raises
+    ------
+    Undescribed
+        An operation, parameter, document or field has no description.
+    """
+    schema = openapi()
+    operations = [
+        part
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+        for part in _operation(f"{method.upper()} {path}", operation)
+    ]
+    documents = [
+        part
+        for name, document in sorted(schema["components"]["schemas"].items())
+        if name not in _GENERATED
+        for part in _document(name, document)
+    ]
+    return page("HTTP", INTRODUCTION, "## Requests", *operations, "## Documents", *documents)
+
+
+def _operation(name: str, operation: Mapping[str, Any]) -> Iterator[str]:
+    yield f"### {name}"
+    yield described(name, operation.get("description"))
+    parameters = operation.get("parameters", [])
+    if parameters:
+        yield "\n".join(_parameter(name, parameter) for parameter in parameters)
+    body = operation.get("requestBody")
+    if body is not None:
+        yield f"*Body:* {_content(body)}"
+    yield "\n".join(
+        f"- **{status}**: {described(f'{name}: {status}', answer['description'])}{_answer(answer)}"
+        for status, answer in operation["responses"].items()
+    )
+
+
+def _parameter(operation: str, parameter: Mapping[str, Any]) -> str:
+    name, schema = parameter["name"], parameter["schema"]
+    default = f", default {code(str(schema['default']))}" if schema.get("default") not in (None, "") else ""
+    text = described(f"{operation}: {name}", parameter.get("description"))
+    return f"- `{name}` ({parameter['in']}; {kind(schema)}{default}): {text}"
+
+
+def _answer(answer: Mapping[str, Any]) -> str:
+    content = _content(answer)
+    return f" ({content})" if content else ""
+
+
+def _content(holder: Mapping[str, Any]) -> str:
+    found = []
+    for media, content in holder.get("content", {}).items():
+        schema: Schema = content.get("schema", {})
+        # The schema of a problem is written out in every operation; its title names it.
+        name = schema.get("title", "")
+        found.append(f"[{name}](#{name.lower()})" if name == "Problem" else kind(schema) if schema else code(media))
+    return " or ".join(found)
+
+
+def _document(name: str, document: Schema) -> Iterator[str]:
+    yield f"### {name}"
+    yield described(name, document.get("description"))
+    yield "\n".join(
+        f"- `{field}` ({kind(schema)}): {' '.join(described(f'{name}.{field}', schema.get('description')).split())}"
+        for field, schema in document.get("properties", {}).items()
+    )
