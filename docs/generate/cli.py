@@ -43,7 +43,8 @@ def _commands() -> Iterator[list[str]]:
 def _command(path: str, command: Any) -> list[str]:
     name = path.removeprefix("streamscalar ")
     context = command.context_class(command, info_name=path)
-    options, arguments = [], []
+    options: list[list[str]] = []
+    arguments: list[list[str]] = []
     for parameter in command.params:
         if parameter.name == "help":
             continue

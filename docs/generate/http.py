@@ -1,12 +1,12 @@
 """The page of the HTTP interface, from the OpenAPI schema of the application."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from docs.generate.json_schema import Schema, kind
-from docs.generate.markdown import code, described, page
+from docs.generate.markdown import code, described, page, table
 from streamscalar_services.api.app import create_app
 from streamscalar_services.api.auth import Tokens
 from streamscalar_services.api.options import ServiceOptions
@@ -38,18 +38,19 @@ def http_page() -> str:
     """
     schema = openapi()
     operations = [
-        part
+        (f"{method.upper()} {path}", operation)
         for path, methods in schema["paths"].items()
         for method, operation in methods.items()
-        for part in _operation(f"{method.upper()} {path}", operation)
     ]
+    requests = [part for name, operation in operations for part in _operation(name, operation)]
     documents = [
         part
         for name, document in sorted(schema["components"]["schemas"].items())
         if name not in _GENERATED
         for part in _document(name, document)
     ]
-    return page("HTTP", INTRODUCTION, "## Requests", *operations, "## Documents", *documents)
+    errors = table(["status", "meaning"], _problems(operations))
+    return page("HTTP", INTRODUCTION, "## Requests", *requests, "## Errors", errors, "## Documents", *documents)
 
 
 def _operation(name: str, operation: Mapping[str, Any]) -> Iterator[str]:
@@ -61,10 +62,13 @@ def _operation(name: str, operation: Mapping[str, Any]) -> Iterator[str]:
     body = operation.get("requestBody")
     if body is not None:
         yield f"*Body:* {_content(body)}"
-    yield "\n".join(
-        f"- **{status}**: {described(f'{name}: {status}', answer['description'])}{_answer(answer)}"
-        for status, answer in operation["responses"].items()
-    )
+    answers = operation["responses"]
+    found = [
+        f"**{status}** {_content(answer)}".strip() for status, answer in answers.items() if not _is_problem(answer)
+    ]
+    problems = [status for status, answer in answers.items() if _is_problem(answer)]
+    errors = [f"Errors: {', '.join(problems)}."] if problems else []
+    yield " ".join([f"Answers {', '.join(found)}.", *errors])
 
 
 def _parameter(operation: str, parameter: Mapping[str, Any]) -> str:
@@ -74,9 +78,19 @@ def _parameter(operation: str, parameter: Mapping[str, Any]) -> str:
     return f"- `{name}` ({parameter['in']}; {kind(schema)}{default}): {text}"
 
 
-def _answer(answer: Mapping[str, Any]) -> str:
-    content = _content(answer)
-    return f" ({content})" if content else ""
+def _is_problem(answer: Mapping[str, Any]) -> bool:
+    return _content(answer) == "[Problem](#problem)"
+
+
+def _problems(operations: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[list[str]]:
+    """Yield every status that stands for a problem, once, with its meaning."""
+    found: dict[str, list[str]] = {}
+    for name, operation in operations:
+        for status, answer in operation["responses"].items():
+            meaning = described(f"{name}: {status}", answer["description"])
+            if _is_problem(answer) and meaning not in found.setdefault(status, []):
+                found[status].append(meaning)
+    yield from ([code(status), "; or: ".join(meanings)] for status, meanings in sorted(found.items()))
 
 
 def _content(holder: Mapping[str, Any]) -> str:
@@ -92,6 +106,9 @@ def _content(holder: Mapping[str, Any]) -> str:
 def _document(name: str, document: Schema) -> Iterator[str]:
     yield f"### {name}"
     yield described(name, document.get("description"))
+    if "enum" in document:
+        yield f"One of {kind(document)}."
+        return
     yield "\n".join(
         f"- `{field}` ({kind(schema)}): {' '.join(described(f'{name}.{field}', schema.get('description')).split())}"
         for field, schema in document.get("properties", {}).items()

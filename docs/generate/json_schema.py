@@ -45,9 +45,14 @@ def kind(schema: Schema) -> str:
 
 
 def _bounds(schema: Schema) -> str:
-    found = [f"{words} {schema[name]:g}" for name, words in _BOUNDS.items() if name in schema]
+    found = [f"{words} {_number(schema[name])}" for name, words in _BOUNDS.items() if name in schema]
     if "maxLength" in schema and "pattern" not in schema:
         found.append(f"at most {schema['maxLength']} characters")
     if "pattern" in schema:
         found.append(f"matching {code(schema['pattern'])}")
     return f" ({', '.join(found)})" if found else ""
+
+
+def _number(value: float) -> str:
+    """Return a bound without a needless fraction or exponent."""
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"

@@ -1,7 +1,7 @@
 """The pictures of the concept pages, from the experiment of `streamscalar demo`.
 
-Run `python -m docs.generate.pictures` after a change of the figures: it trains the experiment again (a minute of processor
-time) and replaces the files. `python -m docs.generate.pictures STORE` draws an experiment that is stored already.
+Run `python -m docs.generate.pictures` after a change of the figures: it trains the experiment again (a minute of
+processor time) and replaces the files. `python -m docs.generate.pictures STORE` draws a stored experiment.
 """
 
 import sys

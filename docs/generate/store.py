@@ -77,7 +77,7 @@ def _definition(spec: schema.RunSpec) -> Iterator[list[str]]:
 def _attributes(kind: type) -> Mapping[str, str]:
     """Return the descriptions under the heading *Attributes* of a class."""
     text = inspect.cleandoc(kind.__doc__ or "").split("Attributes\n----------\n")[1]
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass, which `type` does not say
+    names = {field.name for field in fields(kind)}
     found = re.findall(r"^(\w+)\n((?:    .*\n?)+)", text, re.MULTILINE)
     return {name: inspect.cleandoc(meaning) for name, meaning in found if name in names}
 

@@ -311,7 +311,7 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
     @router.get(
         "/v1/events",
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {}}}, 503: {"description": "Too many streams"}},
+        responses={200: {"content": {"text/event-stream": {}}}, 503: {"description": "Too many streams", **_CONTENT}},
     )
     async def events(
         monitor: Living,
