@@ -91,7 +91,7 @@ class Session:
 
     def _run(self, language: str, text: str) -> None:
         if language == "python":
-            exec(compile(text, f"block at {text.splitlines()[0]!r}", "exec"), self.names)  # noqa: S102
+            exec(compile(text, f"block at {text.splitlines()[0]!r}", "exec"), self.names)
         elif text.startswith("streamscalar serve "):
             self._serve(shlex.split(text)[1:])
         elif text.startswith("streamscalar "):
