@@ -16,7 +16,8 @@ from torch import nn
 
 import streamscalar as ss
 from streamscalar.store import Store
-from streamscalar.tracking import TrackingWarning, ring, track
+from streamscalar.tracking import TrackingWarning, track
+from streamscalar.tracking.channel import ring
 
 pytestmark = pytest.mark.faults
 

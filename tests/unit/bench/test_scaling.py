@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from streamscalar.bench.scaling import unit_costs
-from streamscalar.bench.scaling_costs import CoordinatorCosts, RunCosts, coordinator_costs, run_costs
-from streamscalar.bench.scaling_hosts import Drive, cluster, cpu_s, descendants, drive, end
-from streamscalar.bench.scaling_model import (
+from streamscalar.bench.scaling.costs import CoordinatorCosts, RunCosts, coordinator_costs, run_costs
+from streamscalar.bench.scaling.hosts import Drive, cluster, cpu_s, descendants, drive, end
+from streamscalar.bench.scaling.measure import unit_costs
+from streamscalar.bench.scaling.model import (
     BUCKET,
     FILES,
     POLLS_PER_S,
