@@ -26,7 +26,7 @@ def slow_config(store: Path, n_runs: int = 2) -> Config:
 
 def run_command(hosts: Hosts, config: Config) -> list[str]:
     """Write a config beside its store and return the command that runs it on the cluster."""
-    file = Path(config.store.url).with_suffix(".json")
+    file = Path(config.store_path).with_suffix(".json")
     file.write_text(config.model_dump_json())
     return hosts.head.streamscalar("run", str(file), "--address", hosts.cluster, "--executor", "ray", "--json")
 

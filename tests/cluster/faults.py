@@ -66,7 +66,7 @@ def a_host_is_lost(it: Disturbed) -> None:
 
 
 def a_link_is_cut_and_heals(it: Disturbed) -> None:
-    """Cut a link for long: a trainer that goes on behind it is fenced out by its successor, also after the link heals."""
+    """Cut a link for long: a trainer that goes on behind it is fenced out by its successor, and stays so."""
     host, orphan, before = it.struck()
     host.cut()
     wait_for("the detection", lambda: host.address not in it.cluster.nodes.alive)

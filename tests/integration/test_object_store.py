@@ -197,17 +197,6 @@ def test_a_killed_run_goes_on(service: Bucket, local: streamscalar.Experiment, t
     assert not list(spool.glob("*/*"))
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_actors_write_into_a_bucket(service: Bucket, local: streamscalar.Experiment, tmp_path: Path) -> None:
-    url = service.make()
-    (tmp_path / "config.json").write_text(_config(url, tmp_path / "spool").model_dump_json())
-    command = [sys.executable, "-m", "streamscalar", "run", str(tmp_path / "config.json"), "--executor", "ray", "-q"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert streamscalar.open(url).digest() == local.digest()
-
-
 def test_requests_of_a_run_grow_with_its_segments_alone(service: Bucket, tmp_path: Path) -> None:
     counts = []
     for n_steps in (127, 255):
