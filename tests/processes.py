@@ -8,13 +8,15 @@ from typing import Any
 
 from streamscalar.bench.scaling_hosts import descendants
 
+POLL_S = 0.2
+
 
 def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 60.0) -> float:
     """Wait until a condition holds; return the seconds that it took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < timeout_s, f"{what} took more than {timeout_s:g} s"
-        time.sleep(0.1)
+        time.sleep(POLL_S)
     return time.monotonic() - began
 
 

@@ -3,13 +3,14 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from streamscalar import Experiment
-from streamscalar.runtime import run
-from tests.cluster.experiments import slow_config
-from tests.cluster.hosts import Hosts, network
+from tests.cluster.hosts import FAST_HEALTH_CHECKS, Hosts, network
+from tests.conftest import Truth
+from tests.slow import slow_config
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,15 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield made
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+@pytest.fixture(scope="module")
+def cluster(hosts: Hosts) -> Hosts:
+    """Hosts that are a Ray cluster, whose head soon gives up those that do not answer."""
+    hosts.head.environment.update(FAST_HEALTH_CHECKS)
+    hosts.start_cluster()
+    return hosts
+
+
+@pytest.fixture
+def undisturbed(truth: Truth, tmp_path: Path) -> Experiment:
     """Return what the slow experiment gives where nothing disturbs it."""
-    return run(slow_config(tmp_path_factory.mktemp("truth") / "store"))
+    return truth(slow_config(tmp_path / "unused"))

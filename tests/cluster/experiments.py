@@ -6,22 +6,7 @@ from pathlib import Path
 from streamscalar.config import Config
 from streamscalar.store import Store
 from tests.cluster.hosts import Host, Hosts
-from tests.conftest import small_config
 from tests.processes import wait_for
-
-N_STEPS = 240
-"""Minutes of a slow training, seconds of a quick one."""
-
-
-def slow_config(store: Path, n_runs: int = 2) -> Config:
-    """Return runs that take a second for each update (ten passes), but for the first ones, until they are released."""
-    return small_config(
-        store,
-        experiment={"name": "slow", "n_initial_conditions": n_runs},
-        model={"name": "tests.cluster.slow:Slow"},
-        training={"n_steps": N_STEPS, "learning_rate": 1},
-        store={"segment_rows": 8},
-    )
 
 
 def run_command(hosts: Hosts, config: Config) -> list[str]:

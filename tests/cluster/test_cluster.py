@@ -9,9 +9,10 @@ import pytest
 
 import streamscalar as ss
 from streamscalar import Experiment
-from tests.cluster.experiments import run_command, run_trained_on, slow_config
+from tests.cluster.experiments import run_command, run_trained_on
 from tests.cluster.hosts import Hosts
 from tests.processes import wait_for
+from tests.slow import slow_config
 
 TRAINS = "ray::TrainerActor.train"
 

@@ -3,19 +3,9 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from streamscalar import Experiment
 from tests.cluster import faults
-from tests.cluster.hosts import FAST_HEALTH_CHECKS, Hosts
-
-
-@pytest.fixture(scope="module")
-def cluster(hosts: Hosts) -> Hosts:
-    """Hosts that are a Ray cluster, whose head soon gives up those that do not answer."""
-    hosts.head.environment.update(FAST_HEALTH_CHECKS)
-    hosts.start_cluster()
-    return hosts
+from tests.cluster.hosts import Hosts
 
 
 def test_links_are_cut_and_a_host_is_lost(cluster: Hosts, tmp_path: Path, undisturbed: Experiment) -> None:

@@ -16,12 +16,13 @@ from streamscalar.runtime import run
 from streamscalar.runtime.ray_token import protect_token
 from streamscalar_services.api.auth import Scope, Tokens
 from streamscalar_services.dashboard import STATIC
-from tests.cluster.experiments import run_command, run_trained_on, slow_config
+from tests.cluster.experiments import run_command, run_trained_on
 from tests.cluster.hosts import Host, Hosts, Nodes, Process, ip, network
 from tests.cluster.listeners import PAGE, Row, differences, listeners, open_routes, rows_of, said
 from tests.cluster.stranger import Stranger
 from tests.conftest import small_config
 from tests.processes import command_line, wait_for
+from tests.slow import slow_config
 
 TOKEN, ADMIN = "read-token-of-this-test", "admin-token-of-this-test"
 SECRET = "name-of-an-experiment"
@@ -45,7 +46,6 @@ def by_recipe(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> tuple[H
     join = ["--address", hosts.cluster, *recipe("ray start --block --address"), "--num-cpus", "1"]
     hosts.start_head(*recipe("ray start --head"))
     for worker in hosts.workers:
-        worker.environment["SLOW_MS"] = "300"
         worker.ray_start(*join)
     store = tmp_path_factory.mktemp("stores") / "store"
     driver = hosts.head.start(*run_command(hosts, slow_config(store)))

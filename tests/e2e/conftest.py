@@ -29,6 +29,8 @@ TOKEN = "e2e-token-0123456789abcdef0123456789"
 ADMIN_TOKEN = "e2e-admin-0123456789abcdef0123456789"
 SMALL = ("task.n_train=300", "task.n_test=100", "model.widths=[8]", "perturbation.n_perturbed=3")
 """Digits at a size that trains in seconds."""
+PYTHONPATH = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+"""Where a run finds this repository's networks."""
 WAIT_MS = 60_000
 """What a loaded machine may take to train, analyse and tell."""
 
@@ -138,9 +140,11 @@ def serving(folder: Path, port: int = 0) -> "Iterator[tuple[Service, subprocess.
 
 @contextmanager
 def growing(store: Path) -> Iterator[None]:
-    """Write an experiment of one long run into `store` while the block runs."""
-    words = run_words(store, "training.n_steps=20000", "training.learning_rate=1", "experiment.n_initial_conditions=1")
-    process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Write an experiment of one long, slow run into `store` while the block runs."""
+    settings = ("training.n_steps=20000", "training.learning_rate=1", "experiment.n_initial_conditions=1")
+    words = run_words(store, *settings, "model.name=tests.slow:Slow")
+    slow = {**environment(), "SLOW_MS": "5", "PYTHONPATH": PYTHONPATH}
+    process = subprocess.Popen(words, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
     finally:

@@ -4,15 +4,12 @@ import math
 import time
 from pathlib import Path
 
-import pytest
 import torch
 from playwright.sync_api import Page, expect
 from torch import nn
 
 import streamscalar as ss
 from tests.e2e.conftest import ADMIN_TOKEN, WAIT_MS, Seen, eventually, growing, serving
-
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def rows_of(page: Page, run: str) -> int:

@@ -7,8 +7,6 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import WAIT_MS, Service
 
-pytestmark = pytest.mark.e2e
-
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 DARK = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}
 LIGHT = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}

@@ -1,10 +1,13 @@
-"""A network that takes its time, so that a training outlives a failure on any machine, until it need not."""
+"""An experiment that takes its time, so that it outlives a failure on any machine, until it need not."""
 
 import os
 import time
 from pathlib import Path
 
 import torch
+
+from streamscalar.config import Config
+from tests.conftest import small_config
 
 QUICK_PASSES = 200
 """Passes without a wait, so that a training soon has rows: about 20 of them."""
@@ -30,3 +33,14 @@ class Slow(torch.nn.Module):
             time.sleep(self._wait_s)
         outputs: torch.Tensor = self.layers(x)
         return outputs
+
+
+def slow_config(store: Path, n_runs: int = 2, n_steps: int = 240) -> Config:
+    """Return runs that take ten passes for each update: minutes where these are slow, seconds where not."""
+    return small_config(
+        store,
+        experiment={"name": "slow", "n_initial_conditions": n_runs},
+        model={"name": "tests.slow:Slow"},
+        training={"n_steps": n_steps, "learning_rate": 1},
+        store={"segment_rows": 8},
+    )
