@@ -105,7 +105,8 @@ def driver_and_coordinator_are_killed(it: Disturbed) -> None:
     leaving.interrupt()
     leaving.finish()
     assert "It goes on without you" in leaving.said
-    it.driver = head.start(*attach)
+    it.driver = driver = head.start(*attach)
+    wait_for("the view again", lambda: "runs done" in driver.said)
 
 
 def the_head_is_lost(it: Disturbed) -> None:
@@ -134,6 +135,8 @@ FAULTS: tuple[Fault, ...] = (
     a_link_is_cut_and_heals,
     the_head_is_lost,
 )
+NEED_ROOM = (a_host_is_lost, a_link_is_cut_and_heals)
+"""Faults after which the work needs another host."""
 
 
 def check_survives(cluster: Hosts, store: Path, undisturbed: Experiment, faults: Sequence[Fault]) -> Process:
@@ -142,13 +145,13 @@ def check_survives(cluster: Hosts, store: Path, undisturbed: Experiment, faults:
     A reader compares every row all the time. Returns the last driver.
     """
     cluster.hold()
-    cluster.repair()
     earlier = cluster.head.pids_of(COORDINATOR)
     it = Disturbed(cluster, store, cluster.head.start(*run_command(cluster, slow_config(store))), earlier)
     with PollingReader(store, undisturbed):
         for fault in faults:
+            if fault in NEED_ROOM:
+                cluster.repair()
             fault(it)
-            cluster.repair()
         cluster.release()
         it.driver.finish()
     assert ss.open(store).digest() == undisturbed.digest()

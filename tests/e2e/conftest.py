@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -50,6 +50,9 @@ def run_words(store: Path, *settings: str) -> list[str]:
     """Return the command line of a small sweep into `store`."""
     chosen = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
     return command("run", "--preset", "digits-sweep", "--executor", "inline", "--store", str(store), "--quiet", *chosen)
+
+
+expect.set_options(timeout=WAIT_MS)
 
 
 @dataclass
