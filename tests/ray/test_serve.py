@@ -12,8 +12,6 @@ from streamscalar.client import connect
 from streamscalar.errors import BadCall
 from tests.integration.conftest import READ
 
-pytestmark = pytest.mark.ray
-
 
 @pytest.fixture
 def address(local_ray: None, small_store: Path, tmp_path: Path) -> Iterator[str]:

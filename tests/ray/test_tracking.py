@@ -12,20 +12,7 @@ from torch import nn
 
 import streamscalar as ss
 from streamscalar.tracking import TrackingWarning, track
-
-pytestmark = pytest.mark.ray
-
-
-def _hosts() -> list[int]:
-    """Return the processes on this machine that hold a sink."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::_Host"):
-                found.append(int(path.parent.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
+from tests.processes import pids_of
 
 
 def _address() -> str:
@@ -54,7 +41,7 @@ def _train(tracker: ss.Tracker, model: nn.Module, n_steps: int) -> list[np.ndarr
 def test_rows_are_stored_by_an_actor_of_the_cluster(local_ray: None, tmp_path: Path) -> None:
     model = nn.Linear(4, 3)
     tracker = track(model, name="far", store=tmp_path / "s", address=_address(), every_n_steps=1)
-    assert len(_hosts()) == 1
+    assert len(pids_of("ray::_Host")) == 1
     seen = _train(tracker, model, 40)
     summary = tracker.finish()
     assert (summary.n_recorded, summary.n_lost, dict(summary.warnings)) == (40, 0, {})
@@ -69,7 +56,7 @@ def test_an_actor_that_dies_is_replaced_and_loses_nothing(local_ray: None, tmp_p
     model = nn.Linear(4, 3)
     tracker = track(model, name="far", store=tmp_path / "s", address=_address(), every_n_steps=1)
     first = _train(tracker, model, 30)
-    for pid in _hosts():
+    for pid in pids_of("ray::_Host"):
         os.kill(pid, signal.SIGKILL)
     second = _train(tracker, model, 30)
     summary = tracker.finish()

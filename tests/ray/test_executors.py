@@ -11,22 +11,48 @@ import torch
 
 from streamscalar.errors import BadCall, WorkFailed
 from streamscalar.runtime import attach, continue_store, run
+from streamscalar.runtime.onset_trials import find_onset
 from streamscalar.store import Store
-from tests.conftest import small_config
-
-pytestmark = pytest.mark.ray
+from tests.bucket import Bucket
+from tests.conftest import Truth, small_config
+from tests.integration.test_modules import config_of
+from tests.integration.test_onset import PER_RATE, SEARCH, digits
+from tests.integration.test_requests import check_requests_are_obeyed, settings_of
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_executors_and_numbers_of_trainers_give_equal_digests(tmp_path: Path) -> None:
-    inline = run(small_config(tmp_path / "inline")).digest()
-    for n_trainers in (1, 2):
-        cluster = {"executor": "ray", "max_concurrent_runs": n_trainers}
-        assert run(small_config(tmp_path / f"ray{n_trainers}", cluster=cluster)).digest() == inline
-    packed = {"pack_size": 3}
-    inline = run(small_config(tmp_path / "inline-packs", training=packed)).digest()
-    cluster = {"executor": "ray"}
-    assert run(small_config(tmp_path / "ray-packs", training=packed, cluster=cluster)).digest() == inline
+@pytest.mark.parametrize(("n_trainers", "pack_size"), [(1, 1), (2, 1), (None, 3)])
+def test_executors_give_equal_digests(tmp_path: Path, truth: Truth, n_trainers: int | None, pack_size: int) -> None:
+    cluster = {"executor": "ray", "max_concurrent_runs": n_trainers}
+    config = small_config(tmp_path / "store", training={"pack_size": pack_size}, cluster=cluster)
+    assert run(config).digest() == truth(config).digest()
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("kind", ["cnn", "own"])
+def test_executors_give_equal_digests_for_modules(tmp_path: Path, truth: Truth, kind: str) -> None:
+    config = config_of(kind, tmp_path / "store", n_steps=20)
+    ray = config.model_copy(update={"cluster": config.cluster.model_copy(update={"executor": "ray"})})
+    assert run(ray).digest() == truth(config).digest()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_actors_write_into_a_bucket(bucket: Bucket, truth: Truth, tmp_path: Path) -> None:
+    store = {"url": bucket.make(), "spool": str(tmp_path / "spool")}
+    config = small_config(Path("unused"), store=store, cluster={"executor": "ray"})
+    assert run(config).digest() == truth(small_config(Path("unused"))).digest()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_search_for_the_onset_finds_the_same(tmp_path: Path) -> None:
+    search = SEARCH | {"budget_steps": 2 * PER_RATE}
+    expected = find_onset(digits(), tmp_path / "inline", **search)
+    assert find_onset(digits(cluster={"executor": "ray"}), tmp_path / "ray", **search) == expected
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_runs_are_added_and_cancelled_while_the_experiment_runs(tmp_path: Path) -> None:
+    check_requests_are_obeyed(settings_of(tmp_path, "ray"))
 
 
 @pytest.mark.usefixtures("local_ray")
