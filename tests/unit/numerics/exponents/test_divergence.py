@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamscalar.numerics.exponents.divergence import ftle, mean_log, nmle, saturation_level, steps_to_accuracy
+from streamscalar.numerics.exponents.curves import mean_log, saturation_level
+from streamscalar.numerics.exponents.divergence import ftle, nmle
 from streamscalar.types import Status
 from tests.oracles import maps, naive
 
@@ -38,6 +39,20 @@ def test_exponential_growth_gives_its_rate(rate: float) -> None:
     assert found.low < rate < found.high
     assert found.n == 5
     assert ftle(np.arange(201), growing(rate)).value == pytest.approx(rate, rel=0.06)
+
+
+def turning(n_replicas: int, seed: int) -> Floats:
+    """Return scalar separations `(160, n)` that grow at 0.3 per step and change their sign every eighth step."""
+    rng = np.random.default_rng(seed)
+    steps = np.arange(160)[:, None]
+    size = np.minimum(1e-14 * np.exp(0.3 * steps), 1.0) * rng.uniform(0.5, 2.0, n_replicas)
+    return np.asarray(np.abs(size * np.cos(0.4 * steps + rng.uniform(0.0, 2.0 * np.pi, n_replicas))))
+
+
+def test_averaging_over_replicas_smooths_the_cusps_of_zero_crossings() -> None:
+    found = {n: [nmle(np.arange(160), turning(n, seed)).value or 0.0 for seed in range(60)] for n in (1, 16)}
+    assert np.std(found[16]) < 0.5 * np.std(found[1])
+    assert np.mean(found[16]) == pytest.approx(0.3, abs=0.001)
 
 
 def test_window_and_slope_equal_brute_force() -> None:
@@ -155,15 +170,6 @@ def test_plateau_needs_a_quarter_of_the_curve(until: float, reached: bool) -> No
 def test_plateau_of_too_few_rows_is_not_reached() -> None:
     assert not saturation_level(np.array([-9.0, 0.0, 0.0, 0.0, 0.0])).is_reached
     assert not saturation_level(np.zeros(50)).is_reached
-
-
-def test_first_step_with_the_accuracy() -> None:
-    steps = np.array([0, 5, 10, 15])
-    assert steps_to_accuracy(steps, np.array([0.1, np.nan, 0.75, 0.7]), 0.75).value == 10.0
-    assert steps_to_accuracy(steps, np.array([0.1, np.nan, 0.74, 0.7]), 0.75).status is Status.NOT_REACHED
-    assert "0.74" in steps_to_accuracy(steps, np.array([0.1, np.nan, 0.74, 0.7]), 0.75).message
-    assert steps_to_accuracy(steps, np.full(4, np.nan), 0.75).status is Status.NOT_REACHED
-    assert steps_to_accuracy(steps[:0], np.zeros(0), 0.75).status is Status.TOO_FEW_ROWS
 
 
 def test_linear_map_gives_the_logarithm_of_its_factor() -> None:
