@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
 from streamscalar.numerics.blocks import pad_rows
-from streamscalar.numerics.cmds import align, gap, orient, shares, squared
+from streamscalar.numerics.cmds import align, gap, orient, squared
 from streamscalar.numerics.direct import direct_directions
 from streamscalar.numerics.gram import gram_directions
 from streamscalar.numerics.krylov import krylov_directions
@@ -85,11 +85,6 @@ class ExactSolution:
     def total_variance(self) -> float:
         """Sum of all squared singular values, infinite where that overflows."""
         return squared(self.spread)
-
-    @property
-    def explained_variance_ratio(self) -> NDArray[np.float64]:
-        """Share of the total variance along each component, `(K,)`; 0 where nothing varies."""
-        return shares(self.singular_values, self.spread)
 
 
 def exact_cmds(

@@ -13,7 +13,6 @@ import streamscalar
 from streamscalar import runtime
 from streamscalar.config import plan_packs
 from streamscalar.errors import BadCall
-from streamscalar.numerics.cmds import batch_cmds
 from streamscalar.numerics.online import OnlineCMDS
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.store import Store, verify
@@ -21,6 +20,7 @@ from streamscalar.types import Status
 from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Trainer
 from tests.conftest import Truth, small_config
+from tests.oracles.classical import batch_cmds
 
 
 @pytest.fixture

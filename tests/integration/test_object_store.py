@@ -163,7 +163,6 @@ runtime.run(Config.model_validate_json(sys.argv[1]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("machine", ["same", "another"])
 def test_a_killed_run_goes_on(service: Bucket, local: streamscalar.Experiment, tmp_path: Path, machine: str) -> None:
     url, spool = service.make(), tmp_path / "spool"
@@ -198,7 +197,6 @@ def test_a_killed_run_goes_on(service: Bucket, local: streamscalar.Experiment, t
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_actors_write_into_a_bucket(service: Bucket, local: streamscalar.Experiment, tmp_path: Path) -> None:
     url = service.make()
     (tmp_path / "config.json").write_text(_config(url, tmp_path / "spool").model_dump_json())
