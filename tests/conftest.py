@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 FAST = ("unit", "property")
 """Folders of tests without a process, a socket, Ray, or a training of more than a second."""
-SYSTEM = ("cluster", "faults", "e2e", "ray", "deploy", "integration", "soak")
+SYSTEM = ("cluster", "faults", "e2e", "ray", "docs", "deploy", "integration", "soak")
 """Folders that are a mark each. The first start first: their groups take longest."""
 Truth = Callable[[Config], ss.Experiment]
 INLINE = ClusterSection(executor="inline")
-ONE_GROUP = ("cluster", "e2e", "ray")
+ONE_GROUP = ("e2e", "ray")
 """Folders whose tests share something that a machine has once, or that takes long to start."""
 
 
@@ -46,8 +46,6 @@ def tier(path: Path) -> str:
 
 def group(item: pytest.Item) -> str | None:
     """Return the name of the tests that run one after the other in one worker with this one."""
-    if "local_ray" in getattr(item, "fixturenames", ()):
-        return "ray"
     folder = tier(item.path)
     if folder in ONE_GROUP:
         return folder
@@ -126,15 +124,3 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
         return ss.open(store)
 
     return opened
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """One local Ray for the session."""
-    import ray
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="streamscalar")
-    yield
-    ray.shutdown()

@@ -13,7 +13,7 @@ import streamscalar
 from streamscalar import runtime
 from streamscalar.config import plan_packs
 from streamscalar.errors import BadCall
-from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.numerics.embedding.online import OnlineCMDS
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.store import Store, verify
 from streamscalar.types import Status

@@ -19,13 +19,13 @@ from zarr.storage import ObjectStore
 
 import streamscalar
 from streamscalar import runtime
-from streamscalar.cli.app import app
+from streamscalar.cli.commands import app
 from streamscalar.config import Config, plan_packs
-from streamscalar.coordinator.coordinator import Coordinator
 from streamscalar.errors import BadCall
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import StartTraining
 from streamscalar.store import ObjectPath, RunReader, Store, Unreachable, verify
+from streamscalar.workers.coordinator import Coordinator
 from tests.bucket import KEY, SECRET, Bucket, running
 from tests.conftest import Truth, small_config
 from tests.polling import PollingReader
@@ -157,7 +157,7 @@ def test_a_service_that_stays_away_is_worth_another_try(local: streamscalar.Expe
 _RUN = """
 import json, sys
 from streamscalar import runtime
-from streamscalar.cli.app import app
+from streamscalar.cli.commands import app
 from streamscalar.config import Config
 runtime.run(Config.model_validate_json(sys.argv[1]))
 """
@@ -194,16 +194,6 @@ def test_a_killed_run_goes_on(service: Bucket, local: streamscalar.Experiment, t
     assert list(verify(resumed.store)) == []
     # A finished run leaves nothing on the machine.
     assert not list(spool.glob("*/*"))
-
-
-@pytest.mark.ray
-def test_actors_write_into_a_bucket(service: Bucket, local: streamscalar.Experiment, tmp_path: Path) -> None:
-    url = service.make()
-    (tmp_path / "config.json").write_text(_config(url, tmp_path / "spool").model_dump_json())
-    command = [sys.executable, "-m", "streamscalar", "run", str(tmp_path / "config.json"), "--executor", "ray", "-q"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert streamscalar.open(url).digest() == local.digest()
 
 
 def test_requests_of_a_run_grow_with_its_segments_alone(service: Bucket, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.rules import Alert, checkpoints
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents import nmle
+from streamscalar.numerics.exponents.divergence import nmle
 from streamscalar.types import Status
 
 Floats = NDArray[np.float64]

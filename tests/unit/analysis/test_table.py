@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.run import QUANTITIES, analyze_run
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.setting import is_positive

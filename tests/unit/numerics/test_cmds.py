@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.manifold
 
-from streamscalar.numerics.cmds import align
+from streamscalar.numerics.embedding.signs import align
 from tests.oracles import naive
 from tests.oracles.classical import batch_cmds
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exact import exact_cmds
+from streamscalar.numerics.embedding.exact import exact_cmds
 from tests.oracles.classical import batch_cmds
 
 WAYS: dict[str, dict[str, Any]] = {"direct": {}, "gram": {"direct_values": 0}, "subspace": {"gram_limit": 1}}

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics import online
-from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.numerics.embedding import online
+from streamscalar.numerics.embedding.online import OnlineCMDS
 from tests.oracles.classical import batch_cmds
 
 

@@ -11,8 +11,8 @@ from sklearn.manifold import ClassicalMDS
 from sklearn.manifold import smacof as sklearn_smacof
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.landmarks import even_landmarks
-from streamscalar.numerics.strategies import Embedding, classical, distance_pca, landmark_cmds, smacof
+from streamscalar.numerics.embedding.from_distances import Embedding, classical, distance_pca, landmark_cmds, smacof
+from streamscalar.numerics.embedding.landmarks import even_landmarks
 from streamscalar.types import Status
 from tests.oracles.classical import batch_cmds
 from tests.oracles.embeddings import distance_matrix, guttman, stress

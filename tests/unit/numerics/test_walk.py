@@ -9,8 +9,8 @@ from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics import walk as module
-from streamscalar.numerics.walk import DIRECT_WORK, walk_explained_variance
+from streamscalar.numerics.embedding import walk as module
+from streamscalar.numerics.embedding.walk import DIRECT_WORK, walk_explained_variance
 from streamscalar.types import Status
 from tests.oracles.embeddings import first_share, products, walk
 
