@@ -17,7 +17,7 @@ from streamscalar.errors import BadCall, Kind
 from streamscalar.logs import set_up_logs
 from streamscalar.store import place
 from streamscalar_services.api import ServiceOptions, create_app
-from streamscalar_services.api.auth import Tokens
+from streamscalar_services.api.http.auth import Tokens
 
 CPUS = 0.5
 MAX_ONGOING = 256

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.run import RunEstimates, analyze_run
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table, analyze
@@ -20,16 +20,16 @@ from streamscalar.config import Config
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.config.plan import plan_more, plan_runs
 from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.dmd import Modes, dmd
-from streamscalar.numerics.exact import exact_cmds
-from streamscalar.numerics.joint import joint_source
-from streamscalar.numerics.local import LocalExponents, local_exponents
-from streamscalar.numerics.online import OnlineCMDS
-from streamscalar.numerics.shared import Basis
+from streamscalar.numerics.embedding.exact import exact_cmds
+from streamscalar.numerics.embedding.joint import joint_source
+from streamscalar.numerics.embedding.online import OnlineCMDS
+from streamscalar.numerics.embedding.shared_axes import Basis
+from streamscalar.numerics.exponents.local import LocalExponents, local_exponents
+from streamscalar.numerics.series.dmd import Modes, dmd
 from streamscalar.store import RunReader, Store, run_digest
 from streamscalar.types import REFERENCE, Layout
 from streamscalar.workers.embedder import StoredSnapshots
-from streamscalar.workers.strategies import ExactEmbedding, embed_exactly
+from streamscalar.workers.exact_embedding import ExactEmbedding, embed_exactly
 
 if TYPE_CHECKING:
     import pandas as pd

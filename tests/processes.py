@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from streamscalar.bench.scaling_hosts import descendants
+from streamscalar.bench.scaling.hosts import descendants
 
 POLL_S = 0.2
 

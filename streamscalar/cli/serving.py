@@ -27,12 +27,12 @@ def serve(
     The token is in ~/.config/streamscalar/token (made at the first call), or in STREAMSCALAR_TOKEN.
     """
     from streamscalar.store import place
-    from streamscalar_services.api.auth import Tokens
-    from streamscalar_services.api.catalog import require_stores
-    from streamscalar_services.api.options import ServiceOptions
-    from streamscalar_services.api.server import bound, is_loopback
-    from streamscalar_services.api.server import serve as serve_until_stopped
-    from streamscalar_services.api.sinks import LEVELS, LogSink, Sink, Sinks, WebhookSink
+    from streamscalar_services.api.http.auth import Tokens
+    from streamscalar_services.api.http.server import bound, is_loopback
+    from streamscalar_services.api.http.server import serve as serve_until_stopped
+    from streamscalar_services.api.http.sinks import LEVELS, LogSink, Sink, Sinks, WebhookSink
+    from streamscalar_services.api.service_options import ServiceOptions
+    from streamscalar_services.api.watch.catalog import require_stores
 
     if not is_loopback(host) and "STREAMSCALAR_TOKEN" not in os.environ:
         raise BadCall(

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from streamscalar.cli import show
-from streamscalar.cli.options import JsonOption, StoreArgument
-from streamscalar.cli.sources import opened
+from streamscalar.cli.query_sources import opened
+from streamscalar.cli.shared_options import JsonOption, StoreArgument
 from streamscalar.errors import BadCall, Kind
 from streamscalar.types import Regime
 

@@ -20,7 +20,7 @@ from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import Phase
 from streamscalar.store import Store, segment_rows
-from streamscalar.store.objects import is_url
+from streamscalar.store.media.objects import is_url
 from streamscalar.training.ensemble import (
     check_twins,
     initial_replicas,
@@ -178,7 +178,7 @@ def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda
 
         last = run_inline(config, _store(prepared), on_snapshot)
     else:
-        from streamscalar.runtime.ray import ray_executor
+        from streamscalar.runtime.ray.executor import ray_executor
 
         # The store is made when the cluster answers: a wrong address leaves nothing behind.
         with ray_executor(config) as run_on_ray:
@@ -270,7 +270,7 @@ def attach(
     WorkFailed
         Runs failed, or the cluster was lost; every acknowledged row is kept.
     """
-    from streamscalar.runtime.ray import attach as attach_to
+    from streamscalar.runtime.ray.executor import attach as attach_to
 
     opened = Store.open(store)
     last = attach_to(opened, address, on_snapshot)

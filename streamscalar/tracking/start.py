@@ -16,19 +16,19 @@ import streamscalar
 from streamscalar.config import Config
 from streamscalar.config.models import ExperimentSection, PerturbationSection, TaskSection
 from streamscalar.errors import BadCall, Kind, StreamscalarError
-from streamscalar.store.files import plain
+from streamscalar.store.media.files import plain
 from streamscalar.store.root import RUN_ID
-from streamscalar.tracking.budget import Budget
-from streamscalar.tracking.capture import Selection, select
-from streamscalar.tracking.companions import Companions
-from streamscalar.tracking.link import Link
-from streamscalar.tracking.messages import Open, Opened, Resume
-from streamscalar.tracking.metrics import Metrics
+from streamscalar.tracking.channel.link import Link
+from streamscalar.tracking.channel.messages import Open, Opened, Resume
+from streamscalar.tracking.channel.ring import Ring, n_slots_for
 from streamscalar.tracking.notices import Notices
-from streamscalar.tracking.ring import Ring, n_slots_for
-from streamscalar.tracking.shadow import LossFunction, Shadows, checked_epsilon
-from streamscalar.tracking.tangent import METRIC, Tangent
-from streamscalar.tracking.tracker import WORKER_WEIGHT, Tracker
+from streamscalar.tracking.training.budget import Budget
+from streamscalar.tracking.training.capture import Selection, select
+from streamscalar.tracking.training.companions import Companions
+from streamscalar.tracking.training.metrics import Metrics
+from streamscalar.tracking.training.shadow import LossFunction, Shadows, checked_epsilon
+from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
+from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
 
 
 def track(

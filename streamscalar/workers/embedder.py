@@ -12,13 +12,18 @@ from threadpoolctl import threadpool_limits
 
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.errors import Fenced
-from streamscalar.numerics.distance import increment_products, pair_distances, random_direction, separations
-from streamscalar.numerics.exponents import mean_log
-from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.numerics.embedding.online import OnlineCMDS
+from streamscalar.numerics.embedding.separations import (
+    increment_products,
+    pair_distances,
+    random_direction,
+    separations,
+)
+from streamscalar.numerics.exponents.divergence import mean_log
 from streamscalar.protocol.progress import RunProgress
 from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store
 from streamscalar.types import REFERENCE
-from streamscalar.workers.strategies import embed_exactly
+from streamscalar.workers.exact_embedding import embed_exactly
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from streamscalar.runtime import run
-from streamscalar.runtime.ray_token import protect_token
-from streamscalar_services.api.auth import Scope, Tokens
+from streamscalar.runtime.ray.token import protect_token
+from streamscalar_services.api.http.auth import Scope, Tokens
 from streamscalar_services.dashboard import STATIC
 from tests.cluster.experiments import run_command, run_trained_on
 from tests.cluster.hosts import Host, Hosts, Nodes, Process, ip, network
@@ -308,7 +308,7 @@ def test_the_service_answers_only_its_open_routes(hosts: Hosts, tmp_path: Path) 
         assert SECRET not in body
         assert TOKEN not in body
 
-    static = {f"/static/{file.name}" for file in STATIC.iterdir()} | {"/static/plotly.js"}
+    static = {f"/static/{file.relative_to(STATIC)}" for file in STATIC.rglob("*.*")} | {"/static/plotly.js"}
     told = [path for path in is_open if not path.endswith("*")]
     for path, (status, body) in zip(
         [*told, *static], stranger.ask((host.address, 8870, "GET", path, {}) for path in [*told, *static]), strict=True

@@ -13,7 +13,8 @@ from torch import nn
 
 import streamscalar as ss
 from streamscalar.store import Store
-from streamscalar.tracking import TrackingWarning, ring, track
+from streamscalar.tracking import TrackingWarning, track
+from streamscalar.tracking.channel import ring
 from tests.tracking_kills import (
     TRAINING,
     check_killed_trainings_lose_no_row,

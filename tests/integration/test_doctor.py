@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from streamscalar.doctor import checks as doctor
+from streamscalar.doctor import store as doctor_store
+from streamscalar.doctor.checks import Check, Finding, Verdict, cpu_quota, made, worst
+from streamscalar.doctor.store import store_checks
 from streamscalar.errors import BadCall
-from streamscalar.runtime import doctor, doctor_store
-from streamscalar.runtime.doctor import Check, Finding, Verdict, cpu_quota, made, worst
-from streamscalar.runtime.doctor_store import store_checks
 from streamscalar.store import Store
 from tests.conftest import small_config
 from tests.oracles.replay import add, layout

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from streamscalar.config.models import ClusterSection
-from streamscalar.runtime.doctor import Finding, Verdict
-from streamscalar.runtime.doctor_cluster import cluster_checks, judged
+from streamscalar.doctor.checks import Finding, Verdict
+from streamscalar.doctor.cluster import cluster_checks, judged
 
 HEAD_S = 240
 
@@ -66,7 +66,7 @@ def test_dead_nodes_are_named_with_their_reasons() -> None:
 
 
 def test_a_node_tells_whether_it_sees_the_files_and_is_locked_out(tmp_path: Path) -> None:
-    from streamscalar.runtime.nodes import about_node
+    from streamscalar.runtime.ray.nodes import about_node
 
     assert "No such file" in about_node(str(tmp_path), ())["store_error"]
     (tmp_path / "nonce").write_text("number")

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 import streamscalar
 from streamscalar import runtime
 from streamscalar.errors import BadCall
-from streamscalar.numerics.cmds import batch_cmds
+from streamscalar.numerics.embedding.signs import batch_cmds
 from tests.conftest import Truth, small_config
 
 

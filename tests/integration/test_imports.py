@@ -11,7 +11,7 @@ import pytest
     [
         ("streamscalar", "torch ray zarr numpy pydantic"),
         # Every tracked training starts one.
-        ("streamscalar.tracking.worker", "torch ray"),
+        ("streamscalar.tracking.worker.main", "torch ray"),
     ],
 )
 def test_an_import_loads_no_large_package(module: str, absent: str) -> None:

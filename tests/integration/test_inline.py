@@ -13,8 +13,8 @@ import streamscalar
 from streamscalar import runtime
 from streamscalar.config import plan_packs
 from streamscalar.errors import BadCall
-from streamscalar.numerics.cmds import batch_cmds
-from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.numerics.embedding.online import OnlineCMDS
+from streamscalar.numerics.embedding.signs import batch_cmds
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.store import Store, verify
 from streamscalar.types import Status

@@ -34,7 +34,7 @@ def test_a_service_writes_nothing_but_json(tmp_path: Path) -> None:
         first = json.loads(process.stderr.readline())
         process.send_signal(signal.SIGINT)
         rest = [json.loads(line) for line in process.stderr]
-    assert (first["level"], first["logger"]) == ("WARNING", "streamscalar_services.api.catalog")
+    assert (first["level"], first["logger"]) == ("WARNING", "streamscalar_services.api.watch.catalog")
     assert "must have schema version 1 or older" in first["message"]
     assert first["node"] == socket.gethostname()
     assert all({"time", "level", "logger", "message"} <= set(line) for line in rest)

@@ -19,13 +19,13 @@ from zarr.storage import ObjectStore
 
 import streamscalar
 from streamscalar import runtime
-from streamscalar.cli.app import app
+from streamscalar.cli.commands import app
 from streamscalar.config import Config, plan_packs
-from streamscalar.coordinator.coordinator import Coordinator
 from streamscalar.errors import BadCall
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import StartTraining
 from streamscalar.store import ObjectPath, RunReader, Store, Unreachable, verify
+from streamscalar.workers.coordinator import Coordinator
 from tests.bucket import KEY, SECRET, Bucket, running
 from tests.conftest import Truth, small_config
 from tests.polling import PollingReader
@@ -157,7 +157,7 @@ def test_a_service_that_stays_away_is_worth_another_try(local: streamscalar.Expe
 _RUN = """
 import json, sys
 from streamscalar import runtime
-from streamscalar.cli.app import app
+from streamscalar.cli.commands import app
 from streamscalar.config import Config
 runtime.run(Config.model_validate_json(sys.argv[1]))
 """

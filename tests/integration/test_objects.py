@@ -13,8 +13,8 @@ import zarr
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.store import Store
-from streamscalar.store.arrays import StoredArray, series_document, sharded, trajectory_document
-from streamscalar.store.objects import Changed, ObjectPath, fetch, place, remove
+from streamscalar.store.format.arrays import StoredArray, series_document, sharded, trajectory_document
+from streamscalar.store.media.objects import Changed, ObjectPath, fetch, place, remove
 from tests.bucket import SECRET, Bucket, running
 
 

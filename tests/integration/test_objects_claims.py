@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import Fenced, Kind
 from streamscalar.store import EmbeddingWriter, Store, run_digest, verify
-from streamscalar.store.claim import Claim
-from streamscalar.store.objects import ObjectPath
+from streamscalar.store.media.bucket_fence import Claim
+from streamscalar.store.media.objects import ObjectPath
 from streamscalar.store.schema import BLOCK_ARRAYS
 from tests.bucket import OLDER, Bucket, running
 from tests.oracles import replay

@@ -11,12 +11,12 @@ import typer
 from typer.testing import CliRunner
 
 import streamscalar
-from streamscalar.cli.onset import find_onset as command
+from streamscalar.cli.find_onset import find_onset as command
 from streamscalar.config import Config
 from streamscalar.errors import BadCall, WorkFailed
-from streamscalar.protocol.onset import OnsetResult, OnsetStatus
+from streamscalar.protocol.onset_search import OnsetResult, OnsetStatus
 from streamscalar.protocol.progress import Snapshot
-from streamscalar.runtime.onset import find_onset, range_test
+from streamscalar.runtime.onset_trials import find_onset, range_test
 from streamscalar.training.data import load_data
 from streamscalar.types import Status
 from tests.conftest import small_config

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from streamscalar.bench.scaling_costs import coordinator_costs, run_costs
-from streamscalar.bench.scaling_hosts import cpu_s, descendants, end
+from streamscalar.bench.scaling.costs import coordinator_costs, run_costs
+from streamscalar.bench.scaling.hosts import cpu_s, descendants, end
 
 
 def test_processes_are_counted_with_those_they_started_and_ended_by_their_ids() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from streamscalar.errors import BadCall
-from streamscalar_services.api import sinks as module
+from streamscalar_services.api.http import sinks as module
+from streamscalar_services.api.http.sinks import MAX_WAITING, Counts, LogSink, Sinks, WebhookSink
 from streamscalar_services.api.schemas import AlertDocument, Level
-from streamscalar_services.api.sinks import MAX_WAITING, Counts, LogSink, Sinks, WebhookSink
 
 SECRET = "T000/B000/very-secret"
 

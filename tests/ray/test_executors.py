@@ -11,7 +11,7 @@ import torch
 
 from streamscalar.errors import BadCall, WorkFailed
 from streamscalar.runtime import attach, continue_store, run
-from streamscalar.runtime.onset import find_onset
+from streamscalar.runtime.onset_trials import find_onset
 from streamscalar.store import Store
 from tests.bucket import Bucket
 from tests.conftest import Truth, small_config

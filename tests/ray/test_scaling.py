@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from streamscalar.bench.scaling_hosts import cluster, descendants, drive
+from streamscalar.bench.scaling.hosts import cluster, descendants, drive
 
 
 def test_a_cluster_has_its_own_token_and_leaves_nothing_behind() -> None:

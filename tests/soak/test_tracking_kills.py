@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamscalar.tracking import ring
+from streamscalar.tracking.channel import ring
 from tests.tracking_kills import check_killed_trainings_lose_no_row, check_killed_workers_lose_no_row
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 import streamscalar
 from streamscalar import runtime
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.rules import Alert, checkpoints
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents import nmle
+from streamscalar.numerics.exponents.divergence import nmle
 from streamscalar.types import Status
 from tests.conftest import small_config
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streamscalar.analysis.claims import Claim, Verdict, judge_claims
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table, analyze
 from tests.unit.analysis.test_table import M, series

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.run import QUANTITIES, analyze_run
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.setting import is_positive
 from streamscalar.analysis.table import Table, analyze
-from streamscalar.numerics.pairs import pair_divergence
+from streamscalar.numerics.exponents.all_pairs import pair_divergence
 from streamscalar.types import Estimate, Regime, Status
 
 M = 5

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from streamscalar.bench.scaling import unit_costs
-from streamscalar.bench.scaling_costs import CoordinatorCosts, RunCosts
-from streamscalar.bench.scaling_hosts import Drive
-from streamscalar.bench.scaling_model import (
+from streamscalar.bench.scaling.costs import CoordinatorCosts, RunCosts
+from streamscalar.bench.scaling.hosts import Drive
+from streamscalar.bench.scaling.measure import unit_costs
+from streamscalar.bench.scaling.model import (
     BUCKET,
     FILES,
     POLLS_PER_S,

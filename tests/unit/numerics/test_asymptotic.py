@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.asymptotic import asymptotic_states
+from streamscalar.numerics.asymptotic.states import asymptotic_states
 from streamscalar.types import Status
 from tests.oracles import spacings as naive
 

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.changes import FOLLOW_BLOCKS, TREND_BLOCKS, LevelChanges, following, level_changes, trend
+from streamscalar.numerics.series.changes import (
+    FOLLOW_BLOCKS,
+    TREND_BLOCKS,
+    LevelChanges,
+    following,
+    level_changes,
+    trend,
+)
 from streamscalar.types import Status
 from tests.oracles import changes as oracle
 from tests.oracles.changes import autoregressive

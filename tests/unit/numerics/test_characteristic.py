@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.characteristic import (
+from streamscalar.numerics.exponents.divergence import LEAST_FIT_ROWS
+from streamscalar.numerics.times.characteristic import (
     characteristic_time,
     characteristic_time_published,
     fit_broken_line,
 )
-from streamscalar.numerics.exponents import LEAST_FIT_ROWS
 from streamscalar.types import Estimate, Status
 from tests.oracles import times
 

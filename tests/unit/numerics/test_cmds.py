@@ -5,7 +5,7 @@ import pytest
 import sklearn.manifold
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.cmds import align, batch_cmds
+from streamscalar.numerics.embedding.signs import align, batch_cmds
 from tests.oracles import naive
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics import correlation
-from streamscalar.numerics.correlation import LEAST_PAIRS, correlate_times
+from streamscalar.numerics.times import correlation
+from streamscalar.numerics.times.correlation import LEAST_PAIRS, correlate_times
 from streamscalar.types import Estimate, Status
 from tests.oracles import times
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.decorrelation import (
+from streamscalar.numerics.times.decorrelation import (
     LEAST_ROWS,
     decorrelation_time,
     decorrelation_time_published,

@@ -7,7 +7,12 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.distance import increment_products, pair_distances, random_direction, separations
+from streamscalar.numerics.embedding.separations import (
+    increment_products,
+    pair_distances,
+    random_direction,
+    separations,
+)
 from tests.oracles import naive
 
 

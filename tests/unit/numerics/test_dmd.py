@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.dmd import LARGEST_RESIDUAL, Modes, dmd
+from streamscalar.numerics.series.dmd import LARGEST_RESIDUAL, Modes, dmd
 from streamscalar.types import Status
 from tests.oracles.maps import LOGISTIC, logistic
 

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.cmds import batch_cmds
-from streamscalar.numerics.exact import exact_cmds
+from streamscalar.numerics.embedding.exact import exact_cmds
+from streamscalar.numerics.embedding.signs import batch_cmds
 
 WAYS: dict[str, dict[str, Any]] = {"direct": {}, "gram": {"direct_values": 0}, "subspace": {"gram_limit": 1}}
 

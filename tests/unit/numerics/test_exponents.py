@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamscalar.numerics.exponents import ftle, mean_log, nmle, saturation_level, steps_to_accuracy
+from streamscalar.numerics.exponents.divergence import ftle, mean_log, nmle, saturation_level, steps_to_accuracy
 from streamscalar.types import Status
 from tests.oracles import maps, naive
 

@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.cmds import batch_cmds
-from streamscalar.numerics.exact import exact_cmds
-from streamscalar.numerics.joint import joint_source
+from streamscalar.numerics.embedding.exact import exact_cmds
+from streamscalar.numerics.embedding.joint import joint_source
+from streamscalar.numerics.embedding.signs import batch_cmds
 from streamscalar.types import Layer
 from tests.oracles.embeddings import ArraySource
 

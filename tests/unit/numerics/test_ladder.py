@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.ladder import extrapolate
+from streamscalar.numerics.exponents.ladder import extrapolate
 from streamscalar.types import Estimate, Status
 from tests.oracles import exponents as oracle
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents import nmle
-from streamscalar.numerics.landmarks import OnlineLandmarks, dominating_set, even_landmarks
-from streamscalar.numerics.pairwise import Picked, distances, every_snapshot
-from streamscalar.numerics.strategies import distance_pca
+from streamscalar.numerics.embedding.distances import Picked, distances, every_snapshot
+from streamscalar.numerics.embedding.from_distances import distance_pca
+from streamscalar.numerics.embedding.landmarks import OnlineLandmarks, dominating_set, even_landmarks
+from streamscalar.numerics.exponents.divergence import nmle
 from tests.oracles.embeddings import ArraySource, best_cover, kinked_ensemble, row_distances
 
 Floats = NDArray[np.float64]

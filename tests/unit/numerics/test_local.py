@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.local import LocalExponents, local_exponents
+from streamscalar.numerics.exponents.local import LocalExponents, local_exponents
 from streamscalar.types import Status
 from tests.oracles import exponents as oracle
 

@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics import online
-from streamscalar.numerics.cmds import batch_cmds
-from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.numerics.embedding import online
+from streamscalar.numerics.embedding.online import OnlineCMDS
+from streamscalar.numerics.embedding.signs import batch_cmds
 
 
 def walk(n: int, n_parameters: int, seed: int = 0) -> NDArray[np.float64]:

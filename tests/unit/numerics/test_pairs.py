@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents import ftle, nmle
+from streamscalar.numerics.exponents.all_pairs import ftle_all_pairs, nmle_all_pairs, pair_divergence, pair_indices
+from streamscalar.numerics.exponents.divergence import ftle, nmle
 from streamscalar.numerics.intervals import student
-from streamscalar.numerics.pairs import ftle_all_pairs, nmle_all_pairs, pair_divergence, pair_indices
 from streamscalar.types import Status
 from tests.oracles import exponents as oracle
 from tests.oracles import naive

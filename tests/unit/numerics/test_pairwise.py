@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.pairwise import CHUNK, Picked, between, distances, every_snapshot
+from streamscalar.numerics.embedding.distances import CHUNK, Picked, between, distances, every_snapshot
 from streamscalar.types import Layer
 from tests.oracles.embeddings import ArraySource, distance_matrix
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents import nmle
-from streamscalar.numerics.recipes import nmle_best_r2
+from streamscalar.numerics.exponents.best_r2 import nmle_best_r2
+from streamscalar.numerics.exponents.divergence import nmle
 from streamscalar.types import Status
 from tests.oracles import exponents as oracle
 

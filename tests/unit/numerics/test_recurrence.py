@@ -11,9 +11,15 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.recurrence import delay_embedding, exponential_window, horizon, recurrence_exponent, refusal
-from streamscalar.numerics.returns import attractor_size, is_flow, near_returns
-from streamscalar.numerics.surrogates import n_surrogates_as_good, phase_surrogate
+from streamscalar.numerics.exponents.near_returns import attractor_size, is_flow, near_returns
+from streamscalar.numerics.exponents.recurrence import (
+    delay_embedding,
+    exponential_window,
+    horizon,
+    recurrence_exponent,
+    refusal,
+)
+from streamscalar.numerics.exponents.surrogates import n_surrogates_as_good, phase_surrogate
 from streamscalar.types import Estimate, Status
 from tests.oracles import maps
 from tests.oracles import recurrence as slow
@@ -150,9 +156,9 @@ def test_tree_and_all_distances_find_the_same_pairs(name: str, monkeypatch: pyte
     # On the slow spiral the first eight neighbours of a row are all of the same visit.
     turning = 0.0055 * LONG[:2000]
     states = HENON[:380] if name == "map" else (1.0 + 0.006 * turning[:, None]) * circle(turning)
-    monkeypatch.setattr("streamscalar.numerics.returns.DENSE_ROWS", 2000)
+    monkeypatch.setattr("streamscalar.numerics.exponents.near_returns.DENSE_ROWS", 2000)
     dense = near_returns(states, 1.0, False)
-    monkeypatch.setattr("streamscalar.numerics.returns.DENSE_ROWS", 0)
+    monkeypatch.setattr("streamscalar.numerics.exponents.near_returns.DENSE_ROWS", 0)
     tree = near_returns(states, 1.0, False)
     assert len(dense.reference) > 100
     np.testing.assert_array_equal(dense.reference, tree.reference)

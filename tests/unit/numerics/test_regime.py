@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamscalar.numerics.regime import RunEvidence, classify
+from streamscalar.numerics.exponents.regime import RunEvidence, classify
 from streamscalar.types import Estimate, Regime, Status
 
 FEW = Estimate.failed(Status.TOO_FEW_INITIAL_CONDITIONS, n=1)

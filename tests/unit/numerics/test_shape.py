@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from streamscalar.numerics.shape import shape
+from streamscalar.numerics.series.shape import shape
 
 
 def test_a_line_has_speed_one_no_curvature_and_moves_alike() -> None:

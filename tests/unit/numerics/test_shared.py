@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.shared import Basis, shared_axes
+from streamscalar.numerics.embedding.shared_axes import Basis, shared_axes
 
 
 def _basis(snapshots: NDArray[np.float64], k: int) -> tuple[Basis, NDArray[np.float64]]:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics import laws
-from streamscalar.numerics import spacings as module
-from streamscalar.numerics.spacings import (
+from streamscalar.numerics.asymptotic import laws
+from streamscalar.numerics.asymptotic import spacings as module
+from streamscalar.numerics.asymptotic.spacings import (
     collapse,
     differs_from_iid,
     fit_spacings,

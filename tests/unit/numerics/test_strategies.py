@@ -11,10 +11,10 @@ from sklearn.manifold import ClassicalMDS
 from sklearn.manifold import smacof as sklearn_smacof
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.cmds import batch_cmds
-from streamscalar.numerics.landmarks import even_landmarks
-from streamscalar.numerics.pairwise import between
-from streamscalar.numerics.strategies import Embedding, classical, distance_pca, landmark_cmds, smacof
+from streamscalar.numerics.embedding.distances import between
+from streamscalar.numerics.embedding.from_distances import Embedding, classical, distance_pca, landmark_cmds, smacof
+from streamscalar.numerics.embedding.landmarks import even_landmarks
+from streamscalar.numerics.embedding.signs import batch_cmds
 from streamscalar.types import Status
 from tests.oracles.embeddings import distance_matrix, guttman, stress
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.tangent import TangentGrowth, tangent_exponents
+from streamscalar.numerics.exponents.tangent import TangentGrowth, tangent_exponents
 from streamscalar.types import Estimate, Status
 from tests.oracles import exponents as oracle
 from tests.oracles import maps

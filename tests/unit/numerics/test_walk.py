@@ -9,9 +9,9 @@ from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics import walk as module
-from streamscalar.numerics.exact import exact_cmds
-from streamscalar.numerics.walk import DIRECT_WORK, explained_against_walk, walk_explained_variance
+from streamscalar.numerics.embedding import walk as module
+from streamscalar.numerics.embedding.exact import exact_cmds
+from streamscalar.numerics.embedding.walk import DIRECT_WORK, explained_against_walk, walk_explained_variance
 from streamscalar.types import Status
 from tests.oracles.embeddings import ArraySource, first_share, products, walk
 
