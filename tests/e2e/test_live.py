@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from torch import nn
 
 import streamscalar as ss
-from tests.e2e.conftest import ADMIN_TOKEN, Seen, eventually, growing, serving
+from tests.e2e.conftest import ADMIN_TOKEN, WAIT_MS, Seen, eventually, growing, serving
 
 
 def rows_of(page: Page, run: str) -> int:
