@@ -270,10 +270,6 @@ class Store:
         """Return the wishes whose names are not yet `known`, oldest first, and add their names to it."""
         return read_requests(self.place, known)
 
-    def free_bytes(self) -> int:
-        """Return the free bytes of the disk."""
-        return shutil.disk_usage(self.path).free
-
     def _run(self, run_id: str) -> Place:
         path = self.place / "runs" / run_id
         # The name first: one with a slash or dots would lead out of the store.

@@ -163,7 +163,6 @@ runtime.run(Config.model_validate_json(sys.argv[1]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("machine", ["same", "another"])
 def test_a_killed_run_goes_on(service: Bucket, local: streamscalar.Experiment, tmp_path: Path, machine: str) -> None:
     url, spool = service.make(), tmp_path / "spool"

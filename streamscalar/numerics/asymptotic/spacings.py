@@ -232,18 +232,6 @@ def collapse(
     return Estimate(p_value, Status.OK, n=k, method=method, message=message)
 
 
-def k_sample_statistic(samples: Sequence[Floats]) -> float:
-    """Return the k-sample Anderson-Darling statistic A^2 of samples `(n_i,)`, ties allowed [2]_.
-
-    Examples
-    --------
-    >>> round(k_sample_statistic([np.array([1.0, 3.0]), np.array([2.0, 4.0])]), 4)
-    0.6667
-    """
-    owners = np.repeat(np.arange(len(samples)), [len(sample) for sample in samples])
-    return float(_k_sample(np.concatenate(samples)[None], owners[None])[0])
-
-
 def iid_spacings(source: int | Floats, rng: np.random.Generator, n_draws: int, width: Width = "silverman") -> Floats:
     """Return rescaled spacings of states drawn independently, `(n_draws, R - 1)`.
 

@@ -2,7 +2,7 @@
 
 They are different objects, and their coordinates may not be compared with each other:
 
-- `classical` scaling [1]_ of RMS distances is `batch_cmds` again; of any other distance it is the projection on
+- `classical` scaling [1]_ of RMS distances is `exact_cmds` again; of any other distance it is the projection on
   the Euclidean part of it.
 - `distance_pca` [2]_ takes the distances of a snapshot from all others as its features. A coordinate is linear in
   those distances, not in the weights.
@@ -137,7 +137,7 @@ def classical(distances: NDArray[np.float64], n_components: int) -> Embedding:
     Parameters
     ----------
     distances
-        `(N, N)`, symmetric, 0 on the diagonal. For RMS distances use `batch_cmds` or `exact_cmds`, which need
+        `(N, N)`, symmetric, 0 on the diagonal. For RMS distances use `exact_cmds`, which need
         no distances and lose no digits.
     n_components
         Number K of components. Axes with eigenvalues that are not positive are 0.

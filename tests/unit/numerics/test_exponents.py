@@ -40,6 +40,20 @@ def test_exponential_growth_gives_its_rate(rate: float) -> None:
     assert ftle(np.arange(201), growing(rate)).value == pytest.approx(rate, rel=0.06)
 
 
+def turning(n_replicas: int, seed: int) -> Floats:
+    """Return scalar separations `(160, n)` that grow at 0.3 per step and change their sign every eighth step."""
+    rng = np.random.default_rng(seed)
+    steps = np.arange(160)[:, None]
+    size = np.minimum(1e-14 * np.exp(0.3 * steps), 1.0) * rng.uniform(0.5, 2.0, n_replicas)
+    return np.asarray(np.abs(size * np.cos(0.4 * steps + rng.uniform(0.0, 2.0 * np.pi, n_replicas))))
+
+
+def test_averaging_over_replicas_smooths_the_cusps_of_zero_crossings() -> None:
+    found = {n: [nmle(np.arange(160), turning(n, seed)).value or 0.0 for seed in range(60)] for n in (1, 16)}
+    assert np.std(found[16]) < 0.5 * np.std(found[1])
+    assert np.mean(found[16]) == pytest.approx(0.3, abs=0.001)
+
+
 def test_window_and_slope_equal_brute_force() -> None:
     d = growing(0.7)
     log_d = np.log(d).mean(axis=1)

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from streamscalar.errors import BadCall, Kind
 from streamscalar.numerics.embedding.exact import exact_cmds
 from streamscalar.numerics.embedding.joint import joint_source
-from streamscalar.numerics.embedding.signs import batch_cmds
 from streamscalar.types import Layer
+from tests.oracles.classical import batch_cmds
 from tests.oracles.embeddings import ArraySource
 
 Floats = NDArray[np.float64]
@@ -71,26 +71,6 @@ def test_shared_coordinates_compare_runs_and_separate_ones_do_not() -> None:
     # Embedded one by one, runs that move apart or are far from each other have the same coordinates.
     np.testing.assert_allclose(np.abs(alone[1]), np.abs(alone[0]), atol=1e-12)
     np.testing.assert_allclose(alone[2], alone[0], atol=1e-12)
-
-
-@pytest.mark.parametrize("width", [9, 50])
-def test_separations_are_from_the_reference_of_the_own_run(width: int) -> None:
-    values = runs(3)
-    tiny = 1e-12 * np.random.default_rng(4).standard_normal((31, 50))
-    values["a"][:, 1] = values["a"][:, 0] + tiny
-    values["c"][:, 3] = values["c"][:, 0]
-    values["c"][7, 2, 40] = np.nan
-    values["a"][9, 0, 3] = np.nan
-    joint = joint_source({name: ArraySource(w, 7, width) for name, w in values.items()})
-    component = exact_cmds(joint, range(9), 1).components[0]
-    found = joint.separation(component)
-    for name, places in joint.replicas.items():
-        own = values[name][:31]
-        expected = (own - own[:, :1]) @ component / np.sqrt(50)
-        expected[~np.isfinite(expected)] = np.nan
-        np.testing.assert_allclose(found[:, places], expected, rtol=1e-9, atol=1e-24)
-    assert (found[:, joint.replicas["c"][3]] == 0.0).all()
-    assert np.argwhere(np.isnan(found)).tolist() == [[7, 7], [9, 0], [9, 1], [9, 2]]
 
 
 def test_mixed_layouts_are_refused_and_named() -> None:

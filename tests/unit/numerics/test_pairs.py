@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents.all_pairs import ftle_all_pairs, nmle_all_pairs, pair_divergence, pair_indices
-from streamscalar.numerics.exponents.divergence import ftle, nmle
+from streamscalar.numerics.exponents.all_pairs import nmle_all_pairs, pair_indices
+from streamscalar.numerics.exponents.divergence import nmle
 from streamscalar.numerics.intervals import student
 from streamscalar.types import Status
 from tests.oracles import exponents as oracle
 from tests.oracles import naive
+from tests.oracles.exponents import pair_divergence
 
 Floats = NDArray[np.float64]
 STEPS = np.arange(120)
@@ -31,39 +32,10 @@ def signed_separations(n_members: int, seed: int, n_rows: int = 120, rate: float
     return np.asarray(signed)
 
 
-def turning(n_members: int, seed: int, rate: float = 0.3) -> Floats:
-    """Return one coordinate of a spiral, `(120, n_members)`: every separation changes sign again and again."""
-    rng = np.random.default_rng(seed)
-    start = rng.standard_normal((n_members, 2)) @ np.array([1.0, 1.0j])
-    start[0] = 0.0
-    return np.asarray((np.exp((rate + 0.4j) * STEPS)[:, None] * start).real * 1e-14)
-
-
 @pytest.mark.parametrize("n_members", [1, 2, 3, 6, 11])
 def test_pairs_come_in_a_fixed_order(n_members: int) -> None:
     first, second = pair_indices(n_members)
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == list(combinations(range(n_members), 2))
-
-
-def test_pair_divergence_is_the_magnitude_of_each_difference() -> None:
-    signed = signed_separations(5, seed=1)
-    kept = signed.copy()
-    found = pair_divergence(signed)
-    for column, (i, j) in enumerate(combinations(range(5), 2)):
-        assert found[:, column].tolist() == [abs(a - b) for a, b in zip(signed[:, i], signed[:, j], strict=True)]
-    assert np.array_equal(signed, kept)
-
-
-def test_separations_keep_the_digits_that_coordinates_lose() -> None:
-    signed = np.array([[0.0, 3e-15, -4e-15]])
-    coordinates = 700.0 + signed
-    assert pair_divergence(signed)[0].tolist() == pytest.approx([3e-15, 4e-15, 7e-15], rel=1e-15, abs=0.0)
-    assert abs(coordinates[0, 1] - coordinates[0, 2]) == 0.0
-
-
-def test_members_that_are_not_finite_give_nan_without_a_warning() -> None:
-    found = pair_divergence(np.array([[0.0, np.inf, np.inf, 1.0], [np.nan, np.nan, np.nan, np.nan]]))
-    assert np.isnan(found).tolist() == [[True, True, False, True, True, True], [True] * 6]
 
 
 def test_values_and_jackknife_equal_recomputing_without_each_member_on_every_prefix() -> None:
@@ -73,27 +45,22 @@ def test_values_and_jackknife_equal_recomputing_without_each_member_on_every_pre
         part, steps = signed[:n_rows], STEPS[:n_rows]
         log_d = oracle.mean_over_pairs(part, list(range(5)))
         curve = np.exp(log_d)[:, None]
-        for estimator, plain in ((ftle_all_pairs, ftle), (nmle_all_pairs, nmle)):
-            found, expected = estimator(steps, pair_divergence(part), 5), plain(steps, curve)
-            assert (found.status, found.window) == (expected.status, expected.window)
-            if found.value is None or found.window is None:
-                continue
-            n_ok += 1
-            first, last = found.window
-            inside = steps[first : last + 1].astype(np.float64)
+        found, expected = nmle_all_pairs(steps, pair_divergence(part), 5), nmle(steps, curve)
+        assert (found.status, found.window) == (expected.status, expected.window)
+        if found.value is None or found.window is None:
+            continue
+        n_ok += 1
+        first, last = found.window
+        inside = steps[first : last + 1].astype(np.float64)
 
-            def end_points(y: Floats, first: int = first, last: int = last) -> float:
-                return float((y[last] - y[first]) / (last - first))
+        def fitted(y: Floats, first: int = first, last: int = last, inside: Floats = inside) -> float:
+            return naive.slope(inside, y[first : last + 1])
 
-            def fitted(y: Floats, first: int = first, last: int = last, inside: Floats = inside) -> float:
-                return naive.slope(inside, y[first : last + 1])
-
-            slope_of = end_points if plain is ftle else fitted
-            assert found.value == pytest.approx(slope_of(log_d), rel=1e-12)
-            assert found.low is not None
-            half = 2.7764451 * oracle.jackknife_error(part, slope_of)
-            assert found.value - found.low == pytest.approx(half, rel=1e-6)
-    assert n_ok > 150
+        assert found.value == pytest.approx(fitted(log_d), rel=1e-12)
+        assert found.low is not None
+        half = 2.7764451 * oracle.jackknife_error(part, fitted)
+        assert found.value - found.low == pytest.approx(half, rel=1e-6)
+    assert n_ok > 50
 
 
 def test_n_counts_members_and_the_message_says_how() -> None:
@@ -105,7 +72,7 @@ def test_n_counts_members_and_the_message_says_how() -> None:
 
 
 def test_two_members_have_a_value_and_no_interval() -> None:
-    found = ftle_all_pairs(STEPS, pair_divergence(signed_separations(2, seed=3)), 2)
+    found = nmle_all_pairs(STEPS, pair_divergence(signed_separations(2, seed=3)), 2)
     assert found.is_ok
     assert (found.low, found.high, found.confidence, found.n) == (None, None, None, 2)
     assert found.message == "One pair of 2 members. No interval."
@@ -113,7 +80,7 @@ def test_two_members_have_a_value_and_no_interval() -> None:
 
 def test_confidence_widens_the_interval() -> None:
     pairs = pair_divergence(signed_separations(4, seed=3))
-    narrow, wide = ftle_all_pairs(STEPS, pairs, 4, 0.8), ftle_all_pairs(STEPS, pairs, 4, 0.99)
+    narrow, wide = nmle_all_pairs(STEPS, pairs, 4, 0.8), nmle_all_pairs(STEPS, pairs, 4, 0.99)
     assert narrow.low is not None
     assert wide.low is not None
     assert wide.low < narrow.low
@@ -121,74 +88,46 @@ def test_confidence_widens_the_interval() -> None:
     assert (wide.value or 0.0) - wide.low == pytest.approx(ratio * ((narrow.value or 0.0) - narrow.low), rel=1e-9)
 
 
-def experiment(n_members: int, rng: np.random.Generator, own: float, saturates: bool) -> Floats:
+def experiment(n_members: int, rng: np.random.Generator, own: float) -> Floats:
     """Return distances of pairs whose rate is .4 plus a term per member and one per pair."""
     first, second = pair_indices(n_members)
     of_member = 0.01 * rng.standard_normal(n_members)
     rates = 0.4 + of_member[first] + of_member[second] + own * rng.standard_normal(len(first))
-    log_d = -18.0 + STEPS[:, None] * rates
-    if saturates:
-        log_d = np.minimum(log_d, 2.0)
+    log_d = np.minimum(-18.0 + STEPS[:, None] * rates, 2.0)
     return np.asarray(np.exp(log_d + 0.02 * rng.standard_normal(log_d.shape)))
 
 
 @pytest.mark.parametrize(("n_members", "own"), [(3, 0.0), (6, 0.0), (6, 0.01), (11, 0.0)])
 def test_jackknife_covers_what_it_states(n_members: int, own: float) -> None:
     rng = np.random.default_rng(17)
-    hits = {"nmle": 0, "ftle": 0, "as if independent": 0}
+    hits = {"jackknife": 0, "as if independent": 0}
     for _ in range(400):
-        found = nmle_all_pairs(STEPS, experiment(n_members, rng, own, saturates=True), n_members)
-        growth = experiment(n_members, rng, own, saturates=False)
-        other = ftle_all_pairs(STEPS, growth, n_members)
-        low, high = student(np.log(growth[-1] / growth[0]) / STEPS[-1], 0.95)
+        pairs = experiment(n_members, rng, own)
+        found = nmle_all_pairs(STEPS, pairs, n_members)
+        low, high = student(np.log(pairs[30] / pairs[0]) / 30, 0.95)
         assert found.low is not None
         assert found.high is not None
-        assert other.low is not None
-        assert other.high is not None
-        hits["nmle"] += found.low <= 0.4 <= found.high
-        hits["ftle"] += other.low <= 0.4 <= other.high
+        hits["jackknife"] += found.low <= 0.4 <= found.high
         hits["as if independent"] += low <= 0.4 <= high
-    assert 0.92 <= hits["nmle"] / 400 <= 0.99
-    assert 0.92 <= hits["ftle"] / 400 <= 0.99
+    assert 0.92 <= hits["jackknife"] / 400 <= 0.99
     if own == 0.0 and n_members > 3:
         assert hits["as if independent"] / 400 < 0.8
 
 
-def test_all_pairs_scatter_less_than_pairs_with_the_reference() -> None:
-    deviations: dict[str, list[float]] = {"all": [], "reference": []}
-    n_covered = 0
-    for seed in range(200):
-        signed = turning(6, seed)
-        over_all = ftle_all_pairs(STEPS, pair_divergence(signed), 6)
-        with_reference = ftle(STEPS, np.abs(signed[:, 1:]))
-        assert over_all.value is not None
-        assert with_reference.value is not None
-        assert over_all.low is not None
-        assert over_all.high is not None
-        deviations["all"].append(over_all.value - 0.3)
-        deviations["reference"].append(with_reference.value - 0.3)
-        n_covered += over_all.low <= 0.3 <= over_all.high
-    assert np.std(deviations["all"]) < 0.8 * np.std(deviations["reference"])
-    assert abs(np.mean(deviations["all"])) < 3.0 * np.std(deviations["all"]) / math.sqrt(200)
-    assert n_covered / 200 >= 0.9
-
-
 def test_bad_data_is_a_status() -> None:
     pairs = pair_divergence(signed_separations(4, seed=5))
-    for estimator in (ftle_all_pairs, nmle_all_pairs):
-        assert estimator(STEPS, pairs[:, :0], 1).status is Status.TOO_FEW_REPLICAS
-        assert estimator(STEPS[:1], pairs[:1], 4).status is Status.TOO_FEW_ROWS
-        assert estimator(STEPS[:0], pairs[:0], 4).status is Status.TOO_FEW_ROWS
-        for bad, status in ((np.nan, Status.NON_FINITE), (np.inf, Status.NON_FINITE), (0.0, Status.CONTRACTED)):
-            broken = pairs.copy()
-            broken[7, 2] = bad
-            found = estimator(STEPS, broken, 4)
-            assert (found.status, found.n) == (status, 4)
+    assert nmle_all_pairs(STEPS, pairs[:, :0], 1).status is Status.TOO_FEW_REPLICAS
+    assert nmle_all_pairs(STEPS[:1], pairs[:1], 4).status is Status.TOO_FEW_ROWS
+    assert nmle_all_pairs(STEPS[:0], pairs[:0], 4).status is Status.TOO_FEW_ROWS
+    for bad, status in ((np.nan, Status.NON_FINITE), (np.inf, Status.NON_FINITE), (0.0, Status.CONTRACTED)):
+        broken = pairs.copy()
+        broken[7, 2] = bad
+        found = nmle_all_pairs(STEPS, broken, 4)
+        assert (found.status, found.n) == (status, 4)
     broken = pairs.copy()
     broken[7, :2] = 0.0
-    assert ftle_all_pairs(STEPS, broken, 4).message.startswith("2 of 6 pairs reached separation 0.")
+    assert nmle_all_pairs(STEPS, broken, 4).message.startswith("2 of 6 pairs reached separation 0.")
     shrinking = pair_divergence(np.exp(-0.1 * STEPS)[:, None] * np.array([0.0, 1.0, -2.0]))
-    assert ftle_all_pairs(STEPS, shrinking, 3).value == pytest.approx(-0.1)
     assert nmle_all_pairs(STEPS, shrinking, 3).status is Status.NO_EXPONENTIAL_PHASE
     assert nmle_all_pairs(STEPS, shrinking, 3).n == 3
 
@@ -198,13 +137,8 @@ def test_bad_calls() -> None:
     with pytest.raises(BadCall, match="6 columns"):
         nmle_all_pairs(STEPS, np.ones((120, 5)), 4)
     with pytest.raises(BadCall, match="shape"):
-        ftle_all_pairs(STEPS[1:], pairs, 4)
+        nmle_all_pairs(STEPS[1:], pairs, 4)
     with pytest.raises(BadCall, match="confidence"):
-        ftle_all_pairs(STEPS, pairs, 4, 1.0)
+        nmle_all_pairs(STEPS, pairs, 4, 1.0)
     with pytest.raises(BadCall, match="n_members"):
         pair_indices(0)
-    with pytest.raises(BadCall, match=r"1e-09 in row 1"):
-        pair_divergence(np.array([[0.0, 1.0], [1e-9, 2.0]]))
-    for shape in ((3,), (3, 0)):
-        with pytest.raises(BadCall, match="n_members"):
-            pair_divergence(np.zeros(shape))

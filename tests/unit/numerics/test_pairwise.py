@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.embedding.distances import CHUNK, Picked, between, distances, every_snapshot
+from streamscalar.numerics.embedding.distances import CHUNK, Picked, distances, every_snapshot
 from streamscalar.types import Layer
 from tests.oracles.embeddings import ArraySource, distance_matrix
 
@@ -29,7 +29,6 @@ def test_equals_double_loops_however_blocks_are_cut(dtype: Any, width: int, dist
     expected = distance_matrix(values[everything], values[FEW], distance)
     np.testing.assert_allclose(found, expected, rtol=1e-14)
     assert source.n_reads == 1
-    np.testing.assert_allclose(between(values[everything], values[FEW], distance), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("width", [1, 7, 40])

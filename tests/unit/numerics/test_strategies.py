@@ -11,11 +11,10 @@ from sklearn.manifold import ClassicalMDS
 from sklearn.manifold import smacof as sklearn_smacof
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.embedding.distances import between
 from streamscalar.numerics.embedding.from_distances import Embedding, classical, distance_pca, landmark_cmds, smacof
 from streamscalar.numerics.embedding.landmarks import even_landmarks
-from streamscalar.numerics.embedding.signs import batch_cmds
 from streamscalar.types import Status
+from tests.oracles.classical import batch_cmds
 from tests.oracles.embeddings import distance_matrix, guttman, stress
 
 Floats = NDArray[np.float64]
@@ -104,7 +103,7 @@ def test_smacof_never_raises_the_stress_and_follows_the_guttman_transform(n_comp
 def test_rounding_does_not_raise_the_stress_either() -> None:
     for seed in range(8):
         snapshots = curve(n=12, n_parameters=4, seed=seed)
-        found = smacof(between(snapshots, snapshots, "l1"), 3, max_iterations=400, tolerance=0.0)
+        found = smacof(distance_matrix(snapshots, snapshots, "l1"), 3, max_iterations=400, tolerance=0.0)
         assert (np.diff(found.stresses) <= 0.0).all()
 
 
@@ -173,7 +172,7 @@ def test_twins_get_the_same_bits(name: str, n_components: int) -> None:
     for n in range(20, 45, 6):
         snapshots = curve(n=n, seed=12)
         both = np.concatenate([snapshots, snapshots[5:12]])
-        found = STRATEGIES[name](between(both, both, "rms"), n_components).scores
+        found = STRATEGIES[name](distance_matrix(both, both, "rms"), n_components).scores
         assert np.array_equal(found[n:], found[5:12])
 
 
