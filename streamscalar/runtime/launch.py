@@ -1,24 +1,21 @@
 """From a config to a finished store: check, price, create, execute."""
 
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import streamscalar
 from streamscalar.config import Config, Cost, cost, load_config, plan_packs, plan_runs
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import Phase
+from streamscalar.provenance import gather_provenance
 from streamscalar.store import Store, segment_rows
 from streamscalar.store.media.objects import is_url
 from streamscalar.training.ensemble import (
@@ -103,8 +100,10 @@ def prepare(config: Config) -> Prepared:
         n_concurrent,
     )
     _check_room(config, price)
+    # Versions of the driver; `streamscalar doctor` compares them with those of the nodes.
+    provenance = gather_provenance(device.type, config.training.n_threads, further_packages=("ray",), with_git=True)
     seconds = seconds_per_step * config.training.n_steps * len(packs) / n_concurrent
-    return Prepared(config, price, seconds, n_concurrent, _provenance(device.type, config))
+    return Prepared(config, price, seconds, n_concurrent, provenance)
 
 
 def _n_concurrent(config: Config, n_packs: int) -> int:
@@ -142,24 +141,6 @@ def _check_room(config: Config, price: Cost) -> None:
             "Set recording.retain to none, record less often (recording.every_n_steps), or use another disk",
             Kind.STORE_FULL,
         )
-
-
-def _provenance(device: str, config: Config) -> dict[str, Any]:
-    packages = ("numpy", "scipy", "torch", "zarr", "ray")
-    facts: dict[str, Any] = {
-        "streamscalar": streamscalar.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": {name: version(name) for name in packages},
-        "device": device,
-        "n_threads": config.training.n_threads,
-    }
-    try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)
-        facts["git_revision"] = git.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return facts
 
 
 def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda _: None) -> Experiment:
