@@ -14,7 +14,7 @@ from streamscalar.errors import BadCall, Kind
 from streamscalar.seeds import Stream, generator
 from streamscalar.training.batches import Batches
 from streamscalar.training.optimizers import Optimizer
-from streamscalar.training.problems import Evaluation, Problem, Product
+from streamscalar.training.problem import Evaluation, Problem, Product
 from streamscalar.types import Layout
 
 N_TWIN_STEPS = 3
