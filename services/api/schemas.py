@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamscalar.types import Regime, Status, json_float
+from streamscalar.types import AlertLevel, Regime, Status, json_float
 
 NonFinite = Literal["nan", "inf", "-inf"]
 Number = float | NonFinite
@@ -18,8 +18,6 @@ def number(value: float | None) -> Number | None:
 
 State = Literal["waiting", "training", "trained", "done", "failed", "cancelled", "silent"]
 """`trained`: all rows are there, the exact embedding is not yet. `silent`: neither ended nor written to lately."""
-
-Level = Literal["info", "warn", "error"]
 
 
 class Document(BaseModel):
@@ -261,7 +259,7 @@ class AlertDocument(Document):
     id: str
     run: str
     rule: str
-    level: Level
+    level: AlertLevel
     step: int | None
     row: int | None
     at: float
