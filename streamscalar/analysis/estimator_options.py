@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamscalar.numerics.exponents.divergence.curves import Average
+from streamscalar.numerics.exponents.curves import Average
 from streamscalar.numerics.exponents.regime import REGULAR_BELOW
 from streamscalar.numerics.intervals import IntervalMethod
 from streamscalar.seeds import Stream, generator

@@ -19,7 +19,7 @@ from streamscalar.numerics.embedding.separations import (
     random_direction,
     separations,
 )
-from streamscalar.numerics.exponents.divergence.curves import mean_log
+from streamscalar.numerics.exponents.curves import mean_log
 from streamscalar.protocol.progress import RunProgress
 from streamscalar.seeds import Stream, generator
 from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.numerics.exponents.divergence.curves import (
+from streamscalar.numerics.exponents.curves import (
     HUNDREDFOLD,
     LEAST_REPLICAS,
     Average,

@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents.divergence.curves import LEAST_REPLICAS, check_rows
+from streamscalar.numerics.exponents.curves import LEAST_REPLICAS, check_rows
 from streamscalar.types import ADVICE, Status
 
 

@@ -21,8 +21,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
+from streamscalar.numerics.exponents.curves import HUNDREDFOLD, LEAST_REPLICAS, Average, mean_log
 from streamscalar.numerics.exponents.divergence import LEAST_FIT_ROWS, nmle
-from streamscalar.numerics.exponents.divergence.curves import HUNDREDFOLD, LEAST_REPLICAS, Average, mean_log
 from streamscalar.numerics.intervals import student
 from streamscalar.numerics.times.replica_times import mean_over_replicas
 from streamscalar.types import Estimate, Status

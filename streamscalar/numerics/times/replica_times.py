@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.numerics.exponents.divergence.curves import LEAST_REPLICAS
+from streamscalar.numerics.exponents.curves import LEAST_REPLICAS
 from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
 

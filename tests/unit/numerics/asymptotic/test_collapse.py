@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
+from streamscalar.numerics.asymptotic.collapse import collapse
 from streamscalar.numerics.asymptotic.spacings import rescaled_spacings
-from streamscalar.numerics.asymptotic.states.collapse import collapse
 from streamscalar.types import Status
 from tests.oracles import spacings as naive
 

@@ -5,11 +5,11 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
+from streamscalar.numerics.asymptotic import independent_draws as module
 from streamscalar.numerics.asymptotic import laws
+from streamscalar.numerics.asymptotic.collapse import collapse
+from streamscalar.numerics.asymptotic.independent_draws import differs_from_iid, iid_spacings, spacing_null
 from streamscalar.numerics.asymptotic.spacings import rescaled_spacings
-from streamscalar.numerics.asymptotic.states import independent_draws as module
-from streamscalar.numerics.asymptotic.states.collapse import collapse
-from streamscalar.numerics.asymptotic.states.independent_draws import differs_from_iid, iid_spacings, spacing_null
 from streamscalar.types import Status
 from tests.oracles import spacings as naive
 

@@ -9,8 +9,8 @@ from scipy import stats
 
 from streamscalar.errors import BadCall
 from streamscalar.numerics.asymptotic import laws
+from streamscalar.numerics.asymptotic.independent_draws import iid_spacings
 from streamscalar.numerics.asymptotic.spacings import fit_spacings, rescaled_spacings
-from streamscalar.numerics.asymptotic.states.independent_draws import iid_spacings
 from streamscalar.types import Status
 from tests.oracles import spacings as naive
 

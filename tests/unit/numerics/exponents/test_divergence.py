@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamscalar.numerics.exponents.curves import mean_log, saturation_level
 from streamscalar.numerics.exponents.divergence import ftle, nmle
-from streamscalar.numerics.exponents.divergence.curves import mean_log, saturation_level
 from streamscalar.types import Status
 from tests.oracles import maps, naive
 
