@@ -12,12 +12,12 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
-from streamscalar.config.logs import log_format
+from streamscalar.config.log_settings import log_format
 from streamscalar.errors import BadCall, Kind
 from streamscalar.logs import set_up_logs
 from streamscalar.store import place
 from streamscalar_services.api import ServiceOptions, create_app
-from streamscalar_services.api.auth import Tokens
+from streamscalar_services.api.http.auth import Tokens
 
 CPUS = 0.5
 MAX_ONGOING = 256

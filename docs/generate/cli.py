@@ -8,7 +8,7 @@ from typing import Any
 from typer.main import get_command
 
 from docs.generate.markdown import code, described, fenced, one_line, page, table
-from streamscalar.cli.app import app
+from streamscalar.cli.commands import app
 
 INTRODUCTION = """
 Exit codes: 0 done, 1 work failed, 2 bad call. An error is one sentence on standard error. `streamscalar --version`

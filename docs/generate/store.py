@@ -8,7 +8,7 @@ from typing import Any
 
 from docs.generate.markdown import code, described, fenced, page, table
 from streamscalar.store import schema
-from streamscalar.store.coordinates import EXACT_ARRAYS
+from streamscalar.store.embedding_reader import EXACT_ARRAYS
 from streamscalar.types import Layer, Layout
 
 INTRODUCTION = f"""

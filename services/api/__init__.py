@@ -1,6 +1,6 @@
 """The query API: an application factory without Ray, and the server that runs it alone."""
 
-from streamscalar_services.api.app import create_app
-from streamscalar_services.api.options import ServiceOptions
+from streamscalar_services.api.http.app import create_app
+from streamscalar_services.api.service_options import ServiceOptions
 
 __all__ = ["ServiceOptions", "create_app"]

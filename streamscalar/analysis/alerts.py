@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.rules import Alert, checkpoints, make_alert
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
 from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.changes import following, level_changes, trend
-from streamscalar.numerics.exponents import ftle, nmle
-from streamscalar.numerics.regime import RunEvidence, classify
+from streamscalar.numerics.exponents.divergence import ftle, nmle
+from streamscalar.numerics.exponents.regime import RunEvidence, classify
+from streamscalar.numerics.series.changes import following, level_changes, trend
 from streamscalar.types import REFERENCE, Estimate, Regime, json_float
 
 Floats = NDArray[np.float64]

@@ -14,8 +14,8 @@ from scipy import stats
 
 from streamscalar.analysis.setting import SettingEstimates
 from streamscalar.analysis.table import Table
+from streamscalar.numerics.asymptotic.laws import log_likelihood
 from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student
-from streamscalar.numerics.laws import log_likelihood
 from streamscalar.types import Estimate, Regime
 
 PUBLISHED_CORRELATION = 0.69

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.run import QUANTITIES, RunEstimates
-from streamscalar.analysis.spacings import Spacings, analyze_spacings
-from streamscalar.numerics.correlation import correlate_times
+from streamscalar.analysis.spacing_analysis import Spacings, analyze_spacings
+from streamscalar.numerics.exponents.regime import REGULAR_BELOW, RunEvidence, classify
 from streamscalar.numerics.intervals import binomial, over_initial_conditions, steps_over_initial_conditions
-from streamscalar.numerics.regime import REGULAR_BELOW, RunEvidence, classify
+from streamscalar.numerics.times.correlation import correlate_times
 from streamscalar.types import Estimate, Regime, Status, json_float
 
 Combine = Callable[..., Estimate]

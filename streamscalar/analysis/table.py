@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.run import RunEstimates, analyze_run
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.setting import SettingEstimates, analyze_setting
-from streamscalar.numerics.ladder import LEAST_RUNGS, extrapolate
+from streamscalar.numerics.exponents.ladder import LEAST_RUNGS, extrapolate
 from streamscalar.types import Estimate
 
 if TYPE_CHECKING:

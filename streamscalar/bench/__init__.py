@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from streamscalar.bench.api import bench_api
 from streamscalar.bench.figures import Figure
 from streamscalar.bench.onset import bench_onset
-from streamscalar.bench.scaling import bench_scaling
+from streamscalar.bench.scaling.measure import bench_scaling
 from streamscalar.bench.track import bench_track
 from streamscalar.bench.train import bench_train
 

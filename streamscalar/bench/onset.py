@@ -9,9 +9,9 @@ import numpy as np
 
 from streamscalar.bench.figures import Figure
 from streamscalar.config import Config, load_config
-from streamscalar.protocol.onset import SENSITIVE
+from streamscalar.protocol.onset_search import SENSITIVE
 from streamscalar.runtime import execute, prepare
-from streamscalar.runtime.onset import find_onset, range_test
+from streamscalar.runtime.onset_trials import find_onset, range_test
 from streamscalar.types import Regime
 
 LOW, HIGH = 0.1, 20.0

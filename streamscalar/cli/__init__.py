@@ -1,5 +1,5 @@
 """The command line."""
 
-from streamscalar.cli.app import main
+from streamscalar.cli.commands import main
 
 __all__ = ["main"]

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.types import Estimate, Regime, Status
+from streamscalar.types import Regime, Status
 
 if TYPE_CHECKING:
     from streamscalar.analysis.claims import Claim
@@ -86,7 +86,7 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
             f"{setting.learning_rate:g}",
             *([f"{setting.epsilon:g}"] if has_ladder else []),
             f"[{COLOURS[setting.regime]}]{setting.regime}[/]",
-            *(_estimate(setting.estimates[key]) for key in COLUMNS),
+            *(interval(setting.estimates[key].to_json()) for key in COLUMNS),
         )
     console = Console()
     console.print(grid)
@@ -95,10 +95,6 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
         style="dim",
         markup=False,
     )
-
-
-def _estimate(estimate: Estimate) -> str:
-    return interval(estimate.to_json())
 
 
 def interval(estimate: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from streamscalar.experiment import DISTANCES, Experiment, Run
-from streamscalar.store.objects import ObjectPath, Place
+from streamscalar.store.media.objects import ObjectPath, Place
 
 if TYPE_CHECKING:
     import pandas as pd

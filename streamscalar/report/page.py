@@ -13,10 +13,10 @@ from streamscalar.config.models import ModelSection
 from streamscalar.experiment import Experiment
 from streamscalar.report import figures
 from streamscalar.report.figures.base import COLOURS, Drawing, thin
-from streamscalar.report.figures.divergence import MOST_CURVES
+from streamscalar.report.figures.divergence_curves import MOST_CURVES
 from streamscalar.report.tables import claims_table, laws_table, methods_table, settings_table
 from streamscalar.report.words import conclusions
-from streamscalar.store.objects import ObjectPath, Place
+from streamscalar.store.media.objects import ObjectPath, Place
 
 REGIME_STYLE = "".join(f".{regime}{{color:{colour};font-weight:600}}" for regime, colour in COLOURS.items())
 STYLE = f"""

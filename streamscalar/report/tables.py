@@ -7,7 +7,7 @@ from streamscalar.analysis.claims import Claim
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.setting import SettingEstimates
 from streamscalar.analysis.table import Table
-from streamscalar.report.figures.spacings import most_spaced
+from streamscalar.report.figures.spacing_laws import most_spaced
 from streamscalar.report.phrases import interval, place
 from streamscalar.types import Estimate, Status
 

@@ -10,7 +10,7 @@ from streamscalar.analysis.setting import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student
 from streamscalar.report.figures.base import one_epsilon
-from streamscalar.report.figures.spacings import most_spaced
+from streamscalar.report.figures.spacing_laws import most_spaced
 from streamscalar.report.figures.variance import ILL_DEFINED_BELOW
 from streamscalar.report.phrases import are, counted, interval, listed, lower, place, places, span
 from streamscalar.types import ADVICE, Estimate, Regime, Status

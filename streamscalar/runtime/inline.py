@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.config import Config, plan_packs
-from streamscalar.coordinator.coordinator import Coordinator
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import (
     CancelRequested,
@@ -20,6 +19,7 @@ from streamscalar.protocol.schedule import (
     TrainingStopped,
 )
 from streamscalar.store import Store
+from streamscalar.workers.coordinator import Coordinator
 from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Outcome, Trainer
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.store.files import json_bytes, plain
+from streamscalar.store.media.files import json_bytes, plain
 from streamscalar.store.reader import RunReader
 from streamscalar.store.schema import DISTANCES
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.store.arrays import StoredArray
-from streamscalar.store.codec import Integers, decode, encode, from_ordered, ordered
-from streamscalar.store.coordinates import EmbeddingView, Scores
-from streamscalar.store.files import read_group
-from streamscalar.store.objects import ObjectPath, Place
+from streamscalar.store.embedding_reader import EmbeddingView, Scores
+from streamscalar.store.format.arrays import StoredArray
+from streamscalar.store.format.codec import Integers, decode, encode, from_ordered, ordered
+from streamscalar.store.media.files import read_group
+from streamscalar.store.media.objects import ObjectPath, Place
 from streamscalar.store.schema import RunFiles, RunSpec
 from streamscalar.store.wal import Frame, LogReader
 from streamscalar.types import Layout

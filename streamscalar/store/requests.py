@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from streamscalar.store.files import json_bytes, plain, storage_errors, write_durable
-from streamscalar.store.objects import ObjectPath, Place, fetch
+from streamscalar.store.media.files import json_bytes, plain, storage_errors, write_durable
+from streamscalar.store.media.objects import ObjectPath, Place, fetch
 
 _SUFFIX = ".json"
 

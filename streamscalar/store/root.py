@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.store.arrays import Codec
-from streamscalar.store.buckets import create_run, create_store, list_run, listed_runs
-from streamscalar.store.embedding import EmbeddingWriter
-from streamscalar.store.fence import exclusive
-from streamscalar.store.files import (
+from streamscalar.store.bucket_creation import create_run, create_store, list_run, listed_runs
+from streamscalar.store.embedding_writer import EmbeddingWriter
+from streamscalar.store.format.arrays import Codec
+from streamscalar.store.media.files import (
     PARTIAL,
     fsync_path,
     json_bytes,
@@ -25,14 +24,15 @@ from streamscalar.store.files import (
     write_durable,
     write_group,
 )
-from streamscalar.store.filesystem import require_usable
-from streamscalar.store.objects import ObjectPath, Place, place
+from streamscalar.store.media.filesystem import require_usable
+from streamscalar.store.media.folder_fence import exclusive
+from streamscalar.store.media.objects import ObjectPath, Place, place
 from streamscalar.store.reader import RunReader
 from streamscalar.store.requests import read_requests, write_request
 from streamscalar.store.schema import GROUPS, SCHEMA_VERSION, RunFiles, RunSpec, segment_rows
 from streamscalar.store.streams import spool_folder
 from streamscalar.store.wal import Fsync
-from streamscalar.store.weights import WeightsWriter
+from streamscalar.store.weights_writer import WeightsWriter
 from streamscalar.types import Layout
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
@@ -269,10 +269,6 @@ class Store:
     def requests(self, known: set[str]) -> list[dict[str, Any]]:
         """Return the wishes whose names are not yet `known`, oldest first, and add their names to it."""
         return read_requests(self.place, known)
-
-    def free_bytes(self) -> int:
-        """Return the free bytes of the disk."""
-        return shutil.disk_usage(self.path).free
 
     def _run(self, run_id: str) -> Place:
         path = self.place / "runs" / run_id

@@ -30,8 +30,8 @@ from typing import Any, Generic, Self, cast
 import numpy as np
 from typing_extensions import TypeVar
 
-from streamscalar.store.arrays import Codec, series_document, trajectory_document
-from streamscalar.store.objects import Place
+from streamscalar.store.format.arrays import Codec, series_document, trajectory_document
+from streamscalar.store.media.objects import Place
 from streamscalar.types import Layout
 
 SCHEMA_VERSION = 1

@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.store import wal
-from streamscalar.store.arrays import StoredArray
-from streamscalar.store.claim import Claim
-from streamscalar.store.fence import Fence
-from streamscalar.store.files import (
+from streamscalar.store.format.arrays import StoredArray
+from streamscalar.store.media.bucket_fence import Claim
+from streamscalar.store.media.files import (
     fsync_path,
     json_bytes,
     read_group,
@@ -27,8 +26,9 @@ from streamscalar.store.files import (
     write_durable,
     write_group,
 )
-from streamscalar.store.objects import ObjectPath, Place, remove
-from streamscalar.store.publication import BucketPublication, FolderPublication, Publication
+from streamscalar.store.media.folder_fence import Fence
+from streamscalar.store.media.objects import ObjectPath, Place, remove
+from streamscalar.store.media.publication import BucketPublication, FolderPublication, Publication
 
 
 class Stream(Protocol):

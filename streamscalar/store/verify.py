@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from streamscalar.errors import StreamscalarError
-from streamscalar.store.codec import encode
+from streamscalar.store.format.codec import encode
 from streamscalar.store.reader import RunReader
 from streamscalar.store.root import Store
 from streamscalar.store.schema import DISTANCES

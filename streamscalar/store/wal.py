@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.store.fence import Fence
-from streamscalar.store.files import fsync_path, storage_errors
-from streamscalar.store.packing import Arrays, pack, unpack
+from streamscalar.store.format.packing import Arrays, pack, unpack
+from streamscalar.store.media.files import fsync_path, storage_errors
+from streamscalar.store.media.folder_fence import Fence
 
 Fsync = Literal["row", "segment", "none"]
 

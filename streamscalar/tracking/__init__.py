@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from streamscalar.tracking.notices import TrackingWarning
     from streamscalar.tracking.start import track
     from streamscalar.tracking.summary import Summary
-    from streamscalar.tracking.tracker import Tracker
+    from streamscalar.tracking.training.tracker import Tracker
 
 __all__ = ["Summary", "Tracker", "TrackingWarning", "track"]
 
 _HOMES = {
     "Summary": "streamscalar.tracking.summary",
-    "Tracker": "streamscalar.tracking.tracker",
+    "Tracker": "streamscalar.tracking.training.tracker",
     "TrackingWarning": "streamscalar.tracking.notices",
     "track": "streamscalar.tracking.start",
 }

@@ -9,8 +9,8 @@ from torch import nn
 
 from streamscalar.config.models import ModelSection
 from streamscalar.errors import BadCall, Kind
-from streamscalar.training.own import call_own, find_own
 from streamscalar.training.tasks import LoadedTask
+from streamscalar.training.user_functions import call_own, find_own
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,

@@ -11,8 +11,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.training.networks import Build
-from streamscalar.training.own import reason
 from streamscalar.training.tasks import LoadedTask, Samples
+from streamscalar.training.user_functions import reason
 
 N_PROBED = 4
 """Samples that a module is tried on."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 from streamscalar.config.models import TaskSection, is_own
 from streamscalar.errors import BadCall, Kind
 from streamscalar.training.data import Data, first_samples, load_data
-from streamscalar.training.own import call_own, find_own
+from streamscalar.training.user_functions import call_own, find_own
 
 OfOutputs = Callable[[Tensor, Tensor], Tensor]
 """Takes outputs and targets of n samples, both with n along the first axis; returns a scalar, a mean over samples."""

@@ -12,19 +12,21 @@ from threadpoolctl import threadpool_limits
 
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.errors import Fenced
-from streamscalar.numerics.distance import increment_products, pair_distances, random_direction, separations
-from streamscalar.numerics.exponents import mean_log
-from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.numerics.embedding.online import OnlineCMDS
+from streamscalar.numerics.embedding.separations import (
+    increment_products,
+    pair_distances,
+    random_direction,
+    separations,
+)
+from streamscalar.numerics.exponents.curves import mean_log
 from streamscalar.protocol.progress import RunProgress
+from streamscalar.seeds import Stream, generator
 from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store
 from streamscalar.types import REFERENCE
-from streamscalar.workers.strategies import embed_exactly
+from streamscalar.workers.exact_embedding import embed_exactly
 
 _log = logging.getLogger(__name__)
-
-RANDOM_DIRECTION_STREAM = 3
-"""Key of the random control direction among the streams of a run's seed."""
-
 
 HELD_BYTES = 2**30
 """Raw weights up to which an exact solution holds a run in memory; beyond, every pass decodes it again."""
@@ -149,7 +151,7 @@ class Embedder:
                 if checkpoint is None
                 else OnlineCMDS.from_snapshot(checkpoint)
             )
-            rng = np.random.default_rng(np.random.SeedSequence([reader.seed, RANDOM_DIRECTION_STREAM]))
+            rng = generator(reader.seed, Stream.RANDOM_DIRECTION)
             fit = [r for r in range(layout.n_replicas) if r != layout.control]
             self._open_runs[run_id] = _Open(
                 reader,

@@ -10,7 +10,7 @@ from typer.main import get_command
 import streamscalar
 from docs.generate import cli, config, http, python, store
 from docs.generate.markdown import Undescribed, described
-from streamscalar.cli.app import app
+from streamscalar.cli.commands import app
 from streamscalar.config import Config, preset_names
 from streamscalar.store import schema
 

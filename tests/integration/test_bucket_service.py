@@ -12,15 +12,15 @@ from typer.testing import CliRunner
 
 import streamscalar as ss
 from streamscalar import runtime
-from streamscalar.cli.app import app
+from streamscalar.cli.commands import app
 from streamscalar.config import Config
 from streamscalar.errors import BadCall, Kind
-from streamscalar.runtime.onset import find_onset
+from streamscalar.runtime.onset_trials import find_onset
 from streamscalar.store import ObjectPath
-from streamscalar_services.api import catalog
-from streamscalar_services.api.auth import Tokens
-from streamscalar_services.api.monitor import Monitor
-from streamscalar_services.api.options import ServiceOptions
+from streamscalar_services.api.http.auth import Tokens
+from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.watch import catalog
+from streamscalar_services.api.watch.monitor import Monitor
 from tests.bucket import Bucket, running
 from tests.conftest import small_config
 from tests.integration.conftest import ADMIN, Service

@@ -11,12 +11,12 @@ import typer
 from typer.testing import CliRunner
 
 import streamscalar
-from streamscalar.cli.onset import find_onset as command
+from streamscalar.cli.find_onset import find_onset as command
 from streamscalar.config import Config
 from streamscalar.errors import BadCall, WorkFailed
-from streamscalar.protocol.onset import OnsetResult, OnsetStatus
+from streamscalar.protocol.onset_search import OnsetResult, OnsetStatus
 from streamscalar.protocol.progress import Snapshot
-from streamscalar.runtime.onset import find_onset, range_test
+from streamscalar.runtime.onset_trials import find_onset, range_test
 from streamscalar.training.data import load_data
 from streamscalar.types import Status
 from tests.conftest import small_config
@@ -94,12 +94,6 @@ def test_a_search_stopped_twice_ends_at_the_same_result(root: Path, result: Onse
     for stage in sorted(root.glob("stage-*")):
         assert streamscalar.open(tmp_path / stage.name).digest() == streamscalar.open(stage).digest()
     assert streamscalar.open(tmp_path / "stage-0").store.reader("lr1_ic0").setting == first_stage
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
-def test_ray_finds_the_same(result: OnsetResult, tmp_path: Path) -> None:
-    assert find_onset(digits(cluster={"executor": "ray"}), tmp_path, **SEARCH) == result
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from streamscalar.config import Config
 from streamscalar.config.models import PerturbationSection, TaskSection
 from streamscalar.errors import BadCall
 from streamscalar.store import Store
-from streamscalar.tracking import Summary, Tracker, TrackingWarning, ring, track
-from streamscalar.tracking.messages import Facts, Open
-from streamscalar.tracking.ring import Ring
-from streamscalar.tracking.sink import StoreSink
+from streamscalar.tracking import Summary, Tracker, TrackingWarning, track
+from streamscalar.tracking.channel import ring
+from streamscalar.tracking.channel.messages import Facts, Open
+from streamscalar.tracking.channel.ring import Ring
+from streamscalar.tracking.worker.sink import StoreSink
 from streamscalar.types import Layer, Layout
 
 Batch = tuple[Tensor, Tensor]

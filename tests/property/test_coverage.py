@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamscalar.numerics.exponents import ftle, nmle
+from streamscalar.numerics.exponents.divergence import ftle, nmle
 from streamscalar.numerics.intervals import over_initial_conditions
 from streamscalar.types import Estimate
 

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamscalar.numerics.cmds import batch_cmds
-from streamscalar.numerics.distance import separations
-from streamscalar.numerics.exponents import ftle, nmle
-from streamscalar.numerics.online import OnlineCMDS
+from streamscalar.numerics.embedding.online import OnlineCMDS
+from streamscalar.numerics.embedding.separations import separations
+from streamscalar.numerics.exponents.divergence import ftle, nmle
+from tests.oracles.classical import batch_cmds
 
 Floats = NDArray[np.float64]
 RANK, P = 4, 30

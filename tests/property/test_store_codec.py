@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamscalar.store.codec import UNSIGNED, decode, encode, from_ordered, ordered
+from streamscalar.store.format.codec import UNSIGNED, decode, encode, from_ordered, ordered
 from tests.oracles import replay
 
 _SPECIAL = {

@@ -1,13 +1,13 @@
 // Start: session, routes, theme, keys, the state of the event stream.
-import { get, signIn, signOut } from "./api.js";
-import { compare } from "./compare.js";
-import { announce, h, replace, setText } from "./dom.js";
-import { connect, disconnect, listen } from "./events.js";
-import { experiment } from "./experiment.js";
-import { startTips } from "./marks.js";
-import { overview } from "./overview.js";
-import { run } from "./run.js";
-import { empty, failure } from "./states.js";
+import { get, signIn, signOut } from "./core/api.js";
+import { compare } from "./pages/compare.js";
+import { announce, h, replace, setText } from "./core/dom.js";
+import { connect, disconnect, listen } from "./core/events.js";
+import { experiment } from "./pages/experiment.js";
+import { startTips } from "./parts/marks.js";
+import { overview } from "./pages/overview.js";
+import { run } from "./pages/run.js";
+import { empty, failure } from "./parts/placeholders.js";
 
 const main = document.getElementById("main");
 const banner = document.getElementById("banner");

@@ -1,11 +1,11 @@
 """The figures of a report, each a `Drawing` that can also say why there is nothing to draw."""
 
 from streamscalar.report.figures.base import COLOURS, Drawing
-from streamscalar.report.figures.divergence import divergence_figure
-from streamscalar.report.figures.exponents import exponent_figure, ladder_figure
-from streamscalar.report.figures.local import local_figure
+from streamscalar.report.figures.divergence_curves import divergence_figure
+from streamscalar.report.figures.exponent_rates import exponent_figure, ladder_figure
+from streamscalar.report.figures.local_exponents import local_figure
 from streamscalar.report.figures.regimes import regime_map
-from streamscalar.report.figures.spacings import most_spaced, spacing_figure
+from streamscalar.report.figures.spacing_laws import most_spaced, spacing_figure
 from streamscalar.report.figures.times import times_figure
 from streamscalar.report.figures.trajectories import trajectory_figure
 from streamscalar.report.figures.variance import variance_figure

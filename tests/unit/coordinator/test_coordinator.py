@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import streamscalar as ss
 from streamscalar.config import RunPlan
-from streamscalar.coordinator.coordinator import FAILED_VIEWS, Coordinator
 from streamscalar.protocol.progress import MAX_VIEWS, RunProgress
 from streamscalar.protocol.schedule import (
     FinalisePack,
@@ -25,6 +24,7 @@ from streamscalar.protocol.schedule import (
 )
 from streamscalar.store import RunReader, Store
 from streamscalar.types import Layer, Layout
+from streamscalar.workers.coordinator import FAILED_VIEWS, Coordinator
 
 N_ROWS = 17
 

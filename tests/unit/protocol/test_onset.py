@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamscalar.errors import BadCall
-from streamscalar.protocol.onset import (
+from streamscalar.protocol.onset_search import (
     MAX_WIDENINGS,
     N_COARSE,
     SENSITIVE,

@@ -9,11 +9,11 @@ import pytest
 
 from streamscalar.analysis.run import QUANTITIES, RunEstimates
 from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.analysis.spacings import Spacings
+from streamscalar.analysis.spacing_analysis import Spacings
 from streamscalar.analysis.table import Table
-from streamscalar.numerics.asymptotic import AsymptoticStates
-from streamscalar.numerics.laws import SpacingFit
-from streamscalar.numerics.spacings import SpacingFits
+from streamscalar.numerics.asymptotic.laws import SpacingFit
+from streamscalar.numerics.asymptotic.spacings import SpacingFits
+from streamscalar.numerics.asymptotic.states import AsymptoticStates
 from streamscalar.report.phrases import interval, listed, lower, places
 from streamscalar.report.words import conclusions
 from streamscalar.types import ADVICE, Estimate, Regime, Status

@@ -9,9 +9,9 @@ import numpy as np
 from streamscalar.config import load_config
 from streamscalar.store import Store
 from streamscalar.types import Layer, Layout
-from streamscalar_services.api.auth import Tokens
-from streamscalar_services.api.monitor import Monitor
-from streamscalar_services.api.options import ServiceOptions
+from streamscalar_services.api.http.auth import Tokens
+from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.watch.monitor import Monitor
 
 
 def test_a_run_without_rows_for_as_long_as_its_rule_says_is_told_once(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamscalar.errors import BadCall
-from streamscalar_services.api.auth import Scope, Tokens
+from streamscalar_services.api.http.auth import Scope, Tokens
 
 TOKENS = Tokens("r" * 20, "a" * 20)
 

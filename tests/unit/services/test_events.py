@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
-from streamscalar_services.api.events import Hub
+from streamscalar_services.api.watch.events import Hub
 
 
 def _run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:

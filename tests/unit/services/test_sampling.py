@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamscalar_services.api.sampling import Cursor, sample
+from streamscalar_services.api.query.sampling import Cursor, sample
 
 
 @given(st.integers(0, 3000), st.integers(1, 400))

@@ -15,11 +15,11 @@ from streamscalar.config import load_config, plan_runs
 from streamscalar.config.plan import plan_more
 from streamscalar.store import Store
 from streamscalar.workers.embedder import Embedder
-from streamscalar_services.api import catalog
-from streamscalar_services.api.auth import Tokens
-from streamscalar_services.api.monitor import Monitor
-from streamscalar_services.api.options import ServiceOptions
-from streamscalar_services.api.telemetry import Telemetry
+from streamscalar_services.api.http.auth import Tokens
+from streamscalar_services.api.http.telemetry import Telemetry
+from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.watch import catalog
+from streamscalar_services.api.watch.monitor import Monitor
 from tests.oracles.replay import add, layout, trajectory, write
 
 CONFIG = load_config(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.store import Store, filesystem, filesystem_of, locks_work
+from streamscalar.store import Store, filesystem_of, locks_work
+from streamscalar.store.media import filesystem
 
 MOUNTS = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw

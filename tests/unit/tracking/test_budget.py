@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from streamscalar.tracking.budget import Budget
+from streamscalar.tracking.training.budget import Budget
 
 WEIGHT = 0.1
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from streamscalar.errors import BadCall
-from streamscalar.tracking.capture import Capture, select
+from streamscalar.tracking.training.capture import Capture, select
 
 
 class _Tied(nn.Module):

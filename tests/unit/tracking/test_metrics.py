@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from streamscalar.tracking.metrics import Metrics, gather
 from streamscalar.tracking.notices import Notices, TrackingWarning
+from streamscalar.tracking.training.metrics import Metrics, gather
 
 
 def _values(metrics: Metrics) -> dict[str, list[float]]:

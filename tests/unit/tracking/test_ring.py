@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from streamscalar.tracking.ring import MOST_SLOTS, N_LARGE_SLOTS, N_SLOTS, Ring, n_slots_for
+from streamscalar.tracking.channel.ring import MOST_SLOTS, N_LARGE_SLOTS, N_SLOTS, Ring, n_slots_for
 from streamscalar.types import Layer, Layout
 
 

@@ -8,8 +8,8 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from streamscalar.errors import BadCall
-from streamscalar.tracking.capture import select
-from streamscalar.tracking.shadow import Shadows, checked_epsilon, default_epsilon, moved_share
+from streamscalar.tracking.training.capture import select
+from streamscalar.tracking.training.shadow import Shadows, checked_epsilon, default_epsilon, moved_share
 
 Batch = tuple[Tensor, Tensor]
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from streamscalar.errors import BadCall
-from streamscalar.tracking.capture import select
-from streamscalar.tracking.tangent import Tangent
+from streamscalar.tracking.training.capture import select
+from streamscalar.tracking.training.tangent_vector import Tangent
 from streamscalar.training.ensemble import initial_tangents
 
 Batch = tuple[Tensor, Tensor]

@@ -1,0 +1,1 @@
+"""Answers to queries: lists, series, comparisons, nearest runs, analyses."""

@@ -1,0 +1,1 @@
+"""Catalog of runs, and what follows from its changes: events, alerts, totals."""

@@ -1,0 +1,155 @@
+"""Finds the alerts of all runs, keeps the newest, and passes fresh ones on.
+
+Alerts follow from the stored rows, so a service that starts again finds those of before once more; only what happens
+while it runs is sent to sinks and clients.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from threading import Lock
+
+from streamscalar.analysis.alerts import RunWatch, silent, watch_group
+from streamscalar.analysis.rules import Alert
+from streamscalar.analysis.series import RunSeries
+from streamscalar.store.change_stamps import segment_written_at
+from streamscalar.types import ALERT_LEVELS, AlertLevel
+from streamscalar_services.api.http.sinks import Sinks
+from streamscalar_services.api.query.listing import group_of, page
+from streamscalar_services.api.schemas import AlertDocument, AlertPage
+from streamscalar_services.api.watch.catalog import Entry
+
+KEPT = 10_000
+"""Alerts kept, the newest; `of` counts these."""
+MOST_IN_GROUP = 64
+"""Runs of a group that are compared with each other."""
+ENDED_EARLY = ("failed", "cancelled")
+GROWTH = 1.1
+"""A group is compared again when all of its runs have this many times the rows."""
+
+
+class Alarms:
+    """Alerts of all runs.
+
+    `take` is called from the thread that analyses; all else from any.
+    """
+
+    def __init__(self, sinks: Sinks) -> None:
+        self._sinks = sinks
+        self._started_at = time.time()
+        self._watches: dict[str, RunWatch] = {}
+        self._groups: dict[tuple[object, ...], int] = {}
+        self._silent_since: dict[str, float] = {}
+        self._found: dict[str, AlertDocument] = {}
+        self._fresh: deque[AlertDocument] = deque(maxlen=KEPT)
+        self._guard = Lock()
+
+    def take(self, entry: Entry, series: RunSeries, read: Callable[[Entry], RunSeries]) -> None:
+        """Look at the new rows of a run, and at its group where that grew; `read` reads the others of it."""
+        experiment = entry.source.experiment
+        rules = experiment.config.analysis.alerts
+        watch = self._watches.get(entry.id)
+        if watch is None:
+            watch = self._watches[entry.id] = RunWatch(rules, experiment.options)
+        self._add(entry, watch.update(series))
+        if entry.has_exact:
+            del self._watches[entry.id]
+        group = self._grown(entry)
+        if group:
+            members = {other.run_id: other for other in group}
+            runs = [series if other is entry else read(other) for other in group]
+            for alert in watch_group(runs, rules, experiment.options):
+                self._add(members[alert.run_id], [alert])
+
+    def is_watched(self, entry: Entry) -> bool:
+        """Return whether a run was looked at while it grew."""
+        return entry.id in self._watches
+
+    def take_silent(self, entry: Entry, now: float, read: Callable[[Entry], RunSeries]) -> None:
+        """Look whether a run that has not ended has had no row for too long; once for each silence it is read."""
+        rules = entry.source.experiment.config.analysis.alerts
+        is_told = self._silent_since.get(entry.id) == entry.updated_at
+        if is_told or not entry.n_rows or now - entry.updated_at < rules.silent_after_s:
+            return
+        self._silent_since[entry.id] = entry.updated_at
+        series = read(entry)
+        # The newest row, also where it was not embedded yet.
+        steps = entry.source.store.reader(entry.run_id, hash_weights=False).steps()
+        alert = silent(replace(series, steps=steps), entry.updated_at, now, rules)
+        if alert is not None:
+            self._add(entry, [alert], at=now)
+
+    def take_fresh(self) -> list[AlertDocument]:
+        """Return the alerts of what happened since the last call."""
+        found = []
+        while self._fresh:
+            found.append(self._fresh.popleft())
+        return found
+
+    def page(self, run: str | None, level: AlertLevel, cursor: str | None, limit: int) -> AlertPage:
+        """Return alerts of `level` and graver ones, newest first."""
+        passed = ALERT_LEVELS[ALERT_LEVELS.index(level) :]
+        with self._guard:
+            alerts = list(self._found.values())
+        chosen = [alert for alert in alerts if alert.level in passed and run in (None, alert.run)]
+        chosen.sort(key=lambda alert: (-alert.at, alert.id))
+        part = page([alert.id for alert in chosen], cursor, limit)
+        shown = chosen[part.first : part.first + limit]
+        return AlertPage(items=shown, n=len(shown), of=len(chosen), next_cursor=part.next_cursor)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of alerts kept, by level."""
+        with self._guard:
+            levels = [alert.level for alert in self._found.values()]
+        return {level: levels.count(level) for level in ALERT_LEVELS}
+
+    def _add(self, entry: Entry, alerts: Sequence[Alert], at: float | None = None) -> None:
+        for alert in alerts:
+            name = f"{entry.source.name}:{alert.id}"
+            with self._guard:
+                if name in self._found:
+                    continue
+                document = AlertDocument(
+                    id=name,
+                    run=entry.id,
+                    rule=alert.rule,
+                    level=alert.level,
+                    step=alert.step,
+                    row=alert.row,
+                    at=_written_at(entry, alert.row) if at is None else at,
+                    message=alert.message,
+                    evidence=alert.evidence,
+                )
+                self._found[name] = document
+                entry.n_alerts += 1
+                if len(self._found) > KEPT:
+                    del self._found[min(self._found.values(), key=lambda kept: kept.at).id]
+            if document.at >= self._started_at:
+                self._fresh.append(document)
+                self._sinks.send([document])
+
+    def _grown(self, entry: Entry) -> list[Entry]:
+        """Return the runs of the same setting or group where all have grown enough to be compared again."""
+        key = _group(entry)
+        group = [
+            other
+            for other in list(entry.source.runs.values())
+            if _group(other) == key and (other.phase not in ENDED_EARLY or other.n_embedded >= entry.n_embedded)
+        ]
+        n_rows = min(other.n_embedded for other in group)
+        if n_rows < GROWTH * self._groups.get(key, 1) and not (entry.has_exact and n_rows > self._groups.get(key, 1)):
+            return []
+        self._groups[key] = n_rows
+        return group[:MOST_IN_GROUP]
+
+
+def _group(entry: Entry) -> tuple[object, ...]:
+    setting = entry.setting
+    return entry.source.name, group_of(entry), setting.get("learning_rate"), setting.get("epsilon"), entry.layout
+
+
+def _written_at(entry: Entry, row: int | None) -> float:
+    """Return when a row was written: the time of its segment, or of the run's newest row where it has none yet."""
+    written_at = None if row is None else segment_written_at(entry.path, row // entry.segment_rows)
+    return entry.updated_at if written_at is None else written_at

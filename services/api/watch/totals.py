@@ -1,0 +1,100 @@
+"""What Prometheus counts and queues up: work that was done since the service started, and runs nobody began yet."""
+
+import logging
+from collections.abc import Container
+from pathlib import Path
+
+from streamscalar.config import Config, plan_packs
+from streamscalar.store import Store
+from streamscalar.store.change_stamps import stamp
+
+_log = logging.getLogger(__name__)
+
+Counts = tuple[int, int, int]
+"""Rows, basis versions, and attempts of a run."""
+
+
+class Tally:
+    """Sums over all runs that never fall, whatever becomes of a run or of its store.
+
+    They start at 0 with the service and add up every rise that it sees. A total of what is stored would fall with
+    each deleted store, and Prometheus takes a fall for a restart: it would count everything that is left once more.
+
+    Attributes
+    ----------
+    n_rows, n_bytes, n_refits, n_restarts : int
+        Rows that became readable, their raw bytes, basis versions made, and attempts begun after a run's first.
+    """
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+        self.n_bytes = 0
+        self.n_refits = 0
+        self.n_restarts = 0
+
+    def take(self, before: Counts | None, now: Counts, row_bytes: int) -> None:
+        """Add what a run gained; `before` is `None` where what it has was there before the service looked.
+
+        Examples
+        --------
+        >>> tally = Tally()
+        >>> for before, now in (((0, 0, 0), (8, 1, 1)), ((8, 1, 1), (4, 0, 2)), ((4, 0, 2), (6, 1, 2))):
+        ...     tally.take(before, now, row_bytes=100)
+        >>> tally.n_rows, tally.n_bytes, tally.n_refits, tally.n_restarts
+        (10, 1000, 2, 1)
+        """
+        if before is None:
+            return
+        rows, refits, attempts = (max(0, new - old) for old, new in zip(before, now, strict=True))
+        self.n_rows += rows
+        self.n_bytes += rows * row_bytes
+        self.n_refits += refits
+        # The first attempt of a run is no restart.
+        self.n_restarts += attempts - int(before[2] == 0 and attempts > 0)
+
+
+class Backlog:
+    """The runs of an experiment that nobody has begun: planned or asked for, and not cancelled since.
+
+    Parameters
+    ----------
+    store, config
+        The experiment.
+
+    Attributes
+    ----------
+    waiting : set of str
+        Their names; only those, so that an experiment that is through costs nothing.
+    """
+
+    def __init__(self, store: Store, config: Config) -> None:
+        self._store = store
+        self._seen: object = None
+        self._known: set[str] = set()
+        packs = [] if config.task.name == "tracked" else plan_packs(config)
+        self._packs = {run.run_id: {other.run_id for other in pack} for pack in packs for run in pack}
+        self.waiting = set(self._packs)
+
+    def look(self, begun: Container[str]) -> None:
+        """Take up new requests, and drop the runs that were begun."""
+        folder = self._store.place / "requests"
+        # In a bucket no folder changes with what is in it; to list the requests is the same one request.
+        seen = stamp(folder) if isinstance(folder, Path) else object()
+        if seen != self._seen:
+            self._take_requests()
+            self._seen = seen
+        for run_id in [run_id for run_id in self.waiting if run_id in begun]:
+            self.waiting.discard(run_id)
+            self._packs.pop(run_id, None)
+
+    def _take_requests(self) -> None:
+        for request in self._store.requests(self._known):
+            try:
+                if request["kind"] == "add":
+                    self.waiting |= {str(run["run_id"]) for run in request["runs"]}
+                else:
+                    run_id = str(request["run_id"])
+                    # A pack is trained at once, and ends at once.
+                    self.waiting -= self._packs.get(run_id, {run_id})
+            except (KeyError, TypeError):
+                _log.warning("a request of %s cannot be read", self._store.url)

@@ -1,0 +1,96 @@
+"""`doctor`: what is wrong with an installation, a store's place or a cluster, and how to mend it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streamscalar.cli import show
+from streamscalar.cli.shared_options import AddressOption, JsonOption
+from streamscalar.config import Config, load_config
+from streamscalar.logs import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streamscalar.config.models import ClusterSection
+    from streamscalar.doctor.checks import Check
+
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
+
+
+def doctor(
+    store: Annotated[
+        str | None, typer.Argument(metavar="[STORE]", help="A store, or where one shall be: folder or URL.")
+    ] = None,
+    address: AddressOption = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Config file whose trainers the cluster must hold (default: 1 CPU each).")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check this installation, a store's place and a cluster; name what is wrong, and how to mend it.
+
+    streamscalar doctor                                  this machine: packages, device, tokens, port
+    streamscalar doctor ./streamscalar-runs/mine         and a store: file system, locks, disk, failed runs
+    streamscalar doctor /shared/mine --address head:6379 and a cluster: token, versions, storage, clocks of every node
+
+    Exit code 0: nothing failed (warnings may stand); 1: a check failed; 2: bad call. Nothing is changed or left behind.
+    """
+    from streamscalar.doctor.checks import Verdict, worst
+
+    section = (Config() if config is None else load_config(config)).cluster
+    checks = []
+    console = Console()
+    progress = Console(stderr=True)
+    with progress.status("checking") as status:
+        for check in _checks(store, address, section):
+            status.update(f"checked {check.group}: {check.name}")
+            checks.append(check)
+    verdict = worst(checks)
+    if json:
+        show.document({"schema": 1, "status": str(verdict), "checks": [check.to_json() for check in checks]})
+    else:
+        console.print(_table(checks))
+    if verdict is Verdict.FAIL:
+        raise typer.Exit(1)
+
+
+def _checks(store: str | None, address: str | None, section: "ClusterSection") -> "Iterator[Check]":
+    from streamscalar.doctor.checks import Verdict, installation, made, worst
+    from streamscalar.doctor.cluster import cluster_checks, require_address
+    from streamscalar.doctor.store import store_checks
+
+    # What is wrong with the call is said before anything is checked.
+    of_store = {} if store is None else store_checks(store)
+    if address is not None:
+        require_address(address)
+    yield from made("installation", installation())
+    found = []
+    for check in made("store", of_store):
+        found.append(check)
+        yield check
+    if address is not None:
+        # Nodes are not sent to look at a place that fails here already, or hangs.
+        yield from cluster_checks(address, None if worst(found) is Verdict.FAIL else store, section)
+
+
+def _table(checks: "list[Check]") -> Table:
+    grid = Table(header_style="dim", show_edge=False, box=None, padding=(0, 2, 0, 0))
+    for name in ("", "check", "found"):
+        grid.add_column(name, overflow="fold")
+    group = ""
+    for check in checks:
+        if check.group != group:
+            group = check.group
+            grid.add_row("", Text(group, style="bold"), "")
+        verdict = str(check.finding.verdict)
+        # Reasons and names come from elsewhere: what would move the cursor is spelled out.
+        found = Text(one_line(check.finding.found))
+        if check.finding.fix:
+            found.append(f"\n{one_line(check.finding.fix)}.", style="italic")
+        grid.add_row(Text(verdict, style=COLOURS[verdict]), Text(check.name), found)
+    return grid

@@ -1,1 +1,0 @@
-"""The coordinator: plans, positions and small numbers, never rows."""

@@ -1,0 +1,1 @@
+"""Checks of an installation, of a store and of a cluster."""

@@ -1,0 +1,1 @@
+"""Times of a run: the characteristic time, the decorrelation time, and their correlation."""

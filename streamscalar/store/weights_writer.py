@@ -1,0 +1,394 @@
+"""Write the weights stream of a run: durable rows first, sealed segments behind, one writer at a time."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamscalar.errors import BadCall, Kind, WorkFailed
+from streamscalar.store import wal
+from streamscalar.store.format.arrays import StoredArray, block_document, sharded
+from streamscalar.store.format.codec import encode
+from streamscalar.store.format.packing import little_endian
+from streamscalar.store.media.files import fsync_path, read_group, waiting
+from streamscalar.store.media.objects import ObjectPath, Place
+from streamscalar.store.media.publication import Publication
+from streamscalar.store.reader import KeyFrame, RunReader
+from streamscalar.store.schema import RunFiles
+from streamscalar.store.streams import open_stream
+
+
+@dataclass(frozen=True)
+class _Row:
+    step: int
+    sha256: bytes
+    metrics: NDArray[np.float64]
+
+
+@dataclass
+class _Segment:
+    """Rows on their way into one shard; `state` is set where the first row is a key frame."""
+
+    first: int
+    weights: NDArray[Any]
+    rows: list[_Row]
+    state: dict[str, NDArray[Any]] | None = None
+
+
+class WeightsWriter:
+    """The one writer of a run's weights, metrics and steps; use it as a context manager, from one thread.
+
+    A row is written to the log and is then acknowledged. Full segments are sealed by one background thread, at most
+    one at a time: memory holds two segments and one encoded copy, and a disk that is too slow slows `append`. What
+    goes wrong while sealing is raised by the next call.
+
+    Parameters
+    ----------
+    path
+        Directory of the run, or its prefix in a bucket.
+    fsync
+        `row`: rows survive the machine; `segment`: only sealed ones do; `none`: rows survive the process, and the
+        log is never waited for.
+    log
+        Folder of the write-ahead files of a run in a bucket; `None` there for one that nobody finds again.
+
+    Attributes
+    ----------
+    attempt : int
+        Number of this writer; older attempts are locked out from now on.
+    segment_rows : int
+        Rows per segment.
+    """
+
+    def __init__(self, path: Place, fsync: wal.Fsync = "row", log: Path | None = None) -> None:
+        self._files: RunFiles[Place] = RunFiles(path)
+        self._reader = RunReader(path)
+        self._spec = self._reader.spec
+        self._context = f"run {self._spec.run_id}"
+        self.segment_rows: int = self._spec.segment_rows
+        own = self._files.weights_log
+        self._stream = open_stream(self._files.weights, log if isinstance(own, ObjectPath) else own, self._context)
+        self.attempt: int = self._stream.attempt
+        self._fsync = fsync
+        self._log = wal.Log(self._stream.log, self._stream.fence, fsync)
+        self._arrays: dict[str, StoredArray] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: Future[None] | None = None
+        self._failure: Exception | None = None
+        self._guard = threading.Lock()
+        self._news: list[tuple[int, int]] = []
+        self._rows: dict[int, _Row] = {}
+        self._stored_segment: tuple[int, list[_Row]] = (-1, [])
+
+        attributes = self._stream.attributes()
+        self._published = int(attributes["length"])
+        self._is_complete = bool(attributes["complete"])
+        self._n_durable = self._published
+        wal.remove_below(self._stream.log, self._first_logged(self._published, complete=self._is_complete))
+        self._previous: NDArray[Any] | None = None
+        if self._published and not self._is_complete:
+            self._previous = self._reader.weights(self._published - 1, self._published)[0]
+        self._segment = self._new_segment(self._published)
+        self._state_form: dict[str, str] | None = None
+        if attributes["n_keyframes"]:
+            stored = {name: self._array(f"weights/state/{name}") for name in attributes["state"]}
+            self._state_form = {name: f"{array.dtype} {array.row_shape}" for name, array in stored.items()}
+        if not self._is_complete:
+            self._recover(sync=fsync != "none")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except Exception:
+            # The error that ends the block says more than the one it caused in the background.
+            if kind is None:
+                raise
+
+    @property
+    def n_durable(self) -> int:
+        """Rows acknowledged so far by any attempt; the next new row."""
+        return self._n_durable
+
+    def last_keyframe(self, at_most: int | None = None) -> KeyFrame | None:
+        """Return the newest published key frame, up to row `at_most`; `None` to start from the beginning."""
+        self._wait()
+        return self._reader.last_keyframe(at_most)
+
+    def needs_state(self, row: int) -> bool:
+        """Whether `row` will be a key frame, to be appended with the trainer's state."""
+        return row % self._spec.keyframe_every == 0
+
+    def append(
+        self,
+        row: int,
+        step: int,
+        weights: NDArray[Any],
+        metrics: Mapping[str, NDArray[Any]],
+        state: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        """Store one row; it is acknowledged when this returns.
+
+        A row that is there already is compared bit for bit and then skipped.
+
+        Parameters
+        ----------
+        row
+            At most `n_durable`.
+        step
+            Optimiser step of the row.
+        weights
+            Shape (R, P) in the run's dtype; copied.
+        metrics
+            Every metric of the run, shape (R,) each, stored as float64.
+        state
+            The trainer's arrays, kept where `needs_state(row)`: always the same names, shapes and types.
+
+        Raises
+        ------
+        BadCall
+            A wrong shape, dtype or name.
+        Fenced
+            A newer attempt owns the stream.
+        WorkFailed
+            The disk is full; a row was left out; or a row differs from the stored one (`NOT_REPRODUCIBLE`).
+        """
+        self._raise_failure()
+        record = self._checked(weights, metrics)
+        weights = np.ascontiguousarray(weights, np.dtype(self._spec.layout.dtype).newbyteorder("<"))
+        if row < self._n_durable:
+            self._compare(row, step, weights, record)
+            return
+        if row > self._n_durable or self._is_complete:
+            problem = "is complete" if self._is_complete else f"needs row {self._n_durable} next"
+            raise WorkFailed("run", problem, got=f"row {row}", context=self._context)
+        kept = None
+        if self.needs_state(row):
+            kept = {name: np.array(little_endian(np.asarray(a), name)) for name, a in (state or {}).items()}
+            self._require_alike(kept)
+        number = row // self.segment_rows
+        digest = self._log.append(number, row, step, weights, record, kept)
+        self._n_durable += 1
+        self._take(row, weights, _Row(step, digest, record), kept)
+
+    def take_published(self) -> list[tuple[int, int]]:
+        """Return (first row, number of rows) of the segments published since the last call, oldest first."""
+        self._raise_failure()
+        with self._guard:
+            news, self._news = self._news, []
+        return news
+
+    def finish(self) -> None:
+        """Seal what is left, mark the run complete, and wait for it; a complete run stays as it is."""
+        self._wait()
+        if self._is_complete:
+            return
+        self._seal(self._segment, complete=True)
+        self._is_complete = True
+        self._segment = self._new_segment(self._n_durable)
+
+    def close(self) -> None:
+        """Wait for the background thread; rows not yet sealed stay in the log for the next attempt."""
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
+            self._log.close()
+            self._stream.close(is_complete=self._is_complete)
+
+    def _checked(self, weights: NDArray[Any], metrics: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        layout, names = self._spec.layout, self._spec.metrics
+        if weights.shape != self._spec.row_shape or weights.dtype != np.dtype(layout.dtype):
+            raise BadCall(
+                "weights",
+                f"must be {layout.dtype} of shape {self._spec.row_shape}",
+                got=f"{weights.dtype} of shape {weights.shape}",
+                kind=Kind.DATA,
+                context=self._context,
+            )
+        if set(metrics) != set(names) or any(np.shape(metrics[name]) != (layout.n_replicas,) for name in names):
+            raise BadCall(
+                "metrics",
+                f"must be {', '.join(names) or 'empty'} of shape ({layout.n_replicas},)",
+                got=", ".join(f"{name} {np.shape(value)}" for name, value in metrics.items()),
+                kind=Kind.DATA,
+                context=self._context,
+            )
+        record = np.empty((len(names), layout.n_replicas), "<f8")
+        for index, name in enumerate(names):
+            record[index] = metrics[name]
+        return record
+
+    def _require_alike(self, state: dict[str, NDArray[Any]]) -> None:
+        form = _form(state)
+        if self._state_form is not None and form != self._state_form:
+            raise BadCall(
+                "state",
+                f"must hold the same arrays at every key frame: {self._state_form or 'none'}",
+                got=str(form or "none"),
+                kind=Kind.DATA,
+                context=self._context,
+            )
+
+    def _compare(self, row: int, step: int, weights: NDArray[Any], metrics: NDArray[np.float64]) -> None:
+        stored = self._rows.get(row) or self._stored(row)
+        digest = wal.sha256(weights)
+        same = (stored.step, stored.sha256) == (step, digest) and stored.metrics.tobytes() == metrics.tobytes()
+        if not same:
+            raise WorkFailed(
+                f"row {row}",
+                "was computed again and differs from the stored one; the stored rows are kept",
+                fix="Resume on the device, library version and thread count that wrote them, or start a new store",
+                kind=Kind.NOT_REPRODUCIBLE,
+                context=f"{self._context}, step {step}",
+            )
+
+    def _stored(self, row: int) -> _Row:
+        number = row // self.segment_rows
+        if self._stored_segment[0] != number:
+            first = number * self.segment_rows
+            stop = min(first + self.segment_rows, read_group(self._files.weights)["length"])
+            steps, digests, *metrics = (
+                self._array(name).read(first, stop)
+                for name in ("weights/steps", "weights/sha256", *(f"metrics/{x}" for x in self._spec.metrics))
+            )
+            table = np.empty((len(steps), len(metrics), self._spec.layout.n_replicas), "<f8")
+            for index, metric in enumerate(metrics):
+                table[:, index] = metric
+            rows = [_Row(int(s), d.tobytes(), m) for s, d, m in zip(steps, digests, table, strict=True)]
+            self._stored_segment = (number, rows)
+        return self._stored_segment[1][row % self.segment_rows]
+
+    def _recover(self, *, sync: bool) -> None:
+        """Take over what older attempts left in the log."""
+        log, shape = self._stream.log, (len(self._spec.metrics), self._spec.layout.n_replicas)
+        frames = wal.LogReader(log, *shape).frames(self._published, self.segment_rows)
+        if sync:
+            # A killed writer may have written frames that nobody waited for; from now on they count as durable.
+            for path in {frame.path for frame in frames}:
+                fsync_path(path)
+            fsync_path(log)
+        for frame in frames:
+            weights = frame.weights(self._spec.layout.dtype, self._spec.row_shape)
+            if weights is None:
+                break
+            self._n_durable += 1
+            state = frame.state() if self.needs_state(frame.row) else None
+            self._take(frame.row, weights, _Row(frame.step, frame.sha256, frame.metrics), state)
+
+    def _take(self, row: int, weights: NDArray[Any], record: _Row, state: dict[str, NDArray[Any]] | None) -> None:
+        segment = self._segment
+        segment.weights[row - segment.first] = weights
+        segment.rows.append(record)
+        if state is not None:
+            segment.state, self._state_form = state, _form(state)
+        self._rows[row] = record
+        if len(segment.rows) == self.segment_rows:
+            self._wait()
+            self._rows = {k: v for k, v in self._rows.items() if k >= segment.first}
+            self._sealing = self._pool.submit(self._seal, segment, complete=False)
+            self._segment = self._new_segment(segment.first + self.segment_rows)
+
+    def _new_segment(self, first: int) -> _Segment:
+        shape = (self.segment_rows, *self._spec.row_shape)
+        return _Segment(first, np.empty(shape, self._spec.layout.dtype), [])
+
+    def _seal(self, segment: _Segment, *, complete: bool) -> None:
+        with waiting(self._fsync != "none"):
+            self._publish(segment, complete=complete)
+
+    def _publish(self, segment: _Segment, *, complete: bool) -> None:
+        n, first = len(segment.rows), segment.first
+        attributes = self._stream.attributes()
+        with self._stream.publication() as publication:
+            if n:
+                rows = segment.weights[:n]
+                publication.put(self._array("weights/deltas"), first, encode(rows, self._previous))
+                publication.put(self._array("weights/steps"), first, np.array([x.step for x in segment.rows]))
+                digests = np.frombuffer(b"".join(x.sha256 for x in segment.rows), np.uint8).reshape(n, 32)
+                publication.put(self._array("weights/sha256"), first, digests)
+                for index, name in enumerate(self._spec.metrics):
+                    values = np.stack([x.metrics[index] for x in segment.rows])
+                    publication.put(self._array(f"metrics/{name}"), first, values)
+                if self.needs_state(first):
+                    self._put_keyframe(publication, attributes, segment)
+                self._previous = rows[-1]
+            length = first + n
+            if complete:
+                self._end_arrays(publication, length, attributes)
+            publication.commit({**attributes, "length": length, "complete": complete, "attempt": self.attempt})
+        wal.remove_below(self._stream.log, self._first_logged(length, complete=complete))
+        if n:
+            with self._guard:
+                self._news.append((first, n))
+
+    def _put_keyframe(self, publication: Publication, attributes: dict[str, Any], segment: _Segment) -> None:
+        k = segment.first // self._spec.keyframe_every
+        state = segment.state or {}
+        publication.put(self._array("weights/keyframes"), k, segment.weights[:1])
+        publication.put(self._array("weights/keyframe_rows"), k, np.array([segment.first]))
+        for name, value in state.items():
+            publication.put(self._state_array(name, value), k, value[None])
+        attributes.update(n_keyframes=k + 1, state=sorted(state))
+
+    def _state_array(self, name: str, value: NDArray[Any]) -> StoredArray:
+        key = f"weights/state/{name}"
+        path = self._files.path / key
+        if key not in self._arrays and not (path / "zarr.json").exists():
+            document = block_document(value.shape, value.dtype.name, self._spec.codec)
+            if isinstance(path, ObjectPath):
+                document = sharded(document)
+            self._arrays[key] = StoredArray(path, document)
+            self._stream.make_array(self._arrays[key])
+        return self._array(key)
+
+    def _end_arrays(self, publication: Publication, length: int, attributes: dict[str, Any]) -> None:
+        n_keyframes = attributes["n_keyframes"]
+        for name in (
+            "weights/deltas",
+            "weights/steps",
+            "weights/sha256",
+            *(f"metrics/{x}" for x in self._spec.metrics),
+        ):
+            publication.end(self._array(name), length)
+        states = (f"weights/state/{name}" for name in attributes["state"])
+        for name in ("weights/keyframes", "weights/keyframe_rows", *states):
+            publication.end(self._array(name), n_keyframes)
+
+    def _array(self, name: str) -> StoredArray:
+        if name not in self._arrays:
+            self._arrays[name] = StoredArray.load(self._files.path / name)
+        return self._arrays[name]
+
+    def _first_logged(self, length: int, *, complete: bool) -> int:
+        """Return the first segment whose write-ahead files are still needed."""
+        return -(-length // self.segment_rows) if complete else length // self.segment_rows
+
+    def _wait(self) -> None:
+        """Wait for the segment being sealed, and raise what went wrong with it."""
+        if self._sealing is not None:
+            error = self._sealing.exception()
+            self._sealing = None
+            if isinstance(error, Exception):
+                self._failure = error
+            elif error is not None:
+                raise error
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._sealing is not None and self._sealing.done():
+            self._wait()
+        if self._failure is not None:
+            raise self._failure
+
+
+def _form(state: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Return type and shape of every array."""
+    return {name: f"{value.dtype} {value.shape}" for name, value in sorted(state.items())}

@@ -1,0 +1,1 @@
+"""The channel between the training process and the recording process: shared memory and messages."""

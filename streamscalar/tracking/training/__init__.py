@@ -1,0 +1,1 @@
+"""The part of a tracked run that runs in the training process."""

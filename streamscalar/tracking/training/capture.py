@@ -1,0 +1,196 @@
+"""Which numbers of a model are recorded, and how they get into a slot of the ring without waiting for a device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from streamscalar.errors import BadCall, Kind
+from streamscalar.seeds import Stream, generator
+from streamscalar.types import Layer, Layout
+
+LEAST_PER_LAYER = 8
+"""Coordinates that a probe takes of each layer at least, or all where there are fewer."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The parameters of a model that are recorded, in the order of the flat axis.
+
+    Attributes
+    ----------
+    parameters
+        Trainable parameters in the order of `named_parameters()`, tied ones once.
+    layers
+        Their places on the flat axis; under a probe, of the coordinates taken.
+    indices
+        Coordinates taken of each parameter, flat and rising; `None` for all.
+    frozen
+        Names of the parameters that do not require a gradient, left out.
+    tied
+        Further names of parameters, with the name they are recorded under.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    layers: tuple[Layer, ...]
+    indices: tuple[Tensor, ...] | None
+    frozen: tuple[str, ...]
+    tied: dict[str, str]
+
+    @property
+    def dtype(self) -> str:
+        """`float64` where a parameter is, else `float32`, which holds every bfloat16 and float16 exactly."""
+        return "float64" if any(p.dtype == torch.float64 for p in self.parameters) else "float32"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter is."""
+        return self.parameters[0].device
+
+    def layout(self, n_shadows: int) -> Layout:
+        """Return the layout of the rows."""
+        return Layout(self.layers, self.dtype, n_shadows, has_control=False)
+
+    def setting(self) -> dict[str, Any]:
+        """Return what a run records of its parameters, as JSON."""
+        names = [layer.name for layer in self.layers]
+        facts: dict[str, Any] = {
+            "frozen": list(self.frozen),
+            "tied": self.tied,
+            "parameter_dtypes": {
+                name: str(p.dtype).removeprefix("torch.") for name, p in zip(names, self.parameters, strict=True)
+            },
+            "device": str(self.device),
+        }
+        if self.indices is not None:
+            facts["probe"] = {
+                "n_parameters": sum(p.numel() for p in self.parameters),
+                "shapes": {name: list(p.shape) for name, p in zip(names, self.parameters, strict=True)},
+                "indices": {name: index.tolist() for name, index in zip(names, self.indices, strict=True)},
+            }
+        return facts
+
+
+def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
+    """Choose what is recorded of a model.
+
+    Raises
+    ------
+    BadCall
+        Nothing is trainable, a parameter has no numbers yet, or is not a real floating-point one.
+    """
+    named = dict(model.named_parameters())
+    known = {id(p): name for name, p in named.items()}
+    aliases = model.named_parameters(remove_duplicate=False)
+    tied = {name: known[id(p)] for name, p in aliases if known[id(p)] != name}
+    frozen = tuple(name for name, p in named.items() if not p.requires_grad)
+    trainable = {name: p for name, p in named.items() if p.requires_grad}
+    if not trainable:
+        raise BadCall("model", "must have parameters that require a gradient", f"{len(frozen)} frozen", kind=Kind.DATA)
+    for name, p in trainable.items():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            fix = "Pass one batch through the model first"
+            raise BadCall("model", "must know the shapes of its parameters", f"lazy {name}", fix, Kind.DATA)
+        if not p.is_floating_point() or p.layout != torch.strided:
+            raise BadCall("model", "must have dense, real parameters", f"{name} of {p.dtype}", kind=Kind.DATA)
+    indices = None
+    counts = [p.numel() for p in trainable.values()]
+    if probe is not None:
+        indices = _sample(counts, probe, generator(seed, Stream.PROBE))
+        counts = [len(index) for index in indices]
+    shapes = [tuple(p.shape) if probe is None else (n,) for p, n in zip(trainable.values(), counts, strict=True)]
+    offsets = np.cumsum([0, *counts])[:-1].tolist()
+    layers = tuple(Layer(name, offset, shape) for name, offset, shape in zip(trainable, offsets, shapes, strict=True))
+    on_device = None
+    if indices is not None:
+        places = zip(indices, trainable.values(), strict=True)
+        on_device = tuple(torch.from_numpy(index).to(p.device) for index, p in places)
+    return Selection(tuple(trainable.values()), layers, on_device, frozen, tied)
+
+
+def _sample(sizes: Sequence[int], n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
+    """Draw about `n` coordinates in proportion to the sizes, one at random from each of equal stretches."""
+    total = sum(sizes)
+    if n >= total:
+        return tuple(np.arange(size) for size in sizes)
+    found = []
+    for size in sizes:
+        k = min(size, max(LEAST_PER_LAYER, round(n * size / total)))
+        edges = np.linspace(0, size, k + 1)
+        found.append(np.unique(np.minimum(np.floor(rng.uniform(edges[:-1], edges[1:])).astype(np.int64), size - 1)))
+    return tuple(found)
+
+
+class Capture:
+    """Copies parameters into a flat vector with one call, on the device where they are.
+
+    Parameters
+    ----------
+    selection
+        What is recorded.
+    n_replicas
+        Rows have shape (R, P).
+    """
+
+    def __init__(self, selection: Selection, n_replicas: int) -> None:
+        self._selection = selection
+        self._n_replicas = n_replicas
+        self._views: dict[int, list[list[Tensor]]] = {}
+
+    def copy(self, row: Tensor, replicas: Sequence[Sequence[Tensor]]) -> None:
+        """Fill `row`, shape (R, P), from the parameters of each replica; those that are missing are NaN.
+
+        Values are widened, never rounded. The same few rows are filled again and again: what is prepared for each is
+        kept. Cost on a CPU: 0.14 ms per million float32 parameters in 200 tensors.
+        """
+        if row.data_ptr() not in self._views:
+            self._views[row.data_ptr()] = [self._split(replica) for replica in row]
+        views = self._views[row.data_ptr()]
+        with torch.no_grad():
+            for into, parameters in zip(views, replicas, strict=False):
+                if self._selection.indices is None:
+                    torch._foreach_copy_(into, list(parameters))
+                else:
+                    for view, p, index in zip(into, parameters, self._selection.indices, strict=True):
+                        view.copy_(p.detach().reshape(-1).index_select(0, index))
+            if len(replicas) < self._n_replicas:
+                row[len(replicas) :] = torch.nan
+
+    def _split(self, flat: Tensor) -> list[Tensor]:
+        layers = self._selection.layers
+        return [flat[layer.offset : layer.offset + layer.size].view(layer.shape) for layer in layers]
+
+
+@dataclass
+class Flight:
+    """Numbers on their way from a CUDA device to pinned memory; nobody waits for them.
+
+    Attributes
+    ----------
+    numbers
+        Pinned copies that are complete once the event has happened.
+    event
+        Recorded behind the copies on the stream of the training.
+    """
+
+    numbers: list[Tensor]
+    event: torch.cuda.Event
+
+    @classmethod
+    def start(cls, tensors: Sequence[Tensor]) -> "Flight":
+        """Queue the copies, all from one device, behind what the training has queued there."""
+        numbers = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+        for into, tensor in zip(numbers, tensors, strict=True):
+            into.copy_(tensor, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types here
+        event.record(torch.cuda.current_stream(tensors[0].device))
+        return cls(numbers, event)
+
+    @property
+    def has_landed(self) -> bool:
+        """Whether the copies are complete."""
+        return bool(self.event.query())  # type: ignore[no-untyped-call]  # torch has no types here

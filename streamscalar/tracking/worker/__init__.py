@@ -1,0 +1,1 @@
+"""The recording process: stores and embeds the rows of a tracked training."""

@@ -1,0 +1,102 @@
+"""A sink on a Ray cluster: the rows go to an actor there, which stores and embeds them."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamscalar.errors import Kind, WorkFailed
+from streamscalar.tracking.channel.messages import Facts, Open, Opened
+from streamscalar.tracking.worker.sink import Say, Sink, StoreSink
+
+
+def connect(address: str, say: Say) -> Sink:
+    """Return a sink whose rows are stored and embedded on the cluster at `address`, in its file system.
+
+    Raises
+    ------
+    BadCall
+        The cluster cannot be reached.
+    """
+    return _RemoteSink(address, say)
+
+
+class _Hosted:
+    """A sink in its actor; what it has to say is handed back with its answers."""
+
+    def __init__(self) -> None:
+        self._said: list[tuple[str, str]] = []
+        self._sink = StoreSink(lambda kind, text: self._said.append((kind, text)))
+
+    def call(self, name: str, *arguments: Any) -> tuple[Any, list[tuple[str, str]]]:
+        """Return the answer of one of the sink's methods, and what it said."""
+        answer = getattr(self._sink, name)(*arguments)
+        said, self._said = self._said, []
+        return answer, said
+
+
+class _RemoteSink:
+    """See `Sink`; an actor that died is made anew once for each call, and takes up the run from the store."""
+
+    def __init__(self, address: str, say: Say) -> None:
+        self._address = address
+        self._say = say
+        self._request: Open | None = None
+        self._runs: list[str] = []
+        self._make()
+
+    def open(self, request: Open) -> Opened:
+        """See `Sink.open`."""
+        opened: Opened = self._call("open", request)
+        self._request = replace(request, attach=opened.run_id)
+        return opened
+
+    def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> str:
+        """See `Sink.begin`."""
+        run_id: str = self._call("begin", metrics, fork_step)
+        if self._request is not None:
+            self._request = replace(self._request, attach=run_id)
+        self._runs.append(run_id)
+        return run_id
+
+    def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
+        """See `Sink.put`."""
+        self._call("put", step, weights, metrics, facts)
+
+    def finish(self, facts: Facts) -> None:
+        """See `Sink.finish`."""
+        self._call("finish", facts)
+
+    def pause(self) -> list[str]:
+        """See `Sink.pause`."""
+        runs: list[str] = self._call("pause")
+        return runs
+
+    def resume(self, runs: list[str]) -> None:
+        """See `Sink.resume`."""
+        self._runs = runs
+        self._call("resume", runs)
+
+    def close(self, reason: str) -> None:
+        """See `Sink.close`."""
+        self._call("close", reason)
+
+    def _make(self) -> None:
+        from streamscalar.runtime.ray.executor import hosted
+
+        self._remote = hosted(_Hosted, self._address)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        try:
+            answer, said = self._remote("call", name, *arguments)
+        except ConnectionError as error:
+            if self._request is None:
+                raise WorkFailed("address", "lost the actor on the cluster", str(error), kind=Kind.CLUSTER) from None
+            self._make()
+            self._remote("call", "open", self._request)
+            self._remote("call", "resume", self._runs)
+            answer, said = self._remote("call", name, *arguments)
+        for kind, text in said:
+            self._say(kind, text)
+        return answer
