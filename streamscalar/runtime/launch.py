@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import Phase
-from streamscalar.store import Store, segment_rows
-from streamscalar.store.media.objects import is_url
+from streamscalar.store import Store, medium_of, place, segment_rows
 from streamscalar.training.ensemble import (
     check_twins,
     initial_replicas,
@@ -124,17 +122,10 @@ def _check_room(config: Config, price: Cost) -> None:
             "Raise it, or set recording.retain to none",
             Kind.CONFIG,
         )
-    if is_url(config.store_path):
-        return
-    folder = next(
-        p for p in [Path(config.store_path).absolute(), *Path(config.store_path).absolute().parents] if p.exists()
-    )
-    if not folder.is_dir():
-        return
-    space = os.statvfs(folder)
-    free = space.f_bavail * space.f_frsize
+    root = place(config.store_path)
+    free = medium_of(root).free_bytes(root)
     needed = int(price.peak_bytes * COMPRESSED_SHARE)
-    if needed > free:
+    if free is not None and needed > free:
         raise BadCall(
             f"store.url {config.store_path}",
             f"must lie on a disk with about {needed:,} free bytes",

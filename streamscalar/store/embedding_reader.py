@@ -179,7 +179,7 @@ class EmbeddingView:
         return {name: self._prefix(f"embedding/bases/{name}", attributes["n_bases"]) for name in BASIS_ARRAYS}
 
     def _exact(self, name: str) -> NDArray[Any]:
-        array = StoredArray.load(self._files.embedding / "exact" / name)
+        array = StoredArray.load(self._files.embedding / "exact" / name, self._files.medium)
         return array.read(0, array.document["shape"][0])
 
     def _live(

@@ -17,7 +17,7 @@ from streamscalar.store.embedding_reader import EmbeddingView, Scores
 from streamscalar.store.format.arrays import StoredArray
 from streamscalar.store.format.codec import Integers, decode, encode, from_ordered, ordered
 from streamscalar.store.media.files import read_group
-from streamscalar.store.media.objects import ObjectPath, Place
+from streamscalar.store.media.objects import Place
 from streamscalar.store.schema import RunFiles, RunSpec
 from streamscalar.store.wal import Frame, LogReader
 from streamscalar.types import Layout
@@ -110,8 +110,8 @@ class RunReader:
         self.metric_names: tuple[str, ...] = self.spec.metrics
         self.segment_rows: int = self.spec.segment_rows
         shape = len(self.metric_names), self.layout.n_replicas
-        log = self._files.weights_log
-        self._log = None if isinstance(log, ObjectPath) else LogReader(log, *shape, hash_weights=hash_weights)
+        log = self._files.medium.readable_log(self._files.weights_log)
+        self._log = None if log is None else LogReader(log, *shape, hash_weights=hash_weights)
         self._arrays: dict[str, StoredArray] = {}
         self._known: dict[str, NDArray[Any]] = {}
         self._embedding = EmbeddingView(self._files, self._prefix)
@@ -420,7 +420,7 @@ class RunReader:
     def _array(self, name: str) -> StoredArray:
         array = self._arrays.get(name)
         if array is None:
-            array = self._arrays[name] = StoredArray.load(self._files.path / name)
+            array = self._arrays[name] = StoredArray.load(self._files.path / name, self._files.medium)
         return array
 
     def _checked_range(self, first: int, stop: int | None, n_rows: int) -> int:

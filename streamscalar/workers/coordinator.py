@@ -23,7 +23,7 @@ from streamscalar.protocol.schedule import (
     Schedule,
     WorkerLost,
 )
-from streamscalar.store import Store, Unreachable, is_url
+from streamscalar.store import Store, Unreachable
 
 FAILED_VIEWS = 8
 """Failed runs that a snapshot shows before those that train, where it cannot show all."""
@@ -101,7 +101,7 @@ class Coordinator:
         return instructions + self._schedule.start()
 
     def _standings(self, run_ids: Sequence[str]) -> list[_Standing]:
-        if not is_url(self._store.url):
+        if not self._store.medium.is_remote:
             return [self._standing(run_id) for run_id in run_ids]
         # A bucket takes tens of milliseconds to answer, whatever else it is asked meanwhile.
         with ThreadPoolExecutor(N_READERS) as pool:
