@@ -269,7 +269,7 @@ def attach(
         experiment = Experiment(opened)
         stored = set(opened.run_ids())
         planned = [plan.run_id for plan in plan_runs(experiment.config)]
-        if not all(run_id in stored and opened.reader(run_id).has_exact for run_id in planned):
+        if not all(run_id in stored and opened.reader(run_id).embedding.has_exact for run_id in planned):
             raise BadCall(
                 opened.url,
                 f"must be of an experiment that runs on {address}",

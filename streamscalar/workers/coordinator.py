@@ -112,8 +112,8 @@ class Coordinator:
         if self._store.status(run_id).get("phase") == Phase.DONE:
             return _Standing(is_trained=True, is_done=True, n_rows=self._n_rows)
         reader = self._store.reader(run_id)
-        is_done = reader.has_exact
-        return _Standing(is_done or reader.is_complete, is_done, reader.n_embedded if is_done else 0)
+        is_done = reader.embedding.has_exact
+        return _Standing(is_done or reader.is_complete, is_done, reader.embedding.n_rows if is_done else 0)
 
     def _restore(self, pack_id: str, standings: Mapping[str, _Standing]) -> list[Instruction]:
         """Take over what the store says of a pack; a run that is not stored has no standing."""

@@ -279,7 +279,7 @@ def test_the_embedding_goes_on_from_its_restart_state(service: Bucket, store: St
         _publish(older, 16, scale=7.0)
     _publish(newer, 16)
     reader = store.reader("r")
-    np.testing.assert_array_equal(reader.live_scores()[:, 0, 0], np.repeat([1.0, 9.0, 17.0], 8))
+    np.testing.assert_array_equal(reader.embedding.live_scores()[:, 0, 0], np.repeat([1.0, 9.0, 17.0], 8))
     log = _run(store) / "wal/embedding"
     # What the older one put and could not commit goes when the next writer opens.
     assert log.names() == ["checkpoint-24-1", "checkpoint-24-2"]
@@ -287,7 +287,7 @@ def test_the_embedding_goes_on_from_its_restart_state(service: Bucket, store: St
     newer.publish_exact(np.ones((24, 3, 2)), np.ones((24, 3)), np.zeros(13), np.ones((2, 13)), np.ones(2),
                         {"total_variance": 2.0})  # fmt: skip
     newer.drop_weights(0)
-    assert (reader.has_exact, reader.retained_from) == (True, 24)
+    assert (reader.embedding.has_exact, reader.embedding.retained_from) == (True, 24)
     assert run_digest(store.reader("r")) != before
     # Its metadata is left, and no chunk.
     assert (_run(store) / "weights/deltas").names() == ["zarr.json"]

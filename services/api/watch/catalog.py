@@ -151,8 +151,8 @@ class Entry:
         newest = reader.newest()
         status = self.source.store.status(self.run_id)
         self.phase, self.reason = str(status.get("phase", "")), str(status.get("reason", ""))
-        self.is_complete, self.has_exact = reader.is_complete, reader.has_exact
-        self.n_embedded, self.n_bases = reader.n_embedded, reader.n_bases
+        self.is_complete, self.has_exact = reader.is_complete, reader.embedding.has_exact
+        self.n_embedded, self.n_bases = reader.embedding.n_rows, reader.embedding.n_bases
         self.n_attempts = n_attempts(self.path)
         if newest is not None:
             self.n_rows, self.step = newest.n_rows, newest.step
