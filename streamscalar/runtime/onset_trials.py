@@ -22,8 +22,8 @@ from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.protocol.onset_search import Instruction, OnsetResult, OnsetSearch, Probe, RateProbed
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.runtime.launch import execute, prepare
-from streamscalar.store import ObjectPath, Place
-from streamscalar.store.media.files import storage_errors, write_durable
+from streamscalar.store import Place, medium_of
+from streamscalar.store.media.files import storage_errors
 from streamscalar.training.batches import build_batches
 from streamscalar.training.ensemble import initial_reference, pinned_threads, resolve_device
 from streamscalar.training.optimizers import build_optimizer
@@ -175,11 +175,8 @@ def _probe(config: Config, on_snapshot: Callable[[Snapshot], None]) -> list[Rate
 
 def _write(path: Place, document: dict[str, Any]) -> None:
     data = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
-    if isinstance(path, ObjectPath):
-        path.write_bytes(data)
-        return
     with storage_errors(path):
-        write_durable(path, data)
+        medium_of(path).write(path, data)
 
 
 @dataclass(frozen=True, slots=True)

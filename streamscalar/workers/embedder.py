@@ -111,7 +111,7 @@ class Embedder:
         with threadpool_limits(1), self._fenced_told(run_id):
             run = self._open(run_id)
             self._catch_up(run, run.reader.n_published)
-            if not run.reader.has_exact:
+            if not run.reader.embedding.has_exact:
                 self._solve(run)
             if retain != "all":
                 run.writer.drop_weights(0 if retain == "none" else int(retain.removeprefix("segments:")))
