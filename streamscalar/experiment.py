@@ -78,7 +78,7 @@ class Run:
     @property
     def setting(self) -> Mapping[str, Any]:
         """Learning rate, initial condition and how the run was computed."""
-        return self._reader.setting
+        return self._reader.setting.to_json()
 
     @property
     def layout(self) -> Layout:
@@ -227,9 +227,9 @@ class Run:
         return RunSeries(
             run_id=reader.run_id,
             # A user's own training may not tell its learning rate; without shadows, nothing is perturbed.
-            learning_rate=math.nan if reader.setting["learning_rate"] is None else reader.setting["learning_rate"],
-            epsilon=0.0 if reader.setting["epsilon"] is None else reader.setting["epsilon"],
-            initial_condition=reader.setting["initial_condition"],
+            learning_rate=math.nan if reader.setting.learning_rate is None else reader.setting.learning_rate,
+            epsilon=0.0 if reader.setting.epsilon is None else reader.setting.epsilon,
+            initial_condition=reader.setting.initial_condition,
             seed=reader.seed,
             n_parameters=reader.layout.n_parameters,
             n_perturbed=reader.layout.n_perturbed,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from streamscalar.config import RunSetting
 from streamscalar.errors import BadCall, Kind
 from streamscalar.store.bucket_creation import create_run, create_store, list_run, listed_runs
 from streamscalar.store.embedding_writer import EmbeddingWriter
@@ -171,7 +172,7 @@ class Store:
         self,
         run_id: str,
         *,
-        setting: Mapping[str, Any],
+        setting: RunSetting,
         seed: int,
         layout: Layout,
         n_rows: int | None,
@@ -195,7 +196,7 @@ class Store:
             raise BadCall("run", must, repr(run_id), kind=Kind.CONFIG)
         spec = RunSpec(
             run_id,
-            plain(setting),
+            RunSetting.model_validate(plain(setting.to_json())),
             seed,
             layout,
             n_rows,

@@ -30,6 +30,7 @@ from typing import Any, Generic, Self, cast
 import numpy as np
 from typing_extensions import TypeVar
 
+from streamscalar.config import RunSetting
 from streamscalar.store.format.arrays import Codec, series_document, trajectory_document
 from streamscalar.store.media.objects import Place
 from streamscalar.types import Layout
@@ -73,7 +74,7 @@ class RunSpec:
     run_id
         Name, also of the directory.
     setting
-        What distinguishes the run, such as its learning rate, as JSON.
+        What distinguishes the run, such as its learning rate.
     seed
         Seed of its initial condition.
     layout
@@ -93,7 +94,7 @@ class RunSpec:
     """
 
     run_id: str
-    setting: dict[str, Any]
+    setting: RunSetting
     seed: int
     layout: Layout
     n_planned: int | None
@@ -117,7 +118,7 @@ class RunSpec:
         """Return the attributes of the run's group."""
         return {
             "run_id": self.run_id,
-            "setting": self.setting,
+            "setting": self.setting.to_json(),
             "seed": self.seed,
             **self.layout.to_json(),
             "n_planned": self.n_planned,
@@ -133,7 +134,7 @@ class RunSpec:
         """Inverse of `to_json`."""
         return cls(
             data["run_id"],
-            data["setting"],
+            RunSetting.model_validate(data["setting"]),
             data["seed"],
             Layout.from_json(data),
             data["n_planned"],

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from streamscalar.config import Config
+from streamscalar.config import Config, RunSetting
 from streamscalar.config.models import ExperimentSection, PerturbationSection, TaskSection
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.provenance import gather_provenance
@@ -134,16 +134,16 @@ def track(
         resume=resume,
         keeps_pace=bool(n_shadows or tangent),
         layout=layout,
-        setting={
-            "learning_rate": _learning_rate(config, optimizer),
-            "epsilon": size,
-            "initial_condition": 0,
-            "is_tracked": True,
-            "group": group,
-            "tags": list(tags),
-            "config": plain(config or {}),
+        setting=RunSetting(
+            learning_rate=_learning_rate(config, optimizer),
+            epsilon=size,
+            initial_condition=0,
+            is_tracked=True,
+            group=group,
+            tags=list(tags),
+            config=plain(config or {}),
             **selection.setting(),
-        },
+        ),
         seed=seed,
         n_slots=n_slots_for(layout),
     )

@@ -141,7 +141,7 @@ class Queries:
         layout = reader.layout
         return RunDetails(
             item=item(entry, self.clock()),
-            setting=reader.setting,
+            setting=reader.setting.to_json(),
             seed=reader.seed,
             n_parameters=layout.n_parameters,
             dtype=layout.dtype,

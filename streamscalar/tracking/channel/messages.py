@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from streamscalar.config import RunSetting
 from streamscalar.types import Layout
 
 Resume = Literal["never", "allow", "must"]
@@ -41,7 +42,7 @@ class Open:
     resume: Resume
     keeps_pace: bool
     layout: Layout
-    setting: dict[str, Any]
+    setting: RunSetting
     seed: int
     n_slots: int
     attach: str | None = None
