@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import Phase
 from streamscalar.provenance import gather_provenance
-from streamscalar.store import Store, segment_rows
-from streamscalar.store.media.objects import is_url
+from streamscalar.store import Store, medium_of, place, segment_rows
 from streamscalar.training.ensemble import pinned_threads, resolve_device
 from streamscalar.training.setup import load_problem, set_up_pack
 
@@ -112,17 +110,10 @@ def _check_room(config: Config, price: Cost) -> None:
             "Raise it, or set recording.retain to none",
             Kind.CONFIG,
         )
-    if is_url(config.store_path):
-        return
-    folder = next(
-        p for p in [Path(config.store_path).absolute(), *Path(config.store_path).absolute().parents] if p.exists()
-    )
-    if not folder.is_dir():
-        return
-    space = os.statvfs(folder)
-    free = space.f_bavail * space.f_frsize
+    root = place(config.store_path)
+    free = medium_of(root).free_bytes(root)
     needed = int(price.peak_bytes * COMPRESSED_SHARE)
-    if needed > free:
+    if free is not None and needed > free:
         raise BadCall(
             f"store.url {config.store_path}",
             f"must lie on a disk with about {needed:,} free bytes",
@@ -248,7 +239,7 @@ def attach(
         experiment = Experiment(opened)
         stored = set(opened.run_ids())
         planned = [plan.run_id for plan in plan_runs(experiment.config)]
-        if not all(run_id in stored and opened.reader(run_id).has_exact for run_id in planned):
+        if not all(run_id in stored and opened.reader(run_id).embedding.has_exact for run_id in planned):
             raise BadCall(
                 opened.url,
                 f"must be of an experiment that runs on {address}",

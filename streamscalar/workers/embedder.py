@@ -19,9 +19,9 @@ from streamscalar.numerics.embedding.separations import (
     random_direction,
     separations,
 )
-from streamscalar.numerics.exponents.divergence import mean_log
+from streamscalar.numerics.exponents.curves import mean_log
 from streamscalar.protocol.progress import RunProgress
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store
 from streamscalar.types import REFERENCE
 from streamscalar.workers.exact_embedding import embed_exactly
@@ -111,7 +111,7 @@ class Embedder:
         with threadpool_limits(1), self._fenced_told(run_id):
             run = self._open(run_id)
             self._catch_up(run, run.reader.n_published)
-            if not run.reader.has_exact:
+            if not run.reader.embedding.has_exact:
                 self._solve(run)
             if retain != "all":
                 run.writer.drop_weights(0 if retain == "none" else int(retain.removeprefix("segments:")))
@@ -151,7 +151,7 @@ class Embedder:
                 if checkpoint is None
                 else OnlineCMDS.from_snapshot(checkpoint)
             )
-            rng = generator(reader.seed, Stream.RANDOM_DIRECTION)
+            rng = generator(reader.seed, SeedStream.RANDOM_DIRECTION)
             fit = [r for r in range(layout.n_replicas) if r != layout.control]
             self._open_runs[run_id] = _Open(
                 reader,

@@ -91,14 +91,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Finish:
+class FinishRun:
     """The training is over; `failure` says why it broke off, empty where it did not."""
 
     facts: Facts
     failure: str
 
 
-Order = Begin | Row | Finish
+Order = Begin | Row | FinishRun
 
 
 @dataclass(frozen=True)
