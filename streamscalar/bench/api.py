@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import streamscalar as ss
 from streamscalar.bench.figures import Figure
-from streamscalar.config import Config, load_config
+from streamscalar.config import Config, RunSetting, load_config
 from streamscalar.store import Store
 from streamscalar.types import Layer, Layout
 from streamscalar.workers.embedder import Embedder
@@ -187,7 +187,7 @@ def _writer_store(path: Path) -> Store:
 def _add(store: Store, run_id: str, n_parameters: int, segment_rows: int) -> None:
     store.add_run(
         run_id,
-        setting={"learning_rate": 0.1, "epsilon": 1e-6, "initial_condition": 0, "is_tracked": True, "group": "bench"},
+        setting=RunSetting(learning_rate=0.1, epsilon=1e-6, initial_condition=0, is_tracked=True, group="bench"),
         seed=0,
         layout=Layout((Layer("weight", 0, (n_parameters,)),), "float64", 1, False),
         n_rows=None,

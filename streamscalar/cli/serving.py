@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from streamscalar.config.service import DEFAULT_PORT
 from streamscalar.errors import BadCall, Kind
 from streamscalar.types import ALERT_LEVELS
 
@@ -15,7 +16,7 @@ def serve(
         str, typer.Argument(metavar="ROOT", help="A store, a folder of stores, or s3://bucket/prefix.")
     ] = "streamscalar-runs",
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token must be set.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8870,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = DEFAULT_PORT,
     webhook: Annotated[
         str | None, typer.Option(help="Address that gets every alert as JSON, such as a chat's.")
     ] = None,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamscalar.config import Config, plan_runs
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.protocol.onset_search import Instruction, OnsetResult, OnsetSearch, Probe, RateProbed
+from streamscalar.protocol.onset_search import OnsetResult, OnsetSearch, ProbeRates, RateProbed, SearchInstruction
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.runtime.launch import execute, prepare
 from streamscalar.store import Place, medium_of
@@ -83,9 +83,9 @@ def find_onset(
     _check(config, store_root)
     steps_per_rate = config.experiment.n_initial_conditions * config.training.n_steps
     search = OnsetSearch(low, high, steps_per_rate=steps_per_rate, budget_steps=budget_steps, tolerance=tolerance)
-    instructions: list[Instruction] = [search.start()]
+    instructions: list[SearchInstruction] = [search.start()]
     with _one_cluster(config):
-        while isinstance(newest := instructions[-1], Probe):
+        while isinstance(newest := instructions[-1], ProbeRates):
             store = store_root / f"stage-{len(instructions) - 1}"
             for probed in _probe(_stage_config(config, newest.learning_rates, store), on_snapshot):
                 instructions += search.handle(probed)

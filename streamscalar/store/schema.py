@@ -30,11 +30,12 @@ from typing import Any, Generic, Self, cast
 import numpy as np
 from typing_extensions import TypeVar
 
+from streamscalar.config import RunSetting
 from streamscalar.store.format.arrays import Codec, series_document, trajectory_document
 from streamscalar.store.media.medium import Medium
 from streamscalar.store.media.objects import Place
 from streamscalar.store.media.opening import medium_of
-from streamscalar.types import Layout
+from streamscalar.types import DISTANCES, Layout
 
 SCHEMA_VERSION = 1
 
@@ -75,7 +76,7 @@ class RunSpec:
     run_id
         Name, also of the directory.
     setting
-        What distinguishes the run, such as its learning rate, as JSON.
+        What distinguishes the run, such as its learning rate.
     seed
         Seed of its initial condition.
     layout
@@ -95,7 +96,7 @@ class RunSpec:
     """
 
     run_id: str
-    setting: dict[str, Any]
+    setting: RunSetting
     seed: int
     layout: Layout
     n_planned: int | None
@@ -119,7 +120,7 @@ class RunSpec:
         """Return the attributes of the run's group."""
         return {
             "run_id": self.run_id,
-            "setting": self.setting,
+            "setting": self.setting.to_json(),
             "seed": self.seed,
             **self.layout.to_json(),
             "n_planned": self.n_planned,
@@ -135,7 +136,7 @@ class RunSpec:
         """Inverse of `to_json`."""
         return cls(
             data["run_id"],
-            data["setting"],
+            RunSetting.model_validate(data["setting"]),
             data["seed"],
             Layout.from_json(data),
             data["n_planned"],
@@ -192,10 +193,6 @@ class RunSpec:
         documents["embedding/increments"] = series_document((n_members, n_members), "float64", rows)
         return documents
 
-
-DISTANCES = ("l1", "rms", "random", "embedded")
-"""Separations of every replica from the reference. `random` and `embedded` lie along one direction and have a sign;
-`embedded` is the live one, until the exact solution replaces it."""
 
 BLOCK_ARRAYS = (
     "embedding/scores",

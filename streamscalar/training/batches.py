@@ -9,7 +9,7 @@ from torch import Tensor
 
 from streamscalar.config.models import TrainingSection
 from streamscalar.errors import BadCall, Kind
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 
 
 class Batches:
@@ -66,7 +66,7 @@ class Batches:
 
 
 def _order(seed: int, epoch: int, n_train: int) -> NDArray[np.int64]:
-    return generator(seed, Stream.BATCHES, epoch).permutation(n_train)
+    return generator(seed, SeedStream.BATCHES, epoch).permutation(n_train)
 
 
 def build_batches(

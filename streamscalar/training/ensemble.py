@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.training.batches import Batches
 from streamscalar.training.optimizers import Optimizer
 from streamscalar.training.problem import Evaluation, Problem, Product
@@ -54,7 +54,7 @@ def resolve_device(name: str) -> torch.device:
 
 def initial_reference(problem: Problem, dtype: str, seed: int) -> NDArray[np.floating]:
     """Return the initial weights of the reference, shape (P,)."""
-    return problem.initial(generator(seed, Stream.INITIAL_WEIGHTS)).astype(dtype)
+    return problem.initial(generator(seed, SeedStream.INITIAL_WEIGHTS)).astype(dtype)
 
 
 def initial_replicas(
@@ -71,7 +71,7 @@ def initial_replicas(
         Epsilon is too small for the dtype: fewer than half of the weights would move.
     """
     reference = initial_reference(problem, layout.dtype, seed)
-    rng = generator(seed, Stream.PERTURBATIONS)
+    rng = generator(seed, SeedStream.PERTURBATIONS)
     rows = np.tile(reference, (layout.n_replicas, 1))
     moves = np.concatenate([np.full(layer.size, layer.is_weight or not weights_only) for layer in layout.layers])
     for replica in range(layout.n_replicas)[layout.perturbed]:
@@ -242,7 +242,7 @@ class Ensemble:
 
 def initial_tangents(n_parameters: int, n_tangents: int, seed: int) -> NDArray[np.float64]:
     """Return random directions (k, P), the same for every replica of a run."""
-    return generator(seed, Stream.TANGENTS).standard_normal((n_tangents, n_parameters))
+    return generator(seed, SeedStream.TANGENTS).standard_normal((n_tangents, n_parameters))
 
 
 def _orthonormal(tangents: Tensor) -> tuple[Tensor, Tensor]:

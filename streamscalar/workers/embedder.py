@@ -21,7 +21,7 @@ from streamscalar.numerics.embedding.separations import (
 )
 from streamscalar.numerics.exponents.curves import mean_log
 from streamscalar.protocol.progress import RunProgress
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store
 from streamscalar.types import REFERENCE
 from streamscalar.workers.exact_embedding import embed_exactly
@@ -151,7 +151,7 @@ class Embedder:
                 if checkpoint is None
                 else OnlineCMDS.from_snapshot(checkpoint)
             )
-            rng = generator(reader.seed, Stream.RANDOM_DIRECTION)
+            rng = generator(reader.seed, SeedStream.RANDOM_DIRECTION)
             fit = [r for r in range(layout.n_replicas) if r != layout.control]
             self._open_runs[run_id] = _Open(
                 reader,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.config import Config, RunPlan
+from streamscalar.config import Config, RunPlan, RunSetting
 from streamscalar.errors import Fenced
 from streamscalar.store import KeyFrame, Store, WeightsWriter
 from streamscalar.training.ensemble import Ensemble, pinned_threads, resolve_device
@@ -69,14 +69,14 @@ class Trainer:
             for plan in pack:
                 store.add_run(
                     plan.run_id,
-                    setting={
-                        "learning_rate": plan.learning_rate,
-                        "epsilon": plan.epsilon,
-                        "initial_condition": plan.initial_condition,
-                        "product": str(setup.twins.product),
-                        "twins_exact": setup.twins.is_exact,
-                        "device": str(self._device),
-                    },
+                    setting=RunSetting(
+                        learning_rate=plan.learning_rate,
+                        epsilon=plan.epsilon,
+                        initial_condition=plan.initial_condition,
+                        product=str(setup.twins.product),
+                        twins_exact=setup.twins.is_exact,
+                        device=str(self._device),
+                    ),
                     seed=plan.seed,
                     layout=setup.layout,
                     n_rows=config.n_rows,

@@ -16,7 +16,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 import streamscalar
 from streamscalar.errors import BadCall, Kind
-from streamscalar.types import AlertLevel
+from streamscalar.types import DISTANCES, RUN_ID_PATTERN, AlertLevel
 from streamscalar_services.api.http.guards import EntityTags, Guard
 from streamscalar_services.api.http.problem_json import add_handlers, problem
 from streamscalar_services.api.http.telemetry import Telemetry, Timed
@@ -45,8 +45,8 @@ PAGE = 100
 """Items of a page where the caller does not say."""
 POINTS = 1000
 """Points of a series where the caller does not say."""
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
-RUN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}:[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
+NAME = f"^{RUN_ID_PATTERN}$"
+RUN = f"^{RUN_ID_PATTERN}:{RUN_ID_PATTERN}$"
 
 RunId = Annotated[str, InPath(pattern=RUN, max_length=401, description="`experiment:run`, as the list names it")]
 ExperimentName = Annotated[str, InPath(pattern=NAME, description="Name of the experiment")]
@@ -230,7 +230,7 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         run: RunId,
         monitor: Living,
         part: part,
-        distance: Annotated[str, Query(pattern=r"^(l1|rms|embedded|random)$", description="Distance to return")] = "l1",
+        distance: Annotated[str, Query(pattern=f"^({'|'.join(DISTANCES)})$", description="Distance to return")] = "l1",
     ) -> Response:
         """Return the distance of every replica from the reference."""
         return _json(monitor.queries.divergence(run, distance, part))

@@ -14,7 +14,6 @@ from streamscalar.logs import set_up_logs
 from streamscalar_services.api.http.app import create_app
 from streamscalar_services.api.service_options import ServiceOptions
 
-PORT = 8870
 HEADER_TIMEOUT_S = 10.0
 """Seconds in which the head of a request must be whole; whoever is slower holds a connection for nothing."""
 MAX_CONNECTIONS = 512

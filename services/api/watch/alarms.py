@@ -146,7 +146,7 @@ class Alarms:
 
 def _group(entry: Entry) -> tuple[object, ...]:
     setting = entry.setting
-    return entry.source.name, group_of(entry), setting.get("learning_rate"), setting.get("epsilon"), entry.layout
+    return entry.source.name, group_of(entry), setting.learning_rate, setting.epsilon, entry.layout
 
 
 def _written_at(entry: Entry, row: int | None) -> float:

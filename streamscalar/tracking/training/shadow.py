@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.tracking.training.capture import Selection
 from streamscalar.tracking.training.replay import Rehearsal
 
@@ -99,7 +99,7 @@ class Shadows:
                 for into, values in zip(_tensors(shadow), _tensors(self._model), strict=True):
                     into.copy_(values)
                 self._optimizers[index] = self._copied_optimizer(shadow)
-                rng = generator(self._seed, Stream.SHADOW_PERTURBATIONS, index)
+                rng = generator(self._seed, SeedStream.SHADOW_PERTURBATIONS, index)
                 for p in weights_of(self._selection, self._own[index]):
                     noise = torch.from_numpy(rng.uniform(-self._epsilon, self._epsilon, tuple(p.shape)))
                     p.copy_(p.double() + noise.to(p.device))
