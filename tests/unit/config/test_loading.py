@@ -32,8 +32,8 @@ def test_later_sources_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("training.learning_rat=1", ["training.learning_rat", "is no key", "Did you mean learning_rate?"]),
-        ("trainin.n_steps=1", ["trainin", "is no key", "Did you mean training?"]),
+        ("training.learning_rat=1", ["training.learning_rat", "is not a known key", "Did you mean learning_rate?"]),
+        ("trainin.n_steps=1", ["trainin", "is not a known key", "Did you mean training?"]),
         ("training.learning_rate=-1", ["training.learning_rate", "greater than 0", "-1"]),
         ("training.learning_rate=[1, -2]", ["training.learning_rate", "greater than 0", "-2"]),
         ("training.learning_rate=[1, 1]", ["training.learning_rate", "differ", "[1, 1]"]),
