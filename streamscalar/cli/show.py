@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -47,7 +46,7 @@ def document(data: Any) -> None:
 
 def price(prepared: "Prepared") -> None:
     """Print the expected size and time of an experiment on stderr, and a warning about its file system if any."""
-    from streamscalar.store import filesystem_of, is_url
+    from streamscalar.store import medium_of, place
 
     cost = prepared.cost
     sys.stderr.write(
@@ -55,9 +54,9 @@ def price(prepared: "Prepared") -> None:
         f"{_bytes(cost.kept_bytes)} kept, {_bytes(cost.peak_bytes)} at most; "
         f"about {prepared.seconds:.0f} s of training, {prepared.n_concurrent} trainers at a time\n"
     )
-    store = prepared.config.store_path
-    if not is_url(store) and (promise := filesystem_of(Path(store)).promise):
-        sys.stderr.write(f"{promise}\n")
+    root = place(prepared.config.store_path)
+    if warning := medium_of(root).warning(root):
+        sys.stderr.write(f"{warning}\n")
 
 
 def _bytes(n: float) -> str:
@@ -137,14 +136,15 @@ def next_steps(store: str) -> None:
 def listing(where: str, *, as_json: bool) -> None:
     """Print the experiments in a folder, or the runs of a store."""
     import streamscalar
-    from streamscalar.store import Store, place
+    from streamscalar.store import Store, medium_of, place
 
-    path = place(where)
-    if isinstance(path, Path) and not path.is_dir():
-        raise BadCall(str(path), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
-    if isinstance(path, Path) and not (path / "zarr.json").exists():
-        stores = sorted(p.parent for p in path.glob("*/zarr.json"))
-        rows = [{"store": str(p), "runs": len(Store.open(p).run_ids())} for p in stores]
+    root = place(where)
+    medium = medium_of(root)
+    if not medium.is_there(root):
+        raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+    if not (root / "zarr.json").exists():
+        stores = medium.stores_below(root)
+        rows = [{"store": str(path), "runs": len(Store.open(path).run_ids())} for path in stores]
     else:
         rows = []
         for run in streamscalar.open(where).runs.values():

@@ -141,8 +141,8 @@ class Run:
         It is the exact embedding if the run has one, else the live embedding in the newest basis. N may be less than
         `len(steps())`: rows are embedded in blocks.
         """
-        scores = self._reader.scores() if self._reader.has_exact else None
-        values = self._reader.live_scores() if scores is None else scores.values
+        scores = self._reader.embedding.scores() if self._reader.embedding.has_exact else None
+        values = self._reader.embedding.live_scores() if scores is None else scores.values
         return Series("embedding", self.steps()[: len(values)], values[..., 0])
 
     def coordinates(self, basis: str = "best") -> tuple[NDArray[np.float64], str]:
@@ -167,17 +167,17 @@ class Run:
             The basis does not exist, or not yet.
         """
         reader = self._reader
-        if basis == "exact" and not reader.has_exact:
+        if basis == "exact" and not reader.embedding.has_exact:
             must = "must be live until the run has ended and its exact embedding is stored"
             raise BadCall("basis", must, basis, "Use basis='live'", Kind.DATA)
-        if basis in ("best", "exact") and reader.has_exact:
-            return reader.scores().values, "exact"
+        if basis in ("best", "exact") and reader.embedding.has_exact:
+            return reader.embedding.scores().values, "exact"
         if basis in ("best", "live"):
-            versions = reader.bases()["version"]
-            return reader.live_scores("newest"), str(versions[-1]) if len(versions) else "0"
+            versions = reader.embedding.bases()["version"]
+            return reader.embedding.live_scores("newest"), str(versions[-1]) if len(versions) else "0"
         if not basis.isdecimal():
             raise BadCall("basis", "must be best, exact, live or the number of a version", repr(basis), kind=Kind.DATA)
-        return reader.live_scores(int(basis)), basis
+        return reader.embedding.live_scores(int(basis)), basis
 
     def divergence(self, distance: str = "l1") -> Series:
         """Return the distance of every replica from the reference.
@@ -200,7 +200,7 @@ class Run:
         """
         if distance not in DISTANCES:
             raise BadCall("distance", f"must be one of {', '.join(DISTANCES)}", repr(distance), kind=Kind.CONFIG)
-        values = np.abs(self._reader.divergence(distance))
+        values = np.abs(self._reader.embedding.divergence(distance))
         return Series(distance, self.steps()[: len(values)], values)
 
     def metrics(self, name: str = "loss") -> Series:
@@ -290,14 +290,14 @@ class Run:
         `None` if there are none: nothing is embedded yet, or the method has no directions in weight space.
         """
         reader = self._reader
-        if reader.has_exact:
-            arrays = reader.exact_arrays()
+        if reader.embedding.has_exact:
+            arrays = reader.embedding.exact_arrays()
             if not len(arrays["mean"]):
                 return None
             n_snapshots = len(arrays["scores"]) * (1 + self.layout.n_perturbed)
-            total = float(reader.exact_info()["total_variance"])
+            total = float(reader.embedding.exact_info()["total_variance"])
             return Basis(arrays["mean"], arrays["components"], arrays["singular_values"], total, n_snapshots)
-        state = reader.live_state()
+        state = reader.embedding.live_state()
         if state is None:
             return None
         online = OnlineCMDS.from_snapshot(state)
@@ -310,7 +310,7 @@ class Run:
 
     def exact_info(self) -> dict[str, Any]:
         """Return method, passes, residual and eigengap of the exact embedding; empty until there is one."""
-        return self._reader.exact_info() if self._reader.has_exact else {}
+        return self._reader.embedding.exact_info() if self._reader.embedding.has_exact else {}
 
     def series(self, n_rows: int | None = None) -> RunSeries:
         """Return all recorded series except the weights, cut to the rows that every series has.
@@ -327,13 +327,13 @@ class Run:
         """
         reader = self._reader
         # Read once, before any series, so that a block published meanwhile is in none of them.
-        n_embedded = reader.n_embedded
+        n_embedded = reader.embedding.n_rows
         n = n_embedded if n_rows is None else n_rows
         if not 0 <= n <= n_embedded:
             raise BadCall("n_rows", f"must be from 0 to {n_embedded}, the embedded rows of {self.run_id}", str(n_rows))
-        is_exact = n_rows is None and reader.has_exact
-        scores = reader.scores().values if is_exact else reader.live_scores_at(n)
-        divergence = {name: reader.divergence(name, live=not is_exact) for name in DISTANCES}
+        is_exact = n_rows is None and reader.embedding.has_exact
+        scores = reader.embedding.scores().values if is_exact else reader.embedding.live_scores_at(n)
+        divergence = {name: reader.embedding.divergence(name, live=not is_exact) for name in DISTANCES}
         metrics = {name: reader.metrics(name) for name in reader.metric_names}
         return RunSeries(
             run_id=reader.run_id,
@@ -349,12 +349,12 @@ class Run:
             n_planned=reader.n_planned,
             steps=reader.steps()[:n],
             divergence={name: values[:n] for name, values in divergence.items()},
-            pairs=reader.pairs()[:n],
-            increments=reader.increments()[:n],
+            pairs=reader.embedding.pairs()[:n],
+            increments=reader.embedding.increments()[:n],
             scores=scores[:n],
             metrics={name: values[:n] for name, values in metrics.items()},
-            explained_variance=reader.explained_variance(None if is_exact else n),
-            eigengap=_eigengap(reader.spectrum(None if is_exact else n)),
+            explained_variance=reader.embedding.explained_variance(None if is_exact else n),
+            eigengap=_eigengap(reader.embedding.spectrum(None if is_exact else n)),
             embedding_is_exact=is_exact,
         )
 

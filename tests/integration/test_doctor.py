@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -20,9 +19,9 @@ from streamscalar.doctor.store import store_checks
 from streamscalar.errors import BadCall
 from streamscalar.store import Store
 from tests.conftest import small_config
+from tests.forkserver import forkserver
 from tests.oracles.replay import add, layout
 
-COMMAND = [sys.executable, "-m", "streamscalar", "doctor"]
 TOKEN = "the-token-of-the-doctor-tests-".ljust(64, "0")
 
 
@@ -30,7 +29,7 @@ def called(home: Path, *arguments: str, **environment: str) -> tuple[int, str, s
     """Run `doctor` as a user whose home is `home`, and return its exit code and what it wrote."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_"))}
     own |= {"HOME": str(home), "COLUMNS": "200", "RAY_USAGE_STATS_ENABLED": "0", **environment}
-    ended = subprocess.run([*COMMAND, *arguments], env=own, capture_output=True, text=True, timeout=300, check=False)
+    ended = forkserver().run("doctor", *arguments, environment=own)
     return ended.returncode, ended.stdout, ended.stderr
 
 

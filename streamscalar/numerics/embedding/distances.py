@@ -116,21 +116,6 @@ def distances(
     return np.stack(results) if distance == "layer" else results[0]
 
 
-def between(
-    snapshots: NDArray[np.floating], others: NDArray[np.floating], distance: Literal["rms", "l1"]
-) -> NDArray[np.float64]:
-    """Return the distances `(n, m)` between finite snapshots `(n, P)` and `(m, P)` that are in memory.
-
-    Examples
-    --------
-    >>> between(np.array([[0.0, 0.0]]), np.array([[3.0, -4.0]]), "l1").tolist()
-    [[7.0]]
-    """
-    total = _Sum("cityblock" if distance == "l1" else "sqeuclidean", len(snapshots), len(others), is_square=False)
-    total.add(_Block.of(snapshots), _Block.of(others))
-    return total.value() if distance == "l1" else total.root() / math.sqrt(snapshots.shape[1])
-
-
 class _Block(NamedTuple):
     """Rows `(n, p)` of a block, which of them are usable, and the largest magnitude among those."""
 
