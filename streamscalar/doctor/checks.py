@@ -266,7 +266,7 @@ def _tokens() -> CheckResult:
         return CheckResult(
             CheckStatus.FAIL,
             f"others may read a token: {found}",
-            f"Run chmod 600 {' '.join(str(path) for path, _ in open_ones)}; renew the tokens if others use this machine",
+            f"Run chmod 600 {' '.join(str(path) for path, _ in open_ones)}; renew them if others use this machine",
         )
     return CheckResult(
         CheckStatus.OK, f"{len(there)} token files, readable by their owner only" if there else "no token files yet"

@@ -263,7 +263,7 @@ def test_the_commands_take_a_url(
     assert f"{url}/export/runs.parquet" in json.loads(_command("export", url, "--json", "--quiet"))["files"]
     assert _command("report", url, "--quiet").strip() == f"{url}/report.html"
     added = _command("add", url, "--learning-rate", "3", "--initial-conditions", "1")
-    assert "asked for lr3_ic0" in added
+    assert "requested lr3_ic0" in added
     _command("cancel", url, "lr3_ic0")
     resumed = json.loads(_command("resume", url, "--executor", "inline", "--quiet", "--json"))
     assert [row["learning_rate"] for row in resumed["settings"]] == [1, 5]
