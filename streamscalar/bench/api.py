@@ -18,7 +18,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 
 import streamscalar as ss
 from streamscalar.bench.figures import Figure
@@ -222,7 +221,6 @@ def _live_figures(store: Path) -> list[Figure]:
     over = threading.Event()
     with _service(store) as service, contextlib.ExitStack() as stack:
         writers = {run_id: stack.enter_context(opened.weights_writer(run_id, "none")) for run_id in written}
-        recent: dict[str, list[NDArray[np.float64]]] = {run_id: [] for run_id in written}
         embedder = Embedder(str(store), _config(store).embedding, "none")
         delays: list[float] = []
         counts = [0] * N_CLIENTS
@@ -235,14 +233,12 @@ def _live_figures(store: Path) -> list[Figure]:
         rng = np.random.default_rng(0)
 
         def put(run_id: str) -> None:
-            writer, rows = writers[run_id], recent[run_id]
+            writer = writers[run_id]
             row = writer.n_durable
-            rows.append(rng.standard_normal((2, 100)))
-            writer.append(row, row, rows[-1], {"loss": np.ones(2)})
+            writer.append(row, row, rng.standard_normal((2, 100)), {"loss": np.ones(2)})
             written[run_id].append(time.monotonic())
-            for first, n_rows in writer.take_published():
-                embedder.embed(run_id, first, np.stack(rows[:n_rows]))
-                del rows[:n_rows]
+            for first, block in writer.take_published():
+                embedder.embed(run_id, first, block)
 
         # Independent runs do not reach the ends of their segments at the same time.
         for index, run_id in enumerate(written):
