@@ -11,7 +11,7 @@ REFERENCE = 0
 
 
 class Status(StrEnum):
-    """What became of an estimate. Only `OK` carries a number."""
+    """Status of an estimate. Only `OK` carries a number."""
 
     OK = "ok"
     TOO_FEW_ROWS = "too_few_rows"
@@ -33,6 +33,17 @@ class Status(StrEnum):
     MIXED_LAYOUTS = "mixed_layouts"
     MISSING = "missing"
     UNEVEN_STEPS = "uneven_steps"
+
+    @property
+    def words(self) -> str:
+        """The status in words.
+
+        Examples
+        --------
+        >>> Status.TOO_FEW_ROWS.words
+        'too few rows'
+        """
+        return self.replace("_", " ")
 
 
 ADVICE: Mapping[Status, str] = {
@@ -58,6 +69,10 @@ ADVICE: Mapping[Status, str] = {
     Status.MISSING: "The series was not recorded.",
     Status.UNEVEN_STEPS: "Record at a fixed distance: ss.track(..., every_n_steps=...).",
 }
+"""What each failing status means and what to try; `analysis.quantities` has the counterparts for tracked runs.
+
+Messages are part of `Experiment.digest`: another text here is another digest of every experiment that shows it.
+"""
 
 
 class Regime(StrEnum):
@@ -70,16 +85,26 @@ class Regime(StrEnum):
     UNDECIDED = "undecided"
 
 
+REGIMES: Mapping[Regime, str] = {
+    Regime.REGULAR: "Small differences at the start stay small.",
+    Regime.ONSET: "Between regular and chaotic: differences grow, but saturation is not certain.",
+    Regime.CHAOTIC: "Small differences at the start grow exponentially until they saturate.",
+    Regime.DIVERGED: "The loss ended above its start or is not finite.",
+    Regime.UNDECIDED: "The intervals allow no decision.",
+}
+"""What each regime means."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number that never travels without its status.
+    """A number with its status and interval.
 
     Attributes
     ----------
     value
         The number; `None` unless `status` is `OK`.
     status
-        What became of the estimate.
+        Whether there is a value, and why not.
     low, high
         Ends of the confidence interval, `None` where there is none.
     confidence
@@ -112,7 +137,7 @@ class Estimate:
     def failed(
         cls, status: Status, *, n: int = 0, method: str = "", what: str = "", window: tuple[int, int] | None = None
     ) -> Self:
-        """Return an estimate without a value; `what` says what was seen, the advice of the status follows it."""
+        """Return an estimate without a value; the message is `what`, followed by the advice of the status."""
         message = f"{what} {ADVICE[status]}".strip()
         return cls(None, status, n=n, method=method, window=window, message=message)
 
@@ -172,7 +197,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The recorded order of all parameters of a run, and who stands on its replica axis.
+    """The recorded order of all parameters of a run, and the meaning of its replica axis.
 
     Attributes
     ----------
