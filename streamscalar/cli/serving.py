@@ -26,12 +26,13 @@ def serve(
 
     The token is in ~/.config/streamscalar/token (made at the first call), or in STREAMSCALAR_TOKEN.
     """
+    from streamscalar.analysis.rules import LEVELS
     from streamscalar.store import place
-    from streamscalar_services.api.http.auth import Tokens
     from streamscalar_services.api.http.server import bound, is_loopback
     from streamscalar_services.api.http.server import serve as serve_until_stopped
-    from streamscalar_services.api.http.sinks import LEVELS, LogSink, Sink, Sinks, WebhookSink
     from streamscalar_services.api.service_options import ServiceOptions
+    from streamscalar_services.api.sinks import AlertSink, AlertSinks, LogSink, WebhookSink
+    from streamscalar_services.api.tokens import Tokens
     from streamscalar_services.api.watch.catalog import require_stores
 
     if not is_loopback(host) and "STREAMSCALAR_TOKEN" not in os.environ:
@@ -47,7 +48,7 @@ def serve(
     level = next((known for known in LEVELS if known == alert_level), None)
     if level is None:
         raise BadCall("--alert-level", f"must be one of {', '.join(LEVELS)}", repr(alert_level), kind=Kind.CONFIG)
-    sinks: list[Sink] = [] if webhook is None else [WebhookSink(webhook)]
+    sinks: list[AlertSink] = [] if webhook is None else [WebhookSink(webhook)]
     if alert_log is not None:
         sinks.append(LogSink(alert_log))
     tokens = Tokens.load()
@@ -56,4 +57,4 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Dashboard: http://{shown}:{listener.getsockname()[1]}/#token={tokens.read}")
         typer.echo("Stop it with Ctrl-C; the stores do not notice.", err=True)
-    serve_until_stopped(ServiceOptions(root, tokens, Sinks(sinks, level)), listener)
+    serve_until_stopped(ServiceOptions(root, tokens, AlertSinks(sinks, level)), listener)
