@@ -3,10 +3,10 @@
 Written here in place of `scipy.sparse.linalg.lobpcg`, which needs more reads of the source. Measured on 5 replicas with
 450 rows of a 64-64-10 network on scikit-learn's digits (P = 4,810, learning rate 6, eigengap .30), reads to a residual
 of 1e-9 for K = 1, without the last one, from the online basis and from random directions: 6 and 9 here; LOBPCG 9 and
-15 with two directions, 24 and 32 with the same guard directions (`GUARD`), of which one read is for the mean, which it
-needs in advance. For K = 16 from the online basis: 4 here, 24 there. It stops only when all its directions have converged, and each of its steps drops the products of all
-but the last two. Both repeat their bits, and the leading direction is accurate to 1e-11 here and 3e-10 to 5e-10 (two
-directions) there.
+15 with two directions, 24 and 32 with the guard directions (`GUARD`). For K = 16 from the online basis: 4 here, 24
+there. LOBPCG needs the mean in advance, which is one of these reads, stops only when all its directions have converged,
+and drops the products of all but its last two steps. Both repeat their bits; the error of the leading direction is
+1e-11 here and 3e-10 to 5e-10 there, with two directions.
 """
 
 import math
