@@ -6,12 +6,12 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import httpx
 
+from streamscalar.config.service import DEFAULT_URL, READ_TOKEN_FILE, token_folder
 from streamscalar.errors import BadCall, Kind, StreamscalarError, WorkFailed
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Client:
         )
 
 
-def connect(url: str = "http://127.0.0.1:8870", token: str | None = None) -> Client:
+def connect(url: str = DEFAULT_URL, token: str | None = None) -> Client:
     """Connect to a service that `streamscalar serve` runs.
 
     Parameters
@@ -220,8 +220,7 @@ def connect(url: str = "http://127.0.0.1:8870", token: str | None = None) -> Cli
 def _token() -> str:
     if found := os.environ.get("STREAMSCALAR_TOKEN"):
         return found
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    path = home / "streamscalar" / "token"
+    path = token_folder() / READ_TOKEN_FILE
     try:
         return path.read_text().strip()
     except OSError:

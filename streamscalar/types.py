@@ -4,10 +4,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 REFERENCE = 0
 """Index of the reference replica in every `(step, replica)` array."""
+
+
+AlertLevel = Literal["info", "warn", "error"]
+"""Level of an alert."""
+
+ALERT_LEVELS: tuple[AlertLevel, ...] = get_args(AlertLevel)
+"""Levels of alerts in ascending order."""
+
+DISTANCES = ("l1", "rms", "embedded", "random")
+"""Stored distances of every replica from the reference. `embedded` and `random` lie along one direction and have a
+sign; `embedded` is the live one until the exact solution replaces it."""
+
+EmbeddingDistance = Literal["rms", "l1", "layer"]
+"""Distance between two snapshots that an embedding preserves."""
+
+RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}"
+"""Regular expression of the name of a run, or of a stored experiment: a folder name that leads nowhere else."""
 
 
 class Status(StrEnum):

@@ -40,7 +40,7 @@ def doctor(
 
     Exit code 0: nothing failed (warnings may stand); 1: a check failed; 2: bad call. Nothing is changed or left behind.
     """
-    from streamscalar.doctor.checks import Verdict, worst
+    from streamscalar.doctor.checks import CheckStatus, worst
 
     section = (Config() if config is None else load_config(config)).cluster
     checks = []
@@ -55,12 +55,12 @@ def doctor(
         show.document({"schema": 1, "status": str(verdict), "checks": [check.to_json() for check in checks]})
     else:
         console.print(_table(checks))
-    if verdict is Verdict.FAIL:
+    if verdict is CheckStatus.FAIL:
         raise typer.Exit(1)
 
 
 def _checks(store: str | None, address: str | None, section: "ClusterSection") -> "Iterator[Check]":
-    from streamscalar.doctor.checks import Verdict, installation, made, worst
+    from streamscalar.doctor.checks import CheckStatus, installation, made, worst
     from streamscalar.doctor.cluster import cluster_checks, require_address
     from streamscalar.doctor.store import store_checks
 
@@ -75,7 +75,7 @@ def _checks(store: str | None, address: str | None, section: "ClusterSection") -
         yield check
     if address is not None:
         # Nodes are not sent to look at a place that fails here already, or hangs.
-        yield from cluster_checks(address, None if worst(found) is Verdict.FAIL else store, section)
+        yield from cluster_checks(address, None if worst(found) is CheckStatus.FAIL else store, section)
 
 
 def _table(checks: "list[Check]") -> Table:
@@ -87,10 +87,10 @@ def _table(checks: "list[Check]") -> Table:
         if check.group != group:
             group = check.group
             grid.add_row("", Text(group, style="bold"), "")
-        verdict = str(check.finding.verdict)
+        verdict = str(check.result.status)
         # Reasons and names come from elsewhere: what would move the cursor is spelled out.
-        found = Text(one_line(check.finding.found))
-        if check.finding.fix:
-            found.append(f"\n{one_line(check.finding.fix)}.", style="italic")
+        found = Text(one_line(check.result.found))
+        if check.result.fix:
+            found.append(f"\n{one_line(check.result.fix)}.", style="italic")
         grid.add_row(Text(verdict, style=COLOURS[verdict]), Text(check.name), found)
     return grid

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from streamscalar.config.service import DEFAULT_PORT
 from streamscalar.errors import BadCall, Kind
+from streamscalar.types import ALERT_LEVELS
 
 
 def serve(
@@ -14,7 +16,7 @@ def serve(
         str, typer.Argument(metavar="ROOT", help="A store, a folder of stores, or s3://bucket/prefix.")
     ] = "streamscalar-runs",
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token must be set.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8870,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = DEFAULT_PORT,
     webhook: Annotated[
         str | None, typer.Option(help="Address that gets every alert as JSON, such as a chat's.")
     ] = None,
@@ -30,7 +32,7 @@ def serve(
     from streamscalar_services.api.http.auth import Tokens
     from streamscalar_services.api.http.server import bound, is_loopback
     from streamscalar_services.api.http.server import serve as serve_until_stopped
-    from streamscalar_services.api.http.sinks import LEVELS, LogSink, Sink, Sinks, WebhookSink
+    from streamscalar_services.api.http.sinks import LogSink, Sink, Sinks, WebhookSink
     from streamscalar_services.api.service_options import ServiceOptions
     from streamscalar_services.api.watch.catalog import require_stores
 
@@ -44,9 +46,9 @@ def serve(
         )
     root = place(store)
     require_stores(root)
-    level = next((known for known in LEVELS if known == alert_level), None)
+    level = next((known for known in ALERT_LEVELS if known == alert_level), None)
     if level is None:
-        raise BadCall("--alert-level", f"must be one of {', '.join(LEVELS)}", repr(alert_level), kind=Kind.CONFIG)
+        raise BadCall("--alert-level", f"must be one of {', '.join(ALERT_LEVELS)}", repr(alert_level), kind=Kind.CONFIG)
     sinks: list[Sink] = [] if webhook is None else [WebhookSink(webhook)]
     if alert_log is not None:
         sinks.append(LogSink(alert_log))

@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from streamscalar.types import AlertLevel, EmbeddingDistance
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -248,7 +250,7 @@ class EmbeddingSection(Section):
     """`cmds`: classical multidimensional scaling. `distance_pca`: principal components of the distances to landmarks.
     `smacof`: metric scaling, started from the classical one. `landmark`: classical scaling of landmarks, the rest
     placed by its distances to them. All but `cmds` on `rms` measure distances: minutes where weights are many."""
-    distance: Literal["rms", "l1", "layer"] = "rms"
+    distance: EmbeddingDistance = "rms"
     """`rms`: Euclidean over the root of the number of parameters. `l1`: sum of absolute differences. `layer`: RMS
     within each layer, then over layers, so that each counts alike."""
     n_components: int = Field(default=16, ge=2, le=128)
@@ -257,7 +259,7 @@ class EmbeddingSection(Section):
     """Landmarks of `distance_pca` and `landmark`, drawn evenly over time and replicas."""
 
 
-RuleLevel = Literal["none", "info", "warn", "error"]
+RuleLevel = Literal["none", AlertLevel]
 
 
 class AlertsSection(Section):

@@ -9,8 +9,6 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Service, eventually
 
-pytestmark = pytest.mark.e2e
-
 
 def open_run(page: Page, name: str) -> None:
     """Open a run of the finished experiment and wait for its charts."""

@@ -9,16 +9,11 @@ import pandas as pd
 import pytest
 
 from tests.conftest import small_config
+from tests.forkserver import forkserver
 
 
 def streamscalar(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "streamscalar", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
+    return forkserver().run(*arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +21,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     config = small_config(folder / "store")
     (folder / "config.json").write_text(config.model_dump_json())
-    done = streamscalar("run", folder / "config.json", "--json")
+    command = [sys.executable, "-m", "streamscalar", "run", str(folder / "config.json"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert [setting["learning_rate"] for setting in document["settings"]] == [1, 5]

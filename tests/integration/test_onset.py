@@ -96,12 +96,6 @@ def test_a_search_stopped_twice_ends_at_the_same_result(root: Path, result: Onse
     assert streamscalar.open(tmp_path / "stage-0").store.reader("lr1_ic0").setting == first_stage
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
-def test_ray_finds_the_same(result: OnsetResult, tmp_path: Path) -> None:
-    assert find_onset(digits(cluster={"executor": "ray"}), tmp_path, **SEARCH) == result
-
-
 @pytest.mark.parametrize(
     ("sections", "search", "words"),
     [

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.config import Config, RunPlan, load_config, plan_packs
+from streamscalar.config import Config, RunPlan, RunSetting, load_config, plan_packs
 from streamscalar.protocol.progress import RunProgress
 from streamscalar.protocol.schedule import PackFinalised, TrainingFinished
 from streamscalar.store import RunReader, Store
@@ -319,7 +319,13 @@ def _make_runs(store: Store, run_ids: Sequence[str], status: Mapping[str, Any]) 
     runs = Path(store.path) / "runs"
     layout = Layout((Layer("weights", 0, (2,)),), "float64", 5, True)
     if not (runs / run_ids[0]).exists():
-        facts: dict[str, Any] = {"setting": {}, "seed": 0, "layout": layout, "n_rows": 101, "metrics": ("loss",)}
+        facts: dict[str, Any] = {
+            "setting": RunSetting(),
+            "seed": 0,
+            "layout": layout,
+            "n_rows": 101,
+            "metrics": ("loss",),
+        }
         store.add_run(run_ids[0], **facts, n_components=2, segment_rows=None, codec="zstd")
     for run_id in run_ids:
         if not (runs / run_id).exists():

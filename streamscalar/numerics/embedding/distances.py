@@ -8,7 +8,7 @@ separation of 1e-6. Cost: `n * m * P` differences and one read. Measured without
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,7 @@ from scipy.spatial.distance import cdist, pdist, squareform
 from streamscalar.errors import BadCall, Kind
 from streamscalar.numerics.blocks import LARGEST_WEIGHT, power_of_two
 from streamscalar.numerics.embedding.sources import SnapshotSource
-from streamscalar.types import Layer
-
-Distance = Literal["rms", "l1", "layer"]
+from streamscalar.types import EmbeddingDistance, Layer
 
 CHUNK = 512
 """Parameters processed at a time: 64 landmarks of that width (256 KiB) fit in the cache, and sums stay short."""
@@ -57,7 +55,7 @@ def distances(
     source: SnapshotSource,
     picked: Picked,
     landmarks: Picked,
-    distance: Distance,
+    distance: EmbeddingDistance,
     layers: Sequence[Layer] = (),
 ) -> NDArray[np.float64]:
     """Compute the distances of snapshots from landmarks.
@@ -191,7 +189,7 @@ def _check(name: str, picked: Picked, source: SnapshotSource) -> None:
         raise BadCall(name, "must hold as many rows as replicas", got, kind=Kind.DATA)
 
 
-def _spans(source: SnapshotSource, distance: Distance, layers: Sequence[Layer]) -> list[tuple[int, int]]:
+def _spans(source: SnapshotSource, distance: EmbeddingDistance, layers: Sequence[Layer]) -> list[tuple[int, int]]:
     """Return the ranges of parameters that each get a separate distance."""
     if distance != "layer":
         return [(0, source.n_parameters)]

@@ -16,7 +16,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.numerics.exponents.curves import HUNDREDFOLD, LEAST_REPLICAS, Average, mean_log, saturation_level
+from streamscalar.numerics.exponents.curves import (
+    HUNDREDFOLD,
+    LEAST_REPLICAS,
+    Average,
+    mean_log,
+    saturation_level,
+)
 from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
 

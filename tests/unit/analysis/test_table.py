@@ -17,7 +17,7 @@ from streamscalar.types import Estimate, Regime, Status
 from tests.oracles.exponents import pair_divergence
 
 M = 5
-OPTIONS = Options(accuracy_target=0.75)
+OPTIONS = Options(accuracy_target=0.75, n_surrogates=39, n_bootstrap=200)
 
 
 def series(learning_rate: float, initial_condition: int, rate: float, **changes: object) -> RunSeries:
