@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from streamscalar.config.logs import LogFormat
+from streamscalar.config.log_settings import LogFormat
 
 FIELDS = ("experiment", "run", "attempt", "row", "node", "reason")
 """What an event may be about, in the order of a line."""

@@ -4,10 +4,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 REFERENCE = 0
 """Index of the reference replica in every `(step, replica)` array."""
+
+
+AlertLevel = Literal["info", "warn", "error"]
+"""Level of an alert."""
+
+ALERT_LEVELS: tuple[AlertLevel, ...] = get_args(AlertLevel)
+"""Levels of alerts in ascending order."""
 
 
 class Status(StrEnum):

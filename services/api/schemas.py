@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamscalar.types import Regime, Status, json_float
+from streamscalar.types import AlertLevel, Regime, Status, json_float
 
 NonFinite = Literal["nan", "inf", "-inf"]
 Number = float | NonFinite
@@ -18,8 +18,6 @@ def number(value: float | None) -> Number | None:
 
 State = Literal["waiting", "training", "trained", "done", "failed", "cancelled", "silent"]
 """`trained`: all rows are there, the exact embedding is not yet. `silent`: neither ended nor written to lately."""
-
-Level = Literal["info", "warn", "error"]
 
 RunKey = Annotated[str, Field(description="Id of the run, `<experiment>:<run id>`.")]
 LearningRate = Annotated[Number | None, Field(description="Learning rate; null where it is not known.")]
@@ -335,7 +333,7 @@ class AlertDocument(Document):
     run: RunKey
     rule: str
     """Rule that raised it, as the config section `analysis.alerts` names it."""
-    level: Level
+    level: AlertLevel
     """Level of the rule."""
     step: int | None
     """Training step at which the rule was met; null where it has none."""

@@ -52,7 +52,7 @@ def bench_api() -> list[Figure]:
 
 
 @dataclass
-class _Service:
+class _ServiceProcess:
     url: str
     process: "subprocess.Popen[str]"
     ready_s: float
@@ -73,7 +73,7 @@ class _Service:
 
 
 @contextlib.contextmanager
-def _service(root: Path) -> Iterator[_Service]:
+def _service(root: Path) -> Iterator[_ServiceProcess]:
     environment = {**os.environ, "STREAMSCALAR_TOKEN": TOKEN, "STREAMSCALAR_ADMIN_TOKEN": TOKEN + "-admin"}
     command = [sys.executable, "-m", "streamscalar", "serve", str(root), "--port", "0"]
     began = time.monotonic()
@@ -83,7 +83,7 @@ def _service(root: Path) -> Iterator[_Service]:
             assert process.stdout is not None
             found = re.search(r"http://[^/]+", process.stdout.readline())
             assert found is not None
-            service = _Service(found[0], process, 0.0)
+            service = _ServiceProcess(found[0], process, 0.0)
             while True:
                 with contextlib.suppress(httpx.HTTPError):
                     service.get("/ready")
@@ -95,7 +95,7 @@ def _service(root: Path) -> Iterator[_Service]:
             process.kill()
 
 
-def _stored_figures(service: _Service) -> list[Figure]:
+def _stored_figures(service: _ServiceProcess) -> list[Figure]:
     figures = [Figure("ready with 10,000 runs", service.ready_s, "s")]
     began = time.monotonic()
     while (page := service.get("/v1/runs", limit=1).json())["n_analysed"] < page["of"]:
@@ -117,7 +117,7 @@ def _stored_figures(service: _Service) -> list[Figure]:
     return figures
 
 
-def _lists(service: _Service) -> list[Callable[[], httpx.Response]]:
+def _lists(service: _ServiceProcess) -> list[Callable[[], httpx.Response]]:
     """Return list requests as a dashboard makes them: sorts, filters, pages, and the first page again and again."""
     queries: list[dict[str, Any]] = [
         {},

@@ -13,7 +13,8 @@ from streamscalar.bench.figures import Figure
 from streamscalar.config.models import ModelSection
 from streamscalar.training.data import Data
 from streamscalar.training.ensemble import pinned_threads
-from streamscalar.training.problems import Perceptron, Product
+from streamscalar.training.perceptron import Perceptron
+from streamscalar.training.problem import Product
 
 N_SAMPLES, N_FEATURES, N_HIDDEN, N_CLASSES = 2000, 784, 64, 10
 REPLICAS = (1, 6, 26)

@@ -26,7 +26,7 @@ from streamscalar.cli.shared_options import (
 )
 from streamscalar.cli.watching import add, alerts, cancel, query, watch
 from streamscalar.config import Config, load_config, preset_names
-from streamscalar.config.logs import log_format
+from streamscalar.config.log_settings import log_format
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.logs import set_up_logs
 

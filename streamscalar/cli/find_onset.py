@@ -21,7 +21,6 @@ from streamscalar.cli.shared_options import (
 )
 from streamscalar.protocol.onset_search import OnsetResult, RateProbed
 from streamscalar.protocol.progress import Snapshot
-from streamscalar.types import Estimate
 
 if TYPE_CHECKING:
     from streamscalar.store import Place
@@ -112,14 +111,6 @@ class _Log:
             sys.stderr.write(line + "\n")
 
 
-def _cell(estimate: Estimate) -> str:
-    if estimate.value is None:
-        return f"[dim]{str(estimate.status).replace('_', ' ')}[/]"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3g}"
-    return f"{estimate.value:.3g} \\[{estimate.low:.3g}, {estimate.high:.3g}]"
-
-
 def _print(result: OnsetResult, root: "Place") -> None:
     grid = Table(header_style="bold")
     grid.add_column("lr", justify="right")
@@ -129,7 +120,8 @@ def _print(result: OnsetResult, root: "Place") -> None:
     for probe in result.probes:
         rate = probe.learning_rate
         note = [notes.get(rate, ""), "fastest" if rate == result.fastest else ""]
-        cells = [_cell(probe.ftle), _cell(probe.steps_to_accuracy), ", ".join(filter(None, note))]
+        cells = [show.interval(each.to_json()) for each in (probe.ftle, probe.steps_to_accuracy)]
+        cells.append(", ".join(filter(None, note)))
         grid.add_row(f"{rate:g}", f"[{show.COLOURS[probe.regime]}]{probe.regime}[/]", *cells)
     Console().print(grid)
     typer.echo(f"{result.message}\nresult: {root / 'onset.json'}")

@@ -40,14 +40,14 @@ def opened(where: str, *, wait: bool) -> Iterator[Runs]:
     """Open a service by its address, or stores by their folder or URL; `wait` until all runs there are analysed."""
     if where.startswith(("http://", "https://")):
         with connect(where) as client:
-            yield _Service(client)
+            yield _ServiceRuns(client)
     else:
         from streamscalar.store import place
 
-        yield _Stores(place(where), wait=wait)
+        yield _StoreRuns(place(where), wait=wait)
 
 
-class _Service:
+class _ServiceRuns:
     def __init__(self, client: Client) -> None:
         self._client = client
 
@@ -70,7 +70,7 @@ class _Service:
         return self._client.get("/v1/alerts", run=run, level=level, limit=limit)
 
 
-class _Stores:
+class _StoreRuns:
     def __init__(self, root: "Place", *, wait: bool) -> None:
         from streamscalar_services.api.http.auth import Tokens
         from streamscalar_services.api.service_options import ServiceOptions

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.types import ALERT_LEVELS
 
 
 def serve(
@@ -30,7 +31,7 @@ def serve(
     from streamscalar_services.api.http.auth import Tokens
     from streamscalar_services.api.http.server import bound, is_loopback
     from streamscalar_services.api.http.server import serve as serve_until_stopped
-    from streamscalar_services.api.http.sinks import LEVELS, LogSink, Sink, Sinks, WebhookSink
+    from streamscalar_services.api.http.sinks import LogSink, Sink, Sinks, WebhookSink
     from streamscalar_services.api.service_options import ServiceOptions
     from streamscalar_services.api.watch.catalog import require_stores
 
@@ -44,9 +45,9 @@ def serve(
         )
     root = place(store)
     require_stores(root)
-    level = next((known for known in LEVELS if known == alert_level), None)
+    level = next((known for known in ALERT_LEVELS if known == alert_level), None)
     if level is None:
-        raise BadCall("--alert-level", f"must be one of {', '.join(LEVELS)}", repr(alert_level), kind=Kind.CONFIG)
+        raise BadCall("--alert-level", f"must be one of {', '.join(ALERT_LEVELS)}", repr(alert_level), kind=Kind.CONFIG)
     sinks: list[Sink] = [] if webhook is None else [WebhookSink(webhook)]
     if alert_log is not None:
         sinks.append(LogSink(alert_log))

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.types import Estimate, Regime, Status
+from streamscalar.types import Regime, Status
 
 if TYPE_CHECKING:
     from streamscalar.analysis.claims import Claim
@@ -47,7 +46,7 @@ def document(data: Any) -> None:
 
 def price(prepared: "Prepared") -> None:
     """Print what a run will cost, and what its file system does not promise, on stderr."""
-    from streamscalar.store import filesystem_of, is_url
+    from streamscalar.store import medium_of, place
 
     cost = prepared.cost
     sys.stderr.write(
@@ -55,9 +54,9 @@ def price(prepared: "Prepared") -> None:
         f"stay, at most {_bytes(cost.peak_bytes)} at once, before compression; "
         f"about {prepared.seconds:.0f} s of training, {prepared.n_concurrent} at a time\n"
     )
-    store = prepared.config.store_path
-    if not is_url(store) and (promise := filesystem_of(Path(store)).promise):
-        sys.stderr.write(f"{promise}\n")
+    root = place(prepared.config.store_path)
+    if warning := medium_of(root).warning(root):
+        sys.stderr.write(f"{warning}\n")
 
 
 def _bytes(n: float) -> str:
@@ -86,7 +85,7 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
             f"{setting.learning_rate:g}",
             *([f"{setting.epsilon:g}"] if has_ladder else []),
             f"[{COLOURS[setting.regime]}]{setting.regime}[/]",
-            *(_estimate(setting.estimates[key]) for key in COLUMNS),
+            *(interval(setting.estimates[key].to_json()) for key in COLUMNS),
         )
     console = Console()
     console.print(grid)
@@ -95,10 +94,6 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
         style="dim",
         markup=False,
     )
-
-
-def _estimate(estimate: Estimate) -> str:
-    return interval(estimate.to_json())
 
 
 def interval(estimate: Mapping[str, Any]) -> str:
@@ -141,14 +136,15 @@ def next_steps(store: str) -> None:
 def listing(where: str, *, as_json: bool) -> None:
     """Print the experiments below a folder, or the runs of a store."""
     import streamscalar
-    from streamscalar.store import Store, place
+    from streamscalar.store import Store, medium_of, place
 
-    path = place(where)
-    if isinstance(path, Path) and not path.is_dir():
-        raise BadCall(str(path), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
-    if isinstance(path, Path) and not (path / "zarr.json").exists():
-        stores = sorted(p.parent for p in path.glob("*/zarr.json"))
-        rows = [{"store": str(p), "runs": len(Store.open(p).run_ids())} for p in stores]
+    root = place(where)
+    medium = medium_of(root)
+    if not medium.is_there(root):
+        raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+    if not (root / "zarr.json").exists():
+        stores = medium.stores_below(root)
+        rows = [{"store": str(path), "runs": len(Store.open(path).run_ids())} for path in stores]
     else:
         rows = []
         for run in streamscalar.open(where).runs.values():

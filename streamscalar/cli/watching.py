@@ -15,11 +15,11 @@ from streamscalar.cli import show
 from streamscalar.cli.query_sources import opened
 from streamscalar.cli.shared_options import JsonOption, StoreArgument
 from streamscalar.errors import BadCall, Kind
-from streamscalar.types import Regime
+from streamscalar.types import ALERT_LEVELS, AlertLevel, Regime
 
 BARS = "▁▂▃▄▅▆▇█"
 MARKS = {"waiting": "·", "training": "▶", "trained": "◐", "done": "✓", "failed": "✗", "cancelled": "■", "silent": "?"}
-LEVEL_COLOURS = {"info": "dim", "warn": "yellow", "error": "red"}
+LEVEL_COLOURS: Mapping[AlertLevel, str] = {"info": "dim", "warn": "yellow", "error": "red"}
 REFRESH_S = 1.0
 SHOWN = 30
 MOST = 500
@@ -87,8 +87,8 @@ def alerts(
     json: JsonOption = False,
 ) -> None:
     """List what happened: runs that became chaotic, diverged, stalled, jumped, fell silent; each with its evidence."""
-    if level not in LEVEL_COLOURS:
-        raise BadCall("--level", f"must be one of {', '.join(LEVEL_COLOURS)}", repr(level), kind=Kind.CONFIG)
+    if level not in ALERT_LEVELS:
+        raise BadCall("--level", f"must be one of {', '.join(ALERT_LEVELS)}", repr(level), kind=Kind.CONFIG)
     with opened(where, wait=True) as runs:
         page = runs.alerts(run, level, limit)
     if json:

@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from streamscalar.types import AlertLevel
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -257,7 +259,7 @@ class EmbeddingSection(Section):
     """Landmarks of `distance_pca` and `landmark`, drawn evenly over time and replicas."""
 
 
-RuleLevel = Literal["none", "info", "warn", "error"]
+RuleLevel = Literal["none", AlertLevel]
 
 
 class AlertsSection(Section):

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from streamscalar.config.models import Config
+from streamscalar.seeds import run_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def plan_runs(config: Config) -> list[RunPlan]:
     epsilons = config.perturbation.epsilon
     rung = {epsilon: f"_eps{epsilon:g}" if len(epsilons) > 1 else "" for epsilon in epsilons}
     return [
-        RunPlan(f"lr{rate:g}{rung[epsilon]}_ic{index}", rate, epsilon, index, _run_seed(config.experiment.seed, index))
+        RunPlan(f"lr{rate:g}{rung[epsilon]}_ic{index}", rate, epsilon, index, run_seed(config.experiment.seed, index))
         for index in range(config.experiment.n_initial_conditions)
         for rate in config.training.learning_rate
         for epsilon in epsilons
@@ -81,12 +80,6 @@ def plan_packs(config: Config) -> list[tuple[RunPlan, ...]]:
     runs = plan_runs(config)
     size = config.training.pack_size
     return [tuple(runs[first : first + size]) for first in range(0, len(runs), size)]
-
-
-def _run_seed(experiment_seed: int, initial_condition: int) -> int:
-    """Return 53 bits, which every JSON reader holds exactly."""
-    state = np.random.SeedSequence([experiment_seed, initial_condition]).generate_state(1, np.uint64)
-    return int(state[0] >> 11)
 
 
 def cost(config: Config, n_parameters: int, segment_rows: int, n_concurrent: int) -> Cost:

@@ -23,7 +23,7 @@ from streamscalar.doctor.checks import Check, Finding, Verdict
 from streamscalar.doctor.store import nearest, scratch
 from streamscalar.errors import BadCall, Kind
 from streamscalar.runtime.ray.token import token_file
-from streamscalar.store.media.objects import is_url
+from streamscalar.store import medium_of, place
 
 REACH_S = 5.0
 CLUSTER_TIMEOUT_S = 150.0
@@ -68,7 +68,7 @@ def require_address(address: str) -> tuple[str, int]:
 @contextlib.contextmanager
 def _shared(store: str | None) -> Iterator[tuple[str, str]]:
     """Put a number and a lock that is held where the nodes shall see them; empty where there is no folder."""
-    if store is None or is_url(store):
+    if store is None or medium_of(place(store)).is_remote:
         yield "", ""
         return
     nonce = secrets.token_hex(16)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from streamscalar.doctor.checks import TIMEOUT_S, Finding, Probe, Verdict, answered
 from streamscalar.errors import BadCall, Kind
-from streamscalar.store import Store
+from streamscalar.store import Store, medium_of, place
 from streamscalar.store.media.files import PARTIAL
 from streamscalar.store.media.filesystem import filesystem_of, locks_work
-from streamscalar.store.media.objects import is_url
 
 N_WRITES = 100
 WRITE_BYTES = 4096
@@ -34,27 +33,27 @@ def store_checks(where: str) -> dict[str, Probe]:
     BadCall
         It is a file.
     """
-    if is_url(where):
+    if medium_of(place(where)).is_remote:
         return {"store": lambda: _store(where), "runs": lambda: _runs(where)}
     path = Path(where).absolute()
     # What lies in a dead mount does not even say what it is.
-    place = answered(lambda: nearest(path))
-    if place is None:
+    found = answered(lambda: nearest(path))
+    if found is None:
         fix = "Look for a mount that hangs: findmnt, dmesg"
         hangs = Finding(Verdict.FAIL, f"{path} does not answer within {TIMEOUT_S:g} s", fix)
         return {"place": lambda: hangs}
-    if not place.is_dir():
-        raise BadCall("STORE", "must be a folder or a URL", f"a file, {place}", kind=Kind.CONFIG)
+    if not found.is_dir():
+        raise BadCall("STORE", "must be a folder or a URL", f"a file, {found}", kind=Kind.CONFIG)
     checks: dict[str, Probe] = {
-        "file system": lambda: _file_system(place),
-        "free space": lambda: _free_space(place),
-        "locks": lambda: _locks(place),
-        "disk": lambda: _disk(place),
+        "file system": lambda: _file_system(found),
+        "free space": lambda: _free_space(found),
+        "locks": lambda: _locks(found),
+        "disk": lambda: _disk(found),
     }
-    if place == path:
+    if found == path:
         checks |= {"store": lambda: _store(where), "leftovers": lambda: _leftovers(path), "runs": lambda: _runs(where)}
     else:
-        nothing = Finding(Verdict.OK, f"nothing there yet; checked {place}, where it would be made")
+        nothing = Finding(Verdict.OK, f"nothing there yet; checked {found}, where it would be made")
         checks["store"] = lambda: nothing
     return checks
 
@@ -127,10 +126,12 @@ def _disk(place: Path) -> Finding:
 
 
 def _store(where: str) -> Finding:
-    if not is_url(where) and not any(Path(where).iterdir()):
+    root = place(where)
+    medium = medium_of(root)
+    if not medium.is_remote and medium.is_empty(root):
         return Finding(Verdict.OK, "an empty folder, ready for a store")
-    if not is_url(where) and not (Path(where) / "zarr.json").exists():
-        stores = sorted(path.parent.name for path in Path(where).glob("*/zarr.json"))
+    if not (root / "zarr.json").exists():
+        stores = [path.name for path in medium.stores_below(root)]
         if stores:
             names = ", ".join(stores[:SHOWN]) + (", ..." if len(stores) > SHOWN else "")
             return Finding(Verdict.SKIPPED, f"a folder of {len(stores)} stores: {names}", "Name one of them")

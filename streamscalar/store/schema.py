@@ -31,7 +31,9 @@ import numpy as np
 from typing_extensions import TypeVar
 
 from streamscalar.store.format.arrays import Codec, series_document, trajectory_document
+from streamscalar.store.media.medium import Medium
 from streamscalar.store.media.objects import Place
+from streamscalar.store.media.opening import medium_of
 from streamscalar.types import Layout
 
 SCHEMA_VERSION = 1
@@ -204,6 +206,9 @@ BLOCK_ARRAYS = (
 """What the embedder publishes of every row. `pairs` are L1 distances between all pairs of reference and perturbed
 replicas, (0, 1), (0, 2)...; `increments` the products of their moves since the row before, over P."""
 
+LOGS = ("wal/weights", "wal/embedding")
+"""Folders of a run for locks, write-ahead files and restart state."""
+
 GROUPS = ("weights/state", "metrics", "embedding/bases", "divergence")
 """Groups without attributes of their own."""
 
@@ -270,17 +275,22 @@ class RunFiles(Generic[AnyPlace]):
 
     @property
     def weights_log(self) -> AnyPlace:
-        """Lock, write-ahead files and scratch of the weights stream; of a bucket they lie elsewhere (`streams`)."""
-        return self._part("wal/weights")
+        """Lock, write-ahead files and scratch of the weights stream; of a run in a bucket they lie in the spool."""
+        return self._part(LOGS[0])
 
     @property
     def embedding_log(self) -> AnyPlace:
         """Lock, restart state and scratch of the embedding stream; in a bucket the restart state alone."""
-        return self._part("wal/embedding")
+        return self._part(LOGS[1])
 
     def spec(self) -> RunSpec:
         """Read the definition of the run."""
         return RunSpec.from_json(json.loads((self.path / "zarr.json").read_bytes())["attributes"])
+
+    @property
+    def medium(self) -> Medium[Any]:
+        """Medium that the run lies on."""
+        return medium_of(self.path)
 
     def _part(self, name: str) -> AnyPlace:
         return cast(AnyPlace, self.path / name)

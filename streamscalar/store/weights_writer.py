@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.store import wal
-from streamscalar.store.format.arrays import StoredArray, block_document, sharded
+from streamscalar.store.format.arrays import StoredArray, block_document, stored_document
 from streamscalar.store.format.codec import encode
 from streamscalar.store.format.packing import little_endian
 from streamscalar.store.media.files import fsync_path, read_group, waiting
-from streamscalar.store.media.objects import ObjectPath, Place
+from streamscalar.store.media.objects import Place
 from streamscalar.store.media.publication import Publication
 from streamscalar.store.reader import KeyFrame, RunReader
 from streamscalar.store.schema import RunFiles
-from streamscalar.store.streams import open_stream
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class WeightsWriter:
     fsync
         `row`: rows survive the machine; `segment`: only sealed ones do; `none`: rows survive the process, and the
         log is never waited for.
-    log
-        Folder of the write-ahead files of a run in a bucket; `None` there for one that nobody finds again.
+    spool
+        Folder on this machine for the write-ahead files of a run in a bucket, from `Medium.spool`.
 
     Attributes
     ----------
@@ -65,14 +64,15 @@ class WeightsWriter:
         Rows per segment.
     """
 
-    def __init__(self, path: Place, fsync: wal.Fsync = "row", log: Path | None = None) -> None:
+    def __init__(self, path: Place, fsync: wal.Fsync = "row", spool: Path | None = None) -> None:
         self._files: RunFiles[Place] = RunFiles(path)
         self._reader = RunReader(path)
         self._spec = self._reader.spec
         self._context = f"run {self._spec.run_id}"
         self.segment_rows: int = self._spec.segment_rows
-        own = self._files.weights_log
-        self._stream = open_stream(self._files.weights, log if isinstance(own, ObjectPath) else own, self._context)
+        self._medium = self._files.medium
+        log = self._files.weights_log
+        self._stream = self._medium.open_stream(self._files.weights, log, spool, self._context)
         self.attempt: int = self._stream.attempt
         self._fsync = fsync
         self._log = wal.Log(self._stream.log, self._stream.fence, fsync)
@@ -343,9 +343,7 @@ class WeightsWriter:
         path = self._files.path / key
         if key not in self._arrays and not (path / "zarr.json").exists():
             document = block_document(value.shape, value.dtype.name, self._spec.codec)
-            if isinstance(path, ObjectPath):
-                document = sharded(document)
-            self._arrays[key] = StoredArray(path, document)
+            self._arrays[key] = StoredArray(path, stored_document(document, self._medium), self._medium)
             self._stream.make_array(self._arrays[key])
         return self._array(key)
 
@@ -364,7 +362,7 @@ class WeightsWriter:
 
     def _array(self, name: str) -> StoredArray:
         if name not in self._arrays:
-            self._arrays[name] = StoredArray.load(self._files.path / name)
+            self._arrays[name] = StoredArray.load(self._files.path / name, self._medium)
         return self._arrays[name]
 
     def _first_logged(self, length: int, *, complete: bool) -> int:

@@ -1,8 +1,6 @@
 """`ss.track`: checks what is asked for, starts the worker, and returns the tracker."""
 
-import importlib.metadata
 import math
-import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-import streamscalar
 from streamscalar.config import Config
 from streamscalar.config.models import ExperimentSection, PerturbationSection, TaskSection
 from streamscalar.errors import BadCall, Kind, StreamscalarError
+from streamscalar.provenance import gather_provenance
 from streamscalar.store.media.files import plain
 from streamscalar.store.root import RUN_ID
 from streamscalar.tracking.channel.link import Link
@@ -129,7 +127,7 @@ def track(
     request = Open(
         store=str(Path(store or Path("streamscalar-runs", group)).expanduser().absolute()),
         config=identity,
-        provenance=_provenance(selection.device),
+        provenance=gather_provenance(str(selection.device), torch.get_num_threads()),
         address=address,
         name=name or "run",
         is_named=name is not None,
@@ -239,14 +237,3 @@ def _learning_rate(config: Mapping[str, Any] | None, optimizer: Optimizer | None
             if math.isfinite(rate) and rate > 0:
                 return rate
     return None
-
-
-def _provenance(device: torch.device) -> dict[str, Any]:
-    return {
-        "streamscalar": streamscalar.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "torch", "zarr")},
-        "device": str(device),
-        "n_threads": torch.get_num_threads(),
-    }

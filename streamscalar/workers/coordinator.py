@@ -23,7 +23,7 @@ from streamscalar.protocol.schedule import (
     Schedule,
     WorkerLost,
 )
-from streamscalar.store import Store, Unreachable, is_url
+from streamscalar.store import Store, Unreachable
 
 FAILED_VIEWS = 8
 """Failed runs that a snapshot shows before those that train, where it cannot show all."""
@@ -101,7 +101,7 @@ class Coordinator:
         return instructions + self._schedule.start()
 
     def _standings(self, run_ids: Sequence[str]) -> list[_Standing]:
-        if not is_url(self._store.url):
+        if not self._store.medium.is_remote:
             return [self._standing(run_id) for run_id in run_ids]
         # A bucket takes tens of milliseconds to answer, whatever else it is asked meanwhile.
         with ThreadPoolExecutor(N_READERS) as pool:
@@ -112,8 +112,8 @@ class Coordinator:
         if self._store.status(run_id).get("phase") == Phase.DONE:
             return _Standing(is_trained=True, is_done=True, n_rows=self._n_rows)
         reader = self._store.reader(run_id)
-        is_done = reader.has_exact
-        return _Standing(is_done or reader.is_complete, is_done, reader.n_embedded if is_done else 0)
+        is_done = reader.embedding.has_exact
+        return _Standing(is_done or reader.is_complete, is_done, reader.embedding.n_rows if is_done else 0)
 
     def _restore(self, pack_id: str, standings: Mapping[str, _Standing]) -> list[Instruction]:
         """Take over what the store says of a pack; a run that is not stored has no standing."""

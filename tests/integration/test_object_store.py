@@ -59,8 +59,20 @@ def _answers(reader: RunReader) -> dict[str, Any]:
     assert keyframe is not None
     assert newest is not None
     return {
-        "counts": (reader.n_rows, reader.n_published, reader.is_complete, reader.n_embedded, reader.n_bases),
-        "more": (reader.has_exact, reader.retained_from, reader.segment_rows, reader.n_planned, reader.spec),
+        "counts": (
+            reader.n_rows,
+            reader.n_published,
+            reader.is_complete,
+            reader.embedding.n_rows,
+            reader.embedding.n_bases,
+        ),
+        "more": (
+            reader.embedding.has_exact,
+            reader.embedding.retained_from,
+            reader.segment_rows,
+            reader.n_planned,
+            reader.spec,
+        ),
         "newest": (newest.n_rows, newest.step, newest.metrics),
         "steps": reader.steps(),
         "metrics": [reader.metrics(name) for name in reader.metric_names],
@@ -71,12 +83,17 @@ def _answers(reader: RunReader) -> dict[str, Any]:
         "blocks": list(reader.blocks()),
         "columns": list(reader.parameter_blocks(41 * 5 * 8 * 100)),
         "keyframe": (keyframe.row, keyframe.step, keyframe.weights, keyframe.state),
-        "scores": reader.scores().values,
-        "live": [reader.live_scores(basis) for basis in ("newest", 2)] + [reader.live_scores_at(16)],
-        "divergence": [reader.divergence(name) for name in ("l1", "rms", "random", "embedded")],
-        "pairs": (reader.pairs(), reader.increments(), reader.bases()),
-        "exact": (reader.exact_arrays(), reader.exact_info(), reader.live_state()),
-        "spectrum": (reader.spectrum(None), reader.spectrum(24), reader.explained_variance()),
+        "scores": reader.embedding.scores().values,
+        "live": [reader.embedding.live_scores(basis) for basis in ("newest", 2)]
+        + [reader.embedding.live_scores_at(16)],
+        "divergence": [reader.embedding.divergence(name) for name in ("l1", "rms", "random", "embedded")],
+        "pairs": (reader.embedding.pairs(), reader.embedding.increments(), reader.embedding.bases()),
+        "exact": (reader.embedding.exact_arrays(), reader.embedding.exact_info(), reader.embedding.live_state()),
+        "spectrum": (
+            reader.embedding.spectrum(None),
+            reader.embedding.spectrum(24),
+            reader.embedding.explained_variance(),
+        ),
     }
 
 

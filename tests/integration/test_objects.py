@@ -14,7 +14,8 @@ import zarr
 from streamscalar.errors import BadCall, Kind
 from streamscalar.store import Store
 from streamscalar.store.format.arrays import StoredArray, series_document, sharded, trajectory_document
-from streamscalar.store.media.objects import Changed, ObjectPath, fetch, place, remove
+from streamscalar.store.media.objects import Changed, ObjectPath, fetch, remove
+from streamscalar.store.media.opening import medium_of, place
 from tests.bucket import SECRET, Bucket, running
 
 
@@ -164,7 +165,7 @@ def test_any_zarr_reader_overlooks_the_marks(tmp_path: Path, kind: str) -> None:
         if kind == "series"
         else trajectory_document((3, 130), "uint32", 8, 50, "zstd")
     )
-    array = StoredArray(tmp_path, {**sharded(document), "shape": [16, 3, 130]})
+    array = StoredArray(tmp_path, {**sharded(document), "shape": [16, 3, 130]}, medium_of(tmp_path))
     names = array.put(tmp_path, 0, values)
     (tmp_path / "zarr.json").write_text(json.dumps(array.document))
     plain = [(tmp_path / name).read_bytes() for name in names]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import Fenced, Kind
 from streamscalar.store import EmbeddingWriter, Store, run_digest, verify
-from streamscalar.store.media.bucket_fence import Claim
+from streamscalar.store.media.bucket_fence import BucketFence
 from streamscalar.store.media.objects import ObjectPath
 from streamscalar.store.schema import BLOCK_ARRAYS
 from tests.bucket import OLDER, Bucket, running
@@ -107,9 +107,9 @@ def _write(store: Store, rows: NDArray[Any], spool: Path, *, finish: bool = True
 
 def test_a_claim_ends_the_one_before(store: Store) -> None:
     path = _run(store)
-    first = Claim(path / "weights", "run r")
+    first = BucketFence(path / "weights", "run r")
     first.put(path / "a", b"first")
-    second = Claim(path / "weights", "run r")
+    second = BucketFence(path / "weights", "run r")
     assert (first.attempt, second.attempt, second.before) == (1, 2, 1)
     for forbidden in (first.check, lambda: first.commit(first.attributes), lambda: first.put(path / "a", b"late")):
         with pytest.raises(Fenced, match="attempt 1 must not write any more; got attempt 2 owns the stream") as stopped:
@@ -123,7 +123,7 @@ def test_a_claim_ends_the_one_before(store: Store) -> None:
 
 
 def test_a_commit_whose_answer_is_lost_counts_once(service: Bucket, store: Store) -> None:
-    claim = Claim(_run(store) / "weights", "run r")
+    claim = BucketFence(_run(store) / "weights", "run r")
     for length in (8, 16):
         service.control("lose", user=service.environment["AWS_ACCESS_KEY_ID"], method="PUT", path=COMMIT, after=0)
         claim.commit({**claim.attributes, "length": length})
@@ -279,7 +279,7 @@ def test_the_embedding_goes_on_from_its_restart_state(service: Bucket, store: St
         _publish(older, 16, scale=7.0)
     _publish(newer, 16)
     reader = store.reader("r")
-    np.testing.assert_array_equal(reader.live_scores()[:, 0, 0], np.repeat([1.0, 9.0, 17.0], 8))
+    np.testing.assert_array_equal(reader.embedding.live_scores()[:, 0, 0], np.repeat([1.0, 9.0, 17.0], 8))
     log = _run(store) / "wal/embedding"
     # What the older one put and could not commit goes when the next writer opens.
     assert log.names() == ["checkpoint-24-1", "checkpoint-24-2"]
@@ -287,7 +287,7 @@ def test_the_embedding_goes_on_from_its_restart_state(service: Bucket, store: St
     newer.publish_exact(np.ones((24, 3, 2)), np.ones((24, 3)), np.zeros(13), np.ones((2, 13)), np.ones(2),
                         {"total_variance": 2.0})  # fmt: skip
     newer.drop_weights(0)
-    assert (reader.has_exact, reader.retained_from) == (True, 24)
+    assert (reader.embedding.has_exact, reader.embedding.retained_from) == (True, 24)
     assert run_digest(store.reader("r")) != before
     # Its metadata is left, and no chunk.
     assert (_run(store) / "weights/deltas").names() == ["zarr.json"]

@@ -16,6 +16,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 import streamscalar
 from streamscalar.errors import BadCall, Kind
+from streamscalar.types import AlertLevel
 from streamscalar_services.api.http.guards import EntityTags, Guard
 from streamscalar_services.api.http.problem_json import add_handlers, problem
 from streamscalar_services.api.http.telemetry import Telemetry, Timed
@@ -29,7 +30,6 @@ from streamscalar_services.api.schemas import (
     ExperimentDetails,
     ExperimentPage,
     Health,
-    Level,
     Neighbours,
     NewRuns,
     Problem,
@@ -285,7 +285,7 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
     def alerts(
         monitor: Living,
         run: Annotated[str | None, Query(pattern=RUN, max_length=401, description="Alerts of this run only")] = None,
-        level: Annotated[Level, Query(description="The least grave level shown")] = "info",
+        level: Annotated[AlertLevel, Query(description="Minimum level")] = "info",
         cursor: CursorText = None,
         limit: limit = PAGE,
     ) -> Response:

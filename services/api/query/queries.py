@@ -148,11 +148,11 @@ class Queries:
             layers=layout.to_json()["layers"],
             replicas=replica_names(layout),
             metrics=list(reader.metric_names),
-            n_embedded=reader.n_embedded,
+            n_embedded=reader.embedding.n_rows,
             n_components=reader.spec.n_components,
-            bases=[int(version) for version in reader.bases()["version"]],
-            has_exact=reader.has_exact,
-            exact=reader.exact_info(),
+            bases=[int(version) for version in reader.embedding.bases()["version"]],
+            has_exact=reader.embedding.has_exact,
+            exact=reader.embedding.exact_info(),
         )
 
     def estimates(self, run_id: str, n_rows: int | None) -> Estimates:

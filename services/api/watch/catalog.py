@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,8 +19,8 @@ import numpy as np
 from streamscalar.analysis.run import Glance
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.experiment import Experiment
-from streamscalar.store import Place, RunReader, Store, Unreachable
-from streamscalar.store.change_stamps import list_stamp, n_attempts, run_stamp, stamp, stores_below
+from streamscalar.store import Place, RunReader, Store, Unreachable, medium_of
+from streamscalar.store.change_stamps import list_stamp, n_attempts, run_stamp
 from streamscalar.store.schema import RunFiles, RunSpec
 from streamscalar.types import REFERENCE
 from streamscalar_services.api.schemas import State
@@ -152,8 +151,8 @@ class Entry:
         newest = reader.newest()
         status = self.source.store.status(self.run_id)
         self.phase, self.reason = str(status.get("phase", "")), str(status.get("reason", ""))
-        self.is_complete, self.has_exact = reader.is_complete, reader.has_exact
-        self.n_embedded, self.n_bases = reader.n_embedded, reader.n_bases
+        self.is_complete, self.has_exact = reader.is_complete, reader.embedding.has_exact
+        self.n_embedded, self.n_bases = reader.embedding.n_rows, reader.embedding.n_bases
         self.n_attempts = n_attempts(self.path)
         if newest is not None:
             self.n_rows, self.step = newest.n_rows, newest.step
@@ -192,7 +191,7 @@ class Source:
         self.experiment = Experiment(Store.open(path))
         # A config that this version does not understand is noticed here, not at every request.
         self.config = self.experiment.config
-        made = stamp(path / "zarr.json")
+        made = self.store.medium.stamp(path / "zarr.json")
         self.created_at = time.time() if made is None else made[1]
         self.is_new = self.created_at >= new_since - CLOCK_SLACK_S
         self.backlog = Backlog(self.store, self.config)
@@ -251,9 +250,7 @@ def _look(entry: Entry) -> bool:
 
 def require_stores(root: Place) -> None:
     """Raise `BadCall` where nothing is that could be, or hold, a store."""
-    # Listed, not asked for: a bucket's refusal is then told from nothing.
-    is_there = root.is_dir() if isinstance(root, Path) else not root.is_empty() or not root.key
-    if not is_there:
+    if not medium_of(root).is_there(root):
         raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
 
 
@@ -278,14 +275,11 @@ class Catalog:
 
     def __init__(self, root: Place) -> None:
         require_stores(root)
-        if isinstance(root, Path):
-            self._root: Place = root.resolve()
-            self._each: Each = map
-            self._ended_per_look = ENDED_PER_LOOK
-        else:
-            self._root = root
-            self._each = ThreadPoolExecutor(N_LOOKS, "look").map
-            self._ended_per_look = ENDED_PER_LOOK_BUCKET
+        self._medium = medium_of(root)
+        self._root: Place = self._medium.resolved(root)
+        is_remote = self._medium.is_remote
+        self._each: Each = ThreadPoolExecutor(N_LOOKS, "look").map if is_remote else map
+        self._ended_per_look = ENDED_PER_LOOK_BUCKET if is_remote else ENDED_PER_LOOK
         self._is_store = (root / "zarr.json").exists()
         self.sources: dict[str, Source] = {}
         self._broken: set[Place] = set()
@@ -373,7 +367,7 @@ class Catalog:
             return
         self._discovered_at = time.monotonic()
         new_since, self._new_since = self._new_since, time.time()
-        for path in [self._root] if self._is_store else stores_below(self._root):
+        for path in [self._root] if self._is_store else self._medium.stores_below(self._root):
             if path.name in self.sources or path in self._broken:
                 continue
             try:

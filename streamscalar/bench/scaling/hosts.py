@@ -28,6 +28,8 @@ SAMPLE_S = 0.5
 WORKER_PORTS = 200
 """Ports of the workers of one raylet; raylets on one machine need ranges of their own."""
 STARTED = "Ray runtime started."
+DRIVER = "streamscalar.bench.scaling.driver"
+"""Module of the driver: its name in a command line tells the driver from Ray."""
 ROLES = ("Trainer", "Embedder", "Coordinator")
 
 
@@ -147,9 +149,7 @@ def cpu_s(pids: Sequence[int]) -> dict[str, float]:
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-            role = next(
-                (role for role in ROLES if f"::{role}" in title), "driver" if "bench.scaling_drive" in title else "Ray"
-            )
+            role = next((role for role in ROLES if f"::{role}" in title), "driver" if DRIVER in title else "Ray")
             total[role] += (int(fields[11]) + int(fields[12])) / ticks
     return total
 
@@ -187,7 +187,7 @@ def drive(job: Mapping[str, Any], environment: Mapping[str, str], roots: Sequenc
     `roots` are the process ids under which the processor time of others is counted; `core` holds the driver.
     """
     samples: list[tuple[float, dict[str, float]]] = []
-    command = [sys.executable, "-m", "streamscalar.bench.scaling.driver"]
+    command = [sys.executable, "-m", DRIVER]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environment)
     ) as process:

@@ -22,15 +22,7 @@ from streamscalar.bench.scaling.costs import (
     run_costs,
 )
 from streamscalar.bench.scaling.hosts import PUSH_BYTES, Cluster, Drive, cluster, drive
-from streamscalar.bench.scaling.model import (
-    Capacities,
-    Costs,
-    Linear,
-    Workload,
-    loads,
-    remedies,
-    rows_per_s,
-)
+from streamscalar.bench.scaling.model import Capacities, Costs, Linear, Workload, loads, rows_per_s
 from streamscalar.training.ensemble import pinned_threads
 
 N_ROUNDS = 3
@@ -203,19 +195,12 @@ def _coordinator_figures(many: CoordinatorCosts) -> list[Figure]:
 
 
 def _model_figures(costs: Costs, run: RunCosts, is_in_bucket: bool) -> list[Figure]:
-    """Return the loads of 100 nodes with 10,000 runs, before and after the remedies."""
+    """Return the loads of 100 nodes with 10,000 runs."""
     workload = replace(Workload(), n_parameters=run.n_parameters, is_in_bucket=is_in_bucket)
     capacities = Capacities()
-    done, better, after = remedies(workload, costs, capacities)
     where = capacities.storage(workload).name
     name = f"model, P={run.n_parameters:,}, {workload.n_nodes} nodes, {workload.n_runs:,} runs, {where}"
     return [
         Figure(f"{name}: rows", rows_per_s(workload, costs), "1/s"),
         *(Figure(f"{name}: load of {load.part}", load.utilisation, "x") for load in loads(workload, costs, capacities)),
-        *(
-            Figure(f"{name}: remedy {index}, {remedy.part}: {remedy.change}", remedy.utilisation, "x")
-            for index, remedy in enumerate(done, 1)
-        ),
-        Figure(f"{name}: rows with all remedies", rows_per_s(better, costs), "1/s"),
-        *(Figure(f"{name}: with all remedies, load of {load.part}", load.utilisation, "x") for load in after),
     ]

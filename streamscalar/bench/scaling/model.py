@@ -1,4 +1,4 @@
-"""How busy every part of a cluster would be, from measured unit costs: which part is full first, and what helps.
+"""How busy every part of a cluster would be, from measured unit costs, and so which part is full first.
 
 The trainers set the pace: every core that is left to them makes rows without a pause. Each other part has a demand
 that follows from their rows, and a capacity. A utilisation over 1 says that the trainers wait for that part.
@@ -8,8 +8,7 @@ evenly; a block crosses the network once; a trainer and an embedder are one core
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 POLLS_PER_S = 4.0
 """Snapshots that a driver asks for, and looks at new requests, per second."""
@@ -17,10 +16,6 @@ TRAINING_EVENTS = 2.0
 """Events of a run that goes well: it is trained, and it is solved."""
 TRAINERS_PER_EMBEDDER = 4
 """Cores of a node for one embedder, where their number is left to the cluster."""
-GOAL = 0.7
-"""Utilisation that a remedy aims at: what is left is for bursts."""
-MAX_SEGMENT_ROWS = 64
-MAX_REMEDIES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,15 +213,6 @@ class Load:
         return self.demand / self.capacity
 
 
-@dataclass(frozen=True, slots=True)
-class Remedy:
-    """The part that was full, how full, and what was changed."""
-
-    part: str
-    utilisation: float
-    change: str
-
-
 def rows_per_s(workload: Workload, costs: Costs) -> float:
     """Return the recorded rows per second of all trainers that never wait."""
     row_s = workload.every_n_steps * costs.step.at(workload.n_values) + costs.store.at(
@@ -293,105 +279,3 @@ def _shared(workload: Workload, costs: Costs, capacities: Capacities) -> list[Lo
         Load(f"{storage.name}, requests", requests, storage.ops_per_s * n_prefixes, "1/s"),
         Load("start of the actors", n_actors / capacities.actors_per_s, capacities.start_s, "s"),
     ]
-
-
-def remedies(workload: Workload, costs: Costs, capacities: Capacities) -> tuple[list[Remedy], Workload, list[Load]]:
-    """Relieve the fullest part again and again until none is over 1, or nothing more helps.
-
-    Returns
-    -------
-    list of Remedy
-        What was done, in order.
-    Workload
-        With all remedies.
-    list of Load
-        Its loads, the fullest first.
-    """
-    done: list[Remedy] = []
-    now = loads(workload, costs, capacities)
-    while now[0].utilisation > 1 and len(done) < MAX_REMEDIES:
-        found = _relieved(workload, now[0])
-        if found is None:
-            break
-        change, workload = found
-        done.append(Remedy(now[0].part, now[0].utilisation, change))
-        now = loads(workload, costs, capacities)
-    return done, workload, now
-
-
-def _relieved(workload: Workload, load: Load) -> tuple[str, Workload] | None:
-    """Return the change that relieves the part, and the workload with it."""
-    match load.part:
-        case "embedders" | "network into a node with embedders" | "memory of a node with embedders":
-            tried: tuple[Callable[[Workload, float], Workload | None], ...] = (_more_embedders, _fewer_rows)
-        case "coordinator":
-            tried = (_longer_segments, _more_experiments)
-        case "shared storage, requests":
-            tried = (_fsync_per_segment, _longer_segments, _fewer_rows)
-        case "shared storage, bytes":
-            tried = (_into_a_bucket, _fewer_rows)
-        case "bucket, requests":
-            tried = (_longer_segments, _more_experiments)
-        case "bucket, bytes" | "network out of a node":
-            tried = (_fewer_rows,)
-        case _:
-            return None
-    for attempt in tried:
-        changed = attempt(workload, load.utilisation)
-        if changed is not None:
-            return _difference(workload, changed), changed
-    return None
-
-
-def _more_embedders(workload: Workload, utilisation: float) -> Workload | None:
-    wanted = math.ceil(workload.embedders * utilisation / GOAL)
-    most = workload.n_nodes * workload.cores_per_node // 2
-    return replace(workload, n_embedders=min(wanted, most)) if workload.embedders < most else None
-
-
-def _longer_segments(workload: Workload, _: float) -> Workload | None:
-    rows = min(2 * workload.segment_rows, MAX_SEGMENT_ROWS, workload.n_rows)
-    return replace(workload, segment_rows=rows) if rows > workload.segment_rows else None
-
-
-def _more_experiments(workload: Workload, utilisation: float) -> Workload | None:
-    return replace(workload, n_experiments=math.ceil(workload.n_experiments * utilisation / GOAL))
-
-
-def _fsync_per_segment(workload: Workload, _: float) -> Workload | None:
-    return replace(workload, is_fsync_per_row=False) if workload.is_fsync_per_row else None
-
-
-def _into_a_bucket(workload: Workload, _: float) -> Workload:
-    return replace(workload, is_in_bucket=True)
-
-
-def _fewer_rows(workload: Workload, utilisation: float) -> Workload | None:
-    # The steps that are not recorded still cost the trainers; rows per run fall with rows per step.
-    factor = math.ceil(utilisation / GOAL)
-    n_rows = max(1, workload.n_rows // factor)
-    return replace(workload, every_n_steps=workload.every_n_steps * factor, n_rows=n_rows) if n_rows > 1 else None
-
-
-SETTING_OF = {
-    "n_embedders": "cluster.n_embedders",
-    "segment_rows": "store.segment_rows",
-    "n_experiments": "experiments",
-    "is_fsync_per_row": "store.fsync = row",
-    "is_in_bucket": "store in a bucket",
-    "every_n_steps": "recording.every_n_steps",
-    "n_rows": "rows per run",
-}
-"""What a user sets, by the field of `Workload`."""
-
-
-def _difference(before: Workload, after: Workload) -> str:
-    return ", ".join(
-        f"{name} {_said(getattr(before, field))} to {_said(getattr(after, field))}"
-        for field, name in SETTING_OF.items()
-        if getattr(before, field) != getattr(after, field)
-    )
-
-
-def _said(value: int | None) -> str:
-    return "by default" if value is None else str(value)

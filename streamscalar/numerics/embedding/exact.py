@@ -26,8 +26,6 @@ from streamscalar.numerics.embedding.signs import align, gap, orient, squared
 from streamscalar.numerics.embedding.sources import Leading, SnapshotSource
 from streamscalar.types import REFERENCE
 
-__all__ = ["ExactSolution", "SnapshotSource", "exact_cmds"]
-
 DIRECT_VALUES = 2**22
 """Weights of a run (rows times replicas times parameters) up to which it is held in memory: 32 MiB."""
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.exponents.divergence import LEAST_REPLICAS, mean_log, nmle
-from streamscalar.numerics.exponents.local import check_rows
+from streamscalar.numerics.exponents.curves import LEAST_REPLICAS, check_rows, mean_log
+from streamscalar.numerics.exponents.divergence import nmle
 from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
 
