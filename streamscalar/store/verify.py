@@ -14,7 +14,7 @@ from streamscalar.store.wal import sha256
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something damaged.
+    """One damaged part of a run.
 
     Attributes
     ----------

@@ -19,8 +19,8 @@ from streamscalar.doctor.checks import Check, Finding, Verdict, cpu_quota, made,
 from streamscalar.doctor.store import store_checks
 from streamscalar.errors import BadCall
 from streamscalar.store import Store
+from streamscalar.testing.sample_run import add, layout
 from tests.conftest import small_config
-from tests.oracles.replay import add, layout
 
 COMMAND = [sys.executable, "-m", "streamscalar", "doctor"]
 TOKEN = "the-token-of-the-doctor-tests-".ljust(64, "0")

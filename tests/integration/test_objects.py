@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from streamscalar.errors import BadCall, Kind
+from streamscalar.errors import BadCall
 from streamscalar.store import Store
 from streamscalar.store.format.arrays import StoredArray, series_document, sharded, trajectory_document
 from streamscalar.store.media.objects import Changed, ObjectPath, fetch, remove
@@ -127,23 +127,11 @@ def test_refusals_are_one_sentence_each(service: Bucket) -> None:
     assert _refusal(good, url) == ""
 
 
-def test_another_content_of_the_prefix_is_refused(root: ObjectPath) -> None:
-    (root / "something").write_bytes(b"else")
-    with pytest.raises(BadCall, match="is not a streamscalar store, and not empty") as refused:
-        Store.create(str(root), {}, {})
-    assert refused.value.kind is Kind.STORE_MISSING
-    with pytest.raises(BadCall, match="is not a streamscalar store"):
-        Store.open(str(root))
-
-
-def test_a_store_of_another_config_is_refused(root: ObjectPath) -> None:
-    first = Store.create(str(root), {"a": 1}, {"of": "the first"})
-    again = Store.create(str(root), {"a": 1}, {"of": "another"})
-    assert (first.url, again.provenance) == (str(root), {"of": "the first"})
-    with pytest.raises(BadCall, match="a: stored 1, asked 2"):
-        Store.create(str(root), {"a": 2}, {})
+def test_a_store_in_a_bucket_has_no_folder(root: ObjectPath) -> None:
+    store = Store.create(str(root), {"a": 1}, {})
+    assert store.url == str(root)
     with pytest.raises(BadCall, match="must be a folder for this; got a URL"):
-        _ = first.path
+        _ = store.path
 
 
 def test_no_secret_is_stored(service: Bucket, root: ObjectPath) -> None:

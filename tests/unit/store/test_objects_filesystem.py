@@ -31,7 +31,7 @@ not a mount
         ("/database", "ext4", False, ""),
         ("/data/fast/x/y", "lustre", True, "only where every client mounts it with `flock`"),
         ("/mnt/with space/runs", "fuse.s3fs", True, "renames are copies that can be seen half done"),
-        ("/odd", "fuse.unheard-of", True, "What fuse.unheard-of promises of renames and locks is not known here."),
+        ("/odd", "fuse.unheard-of", True, "What fuse.unheard-of guarantees for renames and locks is unknown."),
         ("/over/there", "xfs", False, ""),
     ],
 )
