@@ -30,7 +30,7 @@ settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 FAST = ("unit", "property")
 """Folders of tests without a process, a socket, Ray, or a training of more than a second."""
-SYSTEM = ("cluster", "faults", "e2e", "ray", "deploy", "integration", "soak")
+SYSTEM = ("cluster", "faults", "e2e", "ray", "docs", "deploy", "integration", "soak")
 """Folders that are a mark each. The first start first: their groups take longest."""
 Truth = Callable[[Config], ss.Experiment]
 INLINE = ClusterSection(executor="inline")
@@ -73,9 +73,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import nothing of the other folders where only fast tests are asked for."""
-    other = config.option.markexpr == "fast" and collection_path.parent == TESTS and collection_path.name in SYSTEM
-    return True if other else None
+    """Import no module for doctests that it does not have, and no other folder where only fast tests are asked for."""
+    path = collection_path
+    is_without = path.suffix == ".py" and not path.is_relative_to(TESTS) and ">>> " not in path.read_text("utf-8")
+    is_other = config.option.markexpr == "fast" and path.parent == TESTS and path.name in SYSTEM
+    return True if is_without or is_other else None
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
-
-Level = Literal["info", "warn", "error"]
+from streamscalar.types import AlertLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Alert:
     id: str
     run_id: str
     rule: str
-    level: Level
+    level: AlertLevel
     step: int | None
     row: int | None
     message: str
@@ -66,6 +65,6 @@ def make_alert(
 ) -> Alert:
     """Return the alert of a rule that is on, at a row of a run; -1 where there is no row."""
     step = int(series.steps[row]) if row >= 0 else None
-    level: Level = getattr(rules, rule)
+    level: AlertLevel = getattr(rules, rule)
     name = f"{series.run_id}.{rule}.{row}"
     return Alert(name, series.run_id, rule, level, step, row if row >= 0 else None, message, evidence)

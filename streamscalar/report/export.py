@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from streamscalar.experiment import DISTANCES, Experiment, Run
+from streamscalar.experiment import Experiment, Run
 from streamscalar.store import Place, medium_of
+from streamscalar.types import DISTANCES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from streamscalar.store.media.files import json_bytes, plain
 from streamscalar.store.reader import RunReader
-from streamscalar.store.schema import DISTANCES
+from streamscalar.types import DISTANCES
 
 
 def run_digest(reader: RunReader) -> bytes:

@@ -14,13 +14,13 @@ from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.protocol.progress import MAX_VIEWS, RunProgress, RunView, Snapshot
 from streamscalar.protocol.schedule import (
     CancelRequested,
-    Event,
     Instruction,
     PackAdded,
     PackCancelled,
     PackFailed,
     Phase,
     Schedule,
+    ScheduleEvent,
     WorkerLost,
 )
 from streamscalar.store import Store, Unreachable
@@ -163,7 +163,7 @@ class Coordinator:
             self._progress[progress.run_id] = progress
             self._n_rows_embedded += progress.n_rows - (0 if known is None else known.n_rows)
 
-    def handle(self, event: Event) -> list[Instruction]:
+    def handle(self, event: ScheduleEvent) -> list[Instruction]:
         """Return what to do after `event`, and keep the phase of its runs in the store."""
         instructions = self._schedule.handle(event)
         if not isinstance(event, CancelRequested):
@@ -188,7 +188,7 @@ class Coordinator:
             instructions += self._schedule.handle(CancelRequested())
         return instructions + self.handle(self._meaning(pack_id, error))
 
-    def _meaning(self, pack_id: str, error: BaseException) -> Event:
+    def _meaning(self, pack_id: str, error: BaseException) -> ScheduleEvent:
         """Return what an exception of a worker means: final where a retry would end the same."""
         is_passing = isinstance(error, Unreachable) or (
             isinstance(error, StreamscalarError) and error.kind is Kind.FENCED

@@ -74,7 +74,7 @@ def test_a_second_experiment_waits_for_the_first(head: Hosts, tmp_path: Path, un
 
 
 def test_a_fraction_of_a_gpu_lets_trainers_share_it(head: Hosts, tmp_path: Path) -> None:
-    config = slow_config(tmp_path / "store", n_runs=4)
+    config = slow_config(tmp_path / "store", n_runs=4, n_steps=60)
     shared = config.cluster.model_copy(update={"gpus_per_trainer": 0.5, "cpus_per_trainer": 0.5})
     # Ray counts what it is told of; torch finds no device here and trains on the CPU.
     head.start_worker(head.worker1, n_cpus=4, n_gpus=1)

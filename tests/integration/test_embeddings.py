@@ -11,8 +11,8 @@ from scipy.spatial.distance import cdist
 import streamscalar
 from streamscalar import runtime
 from streamscalar.errors import BadCall
-from streamscalar.numerics.embedding.signs import batch_cmds
 from tests.conftest import Truth, small_config
+from tests.oracles.classical import batch_cmds
 
 
 @pytest.fixture

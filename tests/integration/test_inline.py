@@ -14,13 +14,13 @@ from streamscalar import runtime
 from streamscalar.config import plan_packs
 from streamscalar.errors import BadCall
 from streamscalar.numerics.embedding.online import OnlineCMDS
-from streamscalar.numerics.embedding.signs import batch_cmds
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.store import Store, verify
 from streamscalar.types import Status
 from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Trainer
 from tests.conftest import Truth, small_config
+from tests.oracles.classical import batch_cmds
 
 
 @pytest.fixture

@@ -180,7 +180,6 @@ runtime.run(Config.model_validate_json(sys.argv[1]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("machine", ["same", "another"])
 def test_a_killed_run_goes_on(service: Bucket, local: streamscalar.Experiment, tmp_path: Path, machine: str) -> None:
     url, spool = service.make(), tmp_path / "spool"
@@ -264,7 +263,7 @@ def test_the_commands_take_a_url(
     assert f"{url}/export/runs.parquet" in json.loads(_command("export", url, "--json", "--quiet"))["files"]
     assert _command("report", url, "--quiet").strip() == f"{url}/report.html"
     added = _command("add", url, "--learning-rate", "3", "--initial-conditions", "1")
-    assert "asked for lr3_ic0" in added
+    assert "requested lr3_ic0" in added
     _command("cancel", url, "lr3_ic0")
     resumed = json.loads(_command("resume", url, "--executor", "inline", "--quiet", "--json"))
     assert [row["learning_rate"] for row in resumed["settings"]] == [1, 5]

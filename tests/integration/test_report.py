@@ -92,7 +92,10 @@ def page_of(experiment: streamscalar.Experiment, path: Path) -> str:
 
 @pytest.fixture
 def experiment(truth: Truth) -> streamscalar.Experiment:
-    sections = {"experiment": {"n_initial_conditions": 3}, "training": {"learning_rate": [1, 5], "n_steps": 60}}
+    sections: dict[str, dict[str, Any]] = {
+        "experiment": {"n_initial_conditions": 3},
+        "training": {"learning_rate": [1, 5], "n_steps": 60},
+    }
     return truth(quick(Path("unused"), **sections))
 
 

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from streamscalar.errors import BadCall
+from streamscalar.types import AlertLevel
 from streamscalar_services.api.http import sinks as module
 from streamscalar_services.api.http.sinks import MAX_WAITING, Counts, LogSink, Sinks, WebhookSink
-from streamscalar_services.api.schemas import AlertDocument, Level
+from streamscalar_services.api.schemas import AlertDocument
 
 SECRET = "T000/B000/very-secret"
 
 
-def alert(number: int = 0, level: Level = "warn", run: str = "demo:lr5_ic0") -> AlertDocument:
+def alert(number: int = 0, level: AlertLevel = "warn", run: str = "demo:lr5_ic0") -> AlertDocument:
     return AlertDocument(
         id=f"lr5_ic0.jumped.{number}",
         run=run,

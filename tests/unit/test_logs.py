@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.config import Config, plan_packs
-from streamscalar.config.logs import log_format
+from streamscalar.config.log_settings import log_format
 from streamscalar.errors import BadCall, Fenced
 from streamscalar.logs import FIELDS, JsonLines, TextLines, set_up_logs
 from streamscalar.runtime.inline import run_inline

@@ -10,7 +10,7 @@ import logging
 import logging.handlers
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,8 @@ from typing import Protocol
 import httpx
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar_services.api.schemas import AlertDocument, Level
-
-LEVELS: Sequence[Level] = ("info", "warn", "error")
-"""Levels, the least grave first."""
+from streamscalar.types import ALERT_LEVELS, AlertLevel
+from streamscalar_services.api.schemas import AlertDocument
 
 MAX_WAITING = 100
 """Alerts that wait for one address: about 100 KB, and more than anybody reads at once."""
@@ -258,9 +256,9 @@ class Sinks:
         Least grave level that is passed on.
     """
 
-    def __init__(self, sinks: Iterable[Sink], min_level: Level = "info") -> None:
+    def __init__(self, sinks: Iterable[Sink], min_level: AlertLevel = "info") -> None:
         self._sinks = tuple(sinks)
-        self._passed = frozenset(LEVELS[LEVELS.index(min_level) :])
+        self._passed = frozenset(ALERT_LEVELS[ALERT_LEVELS.index(min_level) :])
 
     def send(self, alerts: Iterable[AlertDocument]) -> None:
         """Pass on the alerts that are grave enough, in their order."""

@@ -12,9 +12,9 @@ from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.setting import SettingEstimates
 from streamscalar.analysis.table import tabulate
 from streamscalar.errors import BadCall, Kind
-from streamscalar.experiment import DISTANCES, Run
+from streamscalar.experiment import Run
 from streamscalar.numerics.embedding.shared_axes import Basis, SharedAxes, shared_axes
-from streamscalar.types import REFERENCE, Estimate, Layout, json_float
+from streamscalar.types import DISTANCES, REFERENCE, Estimate, Layout, json_float
 from streamscalar_services.api.query.analyst import Readers
 from streamscalar_services.api.query.listing import Clock, item, matcher, ordered, page
 from streamscalar_services.api.query.sampling import Cursor, sample
@@ -141,7 +141,7 @@ class Queries:
         layout = reader.layout
         return RunDetails(
             item=item(entry, self.clock()),
-            setting=reader.setting,
+            setting=reader.setting.to_json(),
             seed=reader.seed,
             n_parameters=layout.n_parameters,
             dtype=layout.dtype,

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from streamscalar.analysis.run import Glance
+from streamscalar.config import RunSetting
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.experiment import Experiment
 from streamscalar.store import Place, RunReader, Store, Unreachable, medium_of
@@ -86,7 +87,7 @@ class Entry:
     id: str
     source: "Source"
     run_id: str
-    setting: dict[str, Any]
+    setting: RunSetting
     n_planned: int | None
     parent: tuple[str, int] | None
     layout: int
@@ -123,7 +124,7 @@ class Entry:
     @property
     def is_tracked(self) -> bool:
         """Whether a user's own loop trains it."""
-        return bool(self.setting.get("is_tracked", False))
+        return self.setting.is_tracked
 
     def state(self, now: float, silent_after_s: float) -> State:
         """Return where it stands."""

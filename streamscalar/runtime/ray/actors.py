@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
 from streamscalar.config import Config, RunPlan, plan_packs
-from streamscalar.config.logs import LogFormat
+from streamscalar.config.log_settings import LogFormat
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.errors import Kind, StreamscalarError, WorkFailed
 from streamscalar.logs import set_up_logs

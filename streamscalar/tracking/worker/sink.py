@@ -15,7 +15,7 @@ from streamscalar.config import Config
 from streamscalar.errors import BadCall, Kind, StreamscalarError, WorkFailed
 from streamscalar.store import Store, WeightsWriter
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
-from streamscalar.tracking.worker.name_lock import Claim
+from streamscalar.tracking.worker.name_lock import NameLock
 from streamscalar.workers.embedder import Embedder
 
 Say = Callable[[str, str], None]
@@ -28,7 +28,7 @@ RETRY_S = 5.0
 """Pause after a row could not be stored; rows until then are lost."""
 
 
-class Sink(Protocol):
+class RowSink(Protocol):
     """Takes the rows of one tracker; what it raises is told to the training, which goes on."""
 
     def open(self, request: Open) -> Opened:
@@ -76,7 +76,7 @@ class StoreSink:
         self._written: list[str] = []
 
     def open(self, request: Open) -> Opened:
-        """See `Sink.open`.
+        """See `RowSink.open`.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class StoreSink:
         return self._resume()
 
     def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> str:
-        """See `Sink.begin`."""
+        """See `RowSink.begin`."""
         self._metrics = metrics
         if fork_step is not None:
             self._leave()
@@ -113,7 +113,7 @@ class StoreSink:
         return self._run_id
 
     def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
-        """See `Sink.put`.
+        """See `RowSink.put`.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class StoreSink:
             raise
 
     def finish(self, facts: Facts) -> None:
-        """See `Sink.finish`."""
+        """See `RowSink.finish`."""
         self._facts = facts
         if self._written and self._writer is None:
             self._open_writer()
@@ -149,18 +149,18 @@ class StoreSink:
             self._tell("done", "")
 
     def pause(self) -> list[str]:
-        """See `Sink.pause`."""
+        """See `RowSink.pause`."""
         self._close_writer()
         self._embedding.drain()
         self._claim.release()
         return self._written
 
     def resume(self, runs: list[str]) -> None:
-        """See `Sink.resume`."""
+        """See `RowSink.resume`."""
         self._written = runs
 
     def close(self, reason: str) -> None:
-        """See `Sink.close`."""
+        """See `RowSink.close`."""
         self._close_writer()
         self._embedding.drain()
         if self._written:
@@ -250,7 +250,7 @@ class StoreSink:
         return next(name for name in _candidates(self._request.name) if self._claims(name))
 
     def _claims(self, name: str) -> bool:
-        claim = Claim.take(self._store.path, name)
+        claim = NameLock.take(self._store.path, name)
         if claim is None:
             return False
         # The claim first: whoever held it before may just have made the run.
@@ -262,7 +262,7 @@ class StoreSink:
 
     def _claim_old(self, name: str) -> None:
         until = time.monotonic() + RESUME_WAIT_S
-        while (claim := Claim.take(self._store.path, name)) is None:
+        while (claim := NameLock.take(self._store.path, name)) is None:
             if time.monotonic() > until:
                 fix = "End that process first, or track under another name"
                 raise BadCall("resume", "needs a run that nobody writes", f"{name}, which is being written", fix)

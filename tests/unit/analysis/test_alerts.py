@@ -5,14 +5,11 @@ import math
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import streamscalar
-from streamscalar import runtime
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
 from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.rules import Alert, checkpoints
@@ -21,7 +18,6 @@ from streamscalar.config.models import AlertsSection
 from streamscalar.errors import BadCall
 from streamscalar.numerics.exponents.divergence import nmle
 from streamscalar.types import Status
-from tests.conftest import small_config
 
 Floats = NDArray[np.float64]
 
@@ -385,34 +381,6 @@ def test_small_groups_and_equal_losses_say_nothing() -> None:
     noise = np.exp(0.05 * np.random.default_rng(6).standard_normal((5, 300, 1)))
     noisy = [replace(run, metrics={"loss": run.metrics["loss"] * own}) for run, own in zip(plateau, noise, strict=True)]
     assert watch_group(noisy) == []
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> streamscalar.Experiment:
-    """Real training on digits: regular, chaotic for a while, and diverging."""
-    store: Path = tmp_path_factory.mktemp("alerts") / "store"
-    config = small_config(
-        store,
-        experiment={"n_initial_conditions": 2},
-        model={"widths": [32]},
-        training={"learning_rate": [0.5, 2.5, 12], "n_steps": 120},
-        store={"fsync": "none"},
-    )
-    return runtime.run(config)
-
-
-def test_real_training_raises_what_it_does_on_every_prefix(trained: streamscalar.Experiment) -> None:
-    found: dict[float, list[str]] = {}
-    for run in trained.runs.values():
-        whole = run.series()
-        alerts = watch(whole)
-        found.setdefault(whole.learning_rate, []).extend(alert.rule for alert in alerts)
-        by_row = RunWatch(options=OPTIONS)
-        # As a live reader sees it: the embedding of that time, in the basis of that time.
-        live = [alert for n in range(1, 122, 3) for alert in by_row.update(run.series(n))]
-        assert [*live, *by_row.update(whole)] == alerts
-    assert found == {0.5: [], 2.5: ["became_chaotic"] * 2, 12.0: ["diverged"] * 2}
-    assert watch_group([run.series() for run in trained.runs.values()]) is not None
 
 
 def test_values_that_are_not_finite_have_names_in_json() -> None:
