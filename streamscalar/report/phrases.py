@@ -26,8 +26,8 @@ def interval(estimate: Estimate) -> str:
     return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
-def place(setting: SettingEstimates, table: Table) -> str:
-    """Return what tells a setting from the others."""
+def label(setting: SettingEstimates, table: Table) -> str:
+    """Return the label that distinguishes a setting from the others."""
     rates = {other.learning_rate for other in table.settings}
     epsilons = {other.epsilon for other in table.settings}
     if len(epsilons) == 1:
@@ -37,7 +37,7 @@ def place(setting: SettingEstimates, table: Table) -> str:
     return f"lr {setting.learning_rate:g} (epsilon {setting.epsilon:g})"
 
 
-def places(settings: Sequence[SettingEstimates], table: Table) -> str:
+def labels(settings: Sequence[SettingEstimates], table: Table) -> str:
     """Return what tells some settings from the others, in one list; neighbours in a row as a span."""
     if len(settings) == len(table.settings) > 1:
         return "every setting"
@@ -45,8 +45,8 @@ def places(settings: Sequence[SettingEstimates], table: Table) -> str:
     epsilons = {other.epsilon for other in table.settings}
     if len(rates) > 1 and len(epsilons) > 1:
         return listed(_by_rate(settings, table))
-    ordered = [place(setting, table) for setting in table.settings]
-    chosen = [place(setting, table) for setting in settings]
+    ordered = [label(setting, table) for setting in table.settings]
+    chosen = [label(setting, table) for setting in settings]
     first = ordered.index(chosen[0])
     if len(chosen) >= LEAST_SPAN and ordered[first : first + len(chosen)] == chosen:
         return f"{chosen[0]} to {chosen[-1].split(' ')[-1]}"

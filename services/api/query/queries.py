@@ -298,7 +298,7 @@ class Queries:
         if len(layouts) > 1:
             return None, []
         axes = shared_axes(bases, n_axes)
-        return axes, [(steps, axes.place(index, scores)) for index, (steps, scores) in enumerate(own)]
+        return axes, [(steps, axes.transform(index, scores)) for index, (steps, scores) in enumerate(own)]
 
     def _experiment(self, source: Source, clock: Clock) -> ExperimentItem:
         entries = list(source.runs.values())
