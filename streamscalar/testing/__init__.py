@@ -1,4 +1,7 @@
-"""Contract suites for pluggable parts, for use with pytest: subclass one and run it on your own implementation."""
+"""Contract suites for pluggable parts: subclass one and run it on your own implementation.
+
+They need pytest, which `pip install "streamscalar[test]"` installs.
+"""
 
 import pytest
 

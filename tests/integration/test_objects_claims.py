@@ -1,4 +1,4 @@
-"""Writers of one stream in a bucket: what an older attempt can no longer do, from whichever machine and moment."""
+"""Writers of one stream in a bucket: an older attempt changes nothing, from any machine and at any moment."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def _run(store: Store) -> ObjectPath:
 
 
 class _Older:
-    """A writer in a process of its own, with credentials by which the service can hold it up."""
+    """A writer in a separate process, with credentials by which the service can delay it."""
 
     def __init__(self, service: Bucket, store: Store, spool: Path, seed: int, stop: int = 24) -> None:
         command = [sys.executable, "-c", _OLDER, store.url, str(spool), str(seed), str(stop)]
@@ -120,7 +120,7 @@ def test_a_claim_ends_the_one_before(store: Store) -> None:
     assert json.loads((path / "weights/zarr.json").read_bytes())["attributes"]["length"] == 3
 
 
-def test_a_commit_whose_answer_is_lost_counts_once(service: Bucket, store: Store) -> None:
+def test_a_commit_whose_response_is_lost_counts_once(service: Bucket, store: Store) -> None:
     claim = BucketFence(_run(store) / "weights", "run r")
     for length in (8, 16):
         service.control("lose", user=service.environment["AWS_ACCESS_KEY_ID"], method="PUT", path=COMMIT, after=0)
@@ -148,7 +148,7 @@ def test_rows_of_a_spool_are_dropped_once_another_machine_has_written(store: Sto
         assert writer.n_durable == 12
 
 
-def test_a_spool_of_a_deleted_store_is_not_taken_for_this_one(service: Bucket, tmp_path: Path) -> None:
+def test_a_spool_of_a_deleted_store_is_not_used_for_this_one(service: Bucket, tmp_path: Path) -> None:
     url = service.make()
     for rows in (OTHER, ROWS):
         store = Store.create(url, {"a": 1}, {})
@@ -179,12 +179,12 @@ def test_an_older_writer_on_this_machine_stops_at_its_next_row(store: Store, tmp
 def test_an_older_writer_elsewhere_changes_nothing(
     service: Bucket, store: Store, tmp_path: Path, held: str, when: str
 ) -> None:
-    """It stops before a chunk, or between chunks and commit; it goes on after the newer one's claim, or its end."""
+    """It stops before a chunk, or between chunks and commit; it continues after the newer one's claim, or its end."""
     _hold(service, held, after=int(held == COMMIT))
     older = _Older(service, store, tmp_path / "older", seed=1, stop=8)
     assert older.line() == "claimed 1 0"
     older.wait_until_held()
-    # Every chunk has to be there before the length tells of it.
+    # Every chunk has to be there before the length covers it.
     assert store.reader("r").n_rows == 0
     with store.weights_writer("r", spool=str(tmp_path / "newer")) as newer:
         assert (newer.attempt, newer.n_durable) == (2, 0)
@@ -205,7 +205,7 @@ def test_an_older_writer_elsewhere_changes_nothing(
 def test_a_chunk_that_comes_back_to_an_earlier_content_is_not_overwritten(
     service: Bucket, store: Store, tmp_path: Path
 ) -> None:
-    """The first attempt leaves chunks; the second looks at one and is held up; the third writes the first's rows.
+    """The first attempt leaves chunks; the second reads a version and is delayed; the third writes the first's rows.
 
     In S3 a version is a checksum of the content: were the third's chunk the first's, byte for byte, the second's
     condition would hold again.
@@ -216,7 +216,7 @@ def test_a_chunk_that_comes_back_to_an_earlier_content_is_not_overwritten(
     first.process.kill()
     first.process.communicate()
     service.control("open")
-    # Its creation of the chunk is refused, as one is there; its replacement of that one is held up.
+    # Its creation of the chunk fails, as one is there; its replacement of that one is delayed.
     _hold(service, CHUNK, after=1)
     second = _Older(service, store, tmp_path / "second", seed=1, stop=8)
     second.wait_until_held()

@@ -90,7 +90,7 @@ def test_a_full_disk_keeps_every_acknowledged_row(tmp_path: Path, monkeypatch: p
     assert store.reader("r").weights().tobytes() == rows.tobytes()
 
 
-def test_a_disk_that_fills_while_sealing_is_told_by_the_next_call(
+def test_a_disk_that_fills_while_sealing_is_raised_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = sample_run.trajectory(20, (3, 13))
