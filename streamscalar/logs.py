@@ -22,7 +22,7 @@ import numpy as np
 
 from streamscalar.config.log_settings import LogFormat
 
-FIELDS = ("experiment", "run", "attempt", "row", "node", "reason")
+FIELDS = ("experiment", "run", "attempt", "row", "node", "event", "reason")
 """What an event may be about, in the order of a line."""
 
 OURS = ("streamscalar", "streamscalar_services")
