@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from streamscalar.analysis.alerts import RunWatch, watch_group
-from streamscalar.analysis.options import Options
+from streamscalar.analysis.estimator_options import Options
 from tests.conftest import Truth, small_config
 
 OPTIONS = Options(accuracy_target=0.9)
