@@ -9,8 +9,8 @@ import torch
 from streamscalar.config import Config
 from tests.conftest import small_config
 
-QUICK_PASSES = 200
-"""Passes without a wait, so that a training soon has rows: about 20 of them."""
+QUICK_PASSES = 100
+"""Passes without a wait, so that a training soon has rows: about 10 of them."""
 
 
 class Slow(torch.nn.Module):

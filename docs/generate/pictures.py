@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import streamscalar
 from streamscalar.experiment import Experiment
-from streamscalar.numerics.exponents.divergence import mean_log
+from streamscalar.numerics.exponents.curves import mean_log
 from streamscalar.report.figures import COLOURS, Drawing
 from streamscalar.report.figures.base import new_figure, style
 from streamscalar.report.page import draw

@@ -1,58 +1,46 @@
-"""From a config to a finished store: check, price, create, execute."""
+"""From a config to a finished store: check the config, estimate the cost, create the store, execute."""
 
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import streamscalar
 from streamscalar.config import Config, Cost, cost, load_config, plan_packs, plan_runs
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import Phase
-from streamscalar.store import Store, segment_rows
-from streamscalar.store.media.objects import is_url
-from streamscalar.training.ensemble import (
-    check_twins,
-    initial_replicas,
-    pinned_threads,
-    resolve_device,
-)
-from streamscalar.training.problems import build_problem
-from streamscalar.workers.trainer import build_ensemble, pack_batches, run_layout
+from streamscalar.provenance import gather_provenance
+from streamscalar.store import Store, medium_of, place, segment_rows
+from streamscalar.training.ensemble import pinned_threads, resolve_device
+from streamscalar.training.setup import load_problem, set_up_pack
 
 COMPRESSED_SHARE = 0.9
-"""Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs hardly shrink."""
+"""Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs compress little."""
 
 CLUSTER_VARIABLES = ("STREAMSCALAR_CLUSTER__", "STREAMSCALAR_STORE__FSYNC", "STREAMSCALAR_STORE__SPOOL")
-"""Variables that say where a stored experiment goes on."""
+"""Environment variables that apply when a stored experiment is resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A config that can run here.
+    """A config that was checked, with its estimated cost.
 
     Attributes
     ----------
     config
         The config.
     cost
-        Rows and bytes it will write.
+        Rows and bytes that it will write.
     seconds
-        Estimated training time, from two measured steps.
+        Estimated training time in seconds, from two measured steps.
     n_concurrent
-        Packs in training at once.
+        Number of packs in training at the same time.
     provenance
-        Versions, device, threads, data and git revision.
+        Versions, device, threads and git revision.
     """
 
     config: Config
@@ -63,39 +51,35 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Check data, device, epsilon and disk before anything is written, and estimate the cost.
+    """Check data, device, epsilon and disk space before anything is written, and estimate the cost.
 
     Raises
     ------
     BadCall
-        Names the field that cannot work here.
+        A field of the config cannot work on this machine.
     """
     if config.task.name == "tracked":
         raise BadCall(
             "task.name",
-            "must be a task that can be trained here",
-            "tracked, a training of your own",
-            "Go on with it in your own loop: ss.track(model, name=..., resume='must')",
+            "must be a task that this package trains",
+            "tracked, which names your own training loop",
+            "Resume it in your own loop: ss.track(model, name=..., resume='must')",
             Kind.CONFIG,
         )
-    # On a cluster the trainers' device counts; the driver prices the run on what it has.
+    # On a cluster the trainers may have another device; the driver measures on its own.
     device = resolve_device(config.training.device if config.cluster.executor == "inline" else "auto")
     packs = plan_packs(config)
     with pinned_threads(config.training.n_threads):
-        problem = build_problem(config.task, config.model, getattr(torch, config.training.dtype), device)
-        layout = run_layout(problem, config)
-        weights_only = config.perturbation.weights_only
-        rows = np.concatenate([initial_replicas(problem, layout, p.epsilon, weights_only, p.seed) for p in packs[0]])
-        batches = pack_batches(problem, config, packs[0], device)
-        twins = check_twins(problem, rows[0], len(rows), device, batches)
-        ensemble = build_ensemble(problem, config, packs[0], layout, rows, twins.product, device)
+        setup = set_up_pack(config, packs[0], load_problem(config, device), device)
+        ensemble = setup.ensemble()
         started = time.monotonic()
         for _ in range(2):
             ensemble.metrics()
             ensemble.step()
         seconds_per_step = (time.monotonic() - started) / 2
     n_concurrent = _n_concurrent(config, len(packs))
-    row_bytes = layout.n_replicas * layout.n_parameters * rows.itemsize
+    layout = setup.layout
+    row_bytes = layout.n_replicas * layout.n_parameters * np.dtype(layout.dtype).itemsize
     price = cost(
         config,
         layout.n_parameters,
@@ -103,8 +87,10 @@ def prepare(config: Config) -> Prepared:
         n_concurrent,
     )
     _check_room(config, price)
+    # Versions of the driver; `streamscalar doctor` compares them with those of the nodes.
+    provenance = gather_provenance(device.type, config.training.n_threads, further_packages=("ray",), with_git=True)
     seconds = seconds_per_step * config.training.n_steps * len(packs) / n_concurrent
-    return Prepared(config, price, seconds, n_concurrent, _provenance(device.type, config))
+    return Prepared(config, price, seconds, n_concurrent, provenance)
 
 
 def _n_concurrent(config: Config, n_packs: int) -> int:
@@ -124,17 +110,10 @@ def _check_room(config: Config, price: Cost) -> None:
             "Raise it, or set recording.retain to none",
             Kind.CONFIG,
         )
-    if is_url(config.store_path):
-        return
-    folder = next(
-        p for p in [Path(config.store_path).absolute(), *Path(config.store_path).absolute().parents] if p.exists()
-    )
-    if not folder.is_dir():
-        return
-    space = os.statvfs(folder)
-    free = space.f_bavail * space.f_frsize
+    root = place(config.store_path)
+    free = medium_of(root).free_bytes(root)
     needed = int(price.peak_bytes * COMPRESSED_SHARE)
-    if needed > free:
+    if free is not None and needed > free:
         raise BadCall(
             f"store.url {config.store_path}",
             f"must lie on a disk with about {needed:,} free bytes",
@@ -144,33 +123,15 @@ def _check_room(config: Config, price: Cost) -> None:
         )
 
 
-def _provenance(device: str, config: Config) -> dict[str, Any]:
-    packages = ("numpy", "scipy", "torch", "zarr", "ray")
-    facts: dict[str, Any] = {
-        "streamscalar": streamscalar.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": {name: version(name) for name in packages},
-        "device": device,
-        "n_threads": config.training.n_threads,
-    }
-    try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)
-        facts["git_revision"] = git.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return facts
-
-
 def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda _: None) -> Experiment:
-    """Create or continue the store and carry out what is missing.
+    """Create or open the store and carry out the missing work.
 
     Raises
     ------
     BadCall
         The store holds another experiment, or the cluster does not answer.
     WorkFailed
-        Runs failed, or the work was cancelled; every acknowledged row is kept.
+        Runs failed, or the experiment was cancelled; every acknowledged row is kept.
     """
     config = prepared.config
     if config.cluster.executor == "inline":
@@ -180,7 +141,7 @@ def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda
     else:
         from streamscalar.runtime.ray.executor import ray_executor
 
-        # The store is made when the cluster answers: a wrong address leaves nothing behind.
+        # The store is created once the cluster answers, so that a wrong address leaves no files behind.
         with ray_executor(config) as run_on_ray:
             last = run_on_ray(_store(prepared), on_snapshot)
     on_snapshot(last)
@@ -193,7 +154,7 @@ def _store(prepared: Prepared) -> Store:
 
 
 def _raise_failures(last: Snapshot, path: str) -> None:
-    resume = f"Go on with: streamscalar resume {path}"
+    resume = f"Resume with: streamscalar resume {path}"
     if last.error:
         raise WorkFailed("experiment", last.error, fix=resume, kind=Kind.STORE_FULL)
     if last.count(Phase.FAILED):
@@ -226,21 +187,21 @@ def run(
 
 
 def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any], settings: tuple[str, ...] = ()) -> Config:
-    """Return the config of a stored experiment, with a place to run of its own.
+    """Return the config of a stored experiment with another section `cluster`, to resume it.
 
     Parameters
     ----------
     store
         The store.
     cluster
-        Keys of the section `cluster`; those of the environment stand below.
+        Keys of the section `cluster`; they take precedence over the environment.
     settings
         `section.key=value` strings for `cluster.*`, `store.fsync` and `store.spool`.
 
     Raises
     ------
     BadCall
-        No store, or a setting that would change the experiment.
+        There is no store, or a setting would change the experiment.
     """
     stored = Experiment(Store.open(store)).config
     environment = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER_VARIABLES)}
@@ -250,9 +211,9 @@ def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any], se
     if config.identity() != stored.identity():
         raise BadCall(
             "--set",
-            "may change cluster.*, store.fsync and store.spool of a stored experiment",
+            "may change only cluster.*, store.fsync and store.spool of a stored experiment",
             ", ".join(settings),
-            "Leave the rest as it was, or run it in another store",
+            "Leave the other keys unchanged, or run the new config in another store",
             Kind.CONFIG,
         )
     return config
@@ -261,12 +222,12 @@ def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any], se
 def attach(
     store: str | os.PathLike[str], address: str, on_snapshot: Callable[[Snapshot], None] = lambda _: None
 ) -> Experiment | None:
-    """Follow an experiment that runs on a cluster to its end; `None` where an interrupt left it running.
+    """Follow an experiment on a cluster to its end; returns `None` if an interrupt left it running.
 
     Raises
     ------
     BadCall
-        The cluster does not answer, or nothing of this store runs there and it is not finished.
+        The cluster does not answer, or the store is not finished and no experiment of it runs there.
     WorkFailed
         Runs failed, or the cluster was lost; every acknowledged row is kept.
     """
@@ -278,12 +239,12 @@ def attach(
         experiment = Experiment(opened)
         stored = set(opened.run_ids())
         planned = [plan.run_id for plan in plan_runs(experiment.config)]
-        if not all(run_id in stored and opened.reader(run_id).has_exact for run_id in planned):
+        if not all(run_id in stored and opened.reader(run_id).embedding.has_exact for run_id in planned):
             raise BadCall(
                 opened.url,
-                f"must be of an experiment that runs on {address}",
-                "one that nobody works on there",
-                f"Go on with: streamscalar resume {opened.url} --address {address}",
+                f"must be the store of an experiment that runs on {address}",
+                "an unfinished one that does not run there",
+                f"Resume with: streamscalar resume {opened.url} --address {address}",
                 Kind.CLUSTER,
             )
         return experiment

@@ -13,11 +13,16 @@ from tests.conftest import Truth
 from tests.slow import slow_config
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Four hosts on one network, nothing running."""
+@pytest.fixture(scope="session")
+def needs_namespaces() -> None:
+    """Skip where no hosts can be made."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and iproute2")
+
+
+@pytest.fixture(scope="module")
+def hosts(needs_namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Four hosts on one network, nothing running."""
     with network(tmp_path_factory.mktemp("hosts")) as made:
         yield made
 

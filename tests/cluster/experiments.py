@@ -26,7 +26,7 @@ def run_trained_on(host: Host, store: Path, n_rows: int = 8) -> str:
 
     def found() -> Iterator[str]:
         for run_id in trainings(host, store):
-            if Store.open(store).reader(run_id).n_embedded >= n_rows:
+            if Store.open(store).reader(run_id).embedding.n_rows >= n_rows:
                 yield run_id
 
     wait_for(f"a training on {host.name}", lambda: any(found()))

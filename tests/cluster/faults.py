@@ -50,7 +50,7 @@ class Disturbed:
                 (host, run_id, pid)
                 for host in self.cluster.workers
                 for run_id, pid in trainings(host, self.store).items()
-                if Store.open(self.store).reader(run_id).n_embedded
+                if Store.open(self.store).reader(run_id).embedding.n_rows
             ]
             return bool(found)
 

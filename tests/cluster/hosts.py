@@ -219,7 +219,7 @@ class Hosts:
     mark: str
     released: Path
     n_heads: int = 0
-    nodes: Nodes = field(init=False)
+    nodes: Nodes = field(init=False, repr=False)
 
     @property
     def cluster(self) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from streamscalar.runtime import run
 from streamscalar.runtime.ray.token import protect_token
-from streamscalar_services.api.http.auth import Scope, Tokens
+from streamscalar_services.api.tokens import Right, Tokens
 from streamscalar_services.dashboard import STATIC
 from tests.cluster.experiments import run_command, run_trained_on
 from tests.cluster.hosts import Host, Hosts, Nodes, Process, ip, network
@@ -41,26 +41,27 @@ def recipe(start: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def by_recipe(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Hosts, Process]:
+def by_recipe(needs_namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hosts, Process]]:
     """Start a cluster as the page on Ray says, and an experiment that lasts; gives its driver too."""
-    join = ["--address", hosts.cluster, *recipe("ray start --block --address"), "--num-cpus", "1"]
-    hosts.start_head(*recipe("ray start --head"))
-    for worker in hosts.workers:
-        worker.ray_start(*join)
-    store = tmp_path_factory.mktemp("stores") / "store"
-    driver = hosts.head.start(*run_command(hosts, slow_config(store)))
-    for worker in hosts.workers:
-        run_trained_on(worker, store)
-    return hosts, driver
+    with network(tmp_path_factory.mktemp("hosts")) as hosts:
+        join = ["--address", hosts.cluster, *recipe("ray start --block --address"), "--num-cpus", "1"]
+        hosts.start_head(*recipe("ray start --head"))
+        for worker in hosts.workers:
+            worker.ray_start(*join)
+        store = tmp_path_factory.mktemp("stores") / "store"
+        driver = hosts.head.start(*run_command(hosts, slow_config(store)))
+        for worker in hosts.workers:
+            run_trained_on(worker, store)
+        yield hosts, driver
 
 
 @pytest.fixture(scope="module")
-def with_web_page(tmp_path_factory: pytest.TempPathFactory, hosts: Hosts) -> Iterator[Hosts]:
-    """Start a head on a network of its own, with Ray's web page for all to see, and room for a replica of Serve."""
-    with network(tmp_path_factory.mktemp("hosts")) as made:
+def with_web_page(needs_namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Start a head with Ray's web page for all to see, and room for a replica of Serve."""
+    with network(tmp_path_factory.mktemp("hosts")) as hosts:
         options = ("--include-dashboard=true", "--dashboard-host=0.0.0.0", "--num-cpus=1")
-        made.start_head(*recipe("ray start --head"), *options)
-        yield made
+        hosts.start_head(*recipe("ray start --head"), *options)
+        yield hosts
 
 
 def check_guards(visitor: Stranger, host: Host, rows: Sequence[Row]) -> None:
@@ -221,13 +222,6 @@ def test_ray_asked_for_its_web_page_refuses_strangers(with_web_page: Hosts, tmp_
             made = [(hosts.head.address, port, method, path, headers) for method, path in [*known, *tricks]]
             assert refused(stranger, made) == {path for path in open_routes()[process, "HTTP"] if "*" not in path}
 
-    job = json.dumps({"entrypoint": "true"})
-    submitted = stranger.ask(
-        (hosts.head.address, 8265, "POST", "/api/jobs/", {"Authorization": text} if text else {}, job)
-        for text in (None, "Bearer wrong", f"Bearer {hosts.token}")
-    )
-    assert [status for status, _ in submitted] == [401, 403, 200]
-
 
 def test_the_proxy_of_serve_checks_nothing_and_our_application_all(with_web_page: Hosts, tmp_path: Path) -> None:
     hosts = with_web_page
@@ -244,6 +238,17 @@ def test_the_proxy_of_serve_checks_nothing_and_our_application_all(with_web_page
     tried = {"/-/healthz", "/-/routes", "/-/any", "/v1/runs", "/v1/openapi.json", "/metrics"} | answers
     wait_for("the application", lambda: here.ask([("127.0.0.1", 8000, "GET", "/ready", {})])[0][0] == 200)
     assert refused(here, (("127.0.0.1", 8000, "GET", path, {}) for path in tried)) == answers
+
+
+def test_jobs_need_the_token(with_web_page: Hosts, tmp_path: Path) -> None:
+    hosts = with_web_page
+    stranger = Stranger(hosts.stranger, tmp_path)
+    job = json.dumps({"entrypoint": "true"})
+    submitted = stranger.ask(
+        (hosts.head.address, 8265, "POST", "/api/jobs/", {"Authorization": text} if text else {}, job)
+        for text in (None, "Bearer wrong", f"Bearer {hosts.token}")
+    )
+    assert [status for status, _ in submitted] == [401, 403, 200]
 
 
 def test_a_local_run_opens_what_the_page_says(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +323,7 @@ def test_the_service_answers_only_its_open_routes(hosts: Hosts, tmp_path: Path) 
     assert not [pid for pid in host.pids() if TOKEN in command_line(pid)]
 
     tokens = Tokens(TOKEN, ADMIN)
-    kept = [{"Cookie": f"{tokens.cookie_name}={tokens.cookie(scope)}"} for scope in Scope]
+    kept = [{"Cookie": f"{tokens.cookie_name}={tokens.cookie(right)}"} for right in Right]
     kept += [{"Authorization": f"Bearer {token}"} for token in (TOKEN, ADMIN)]
     asked = [(host.address, 8870, "GET", "/v1/runs", headers) for headers in kept]
     assert [status for status, _ in stranger.ask(asked)] == [200] * 4

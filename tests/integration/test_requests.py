@@ -88,5 +88,5 @@ def test_no_run_is_added_to_a_training_of_ones_own(tmp_path: Path) -> None:
 
     config = load_config({"task": {"name": "tracked"}})
     Store.create(tmp_path / "mine", config.identity(), {})
-    with pytest.raises(BadCall, match="run: cannot be added to trainings of your own"):
+    with pytest.raises(BadCall, match=r"run: cannot be added to runs recorded by ss\.track"):
         ss.open(tmp_path / "mine").add_runs([0.1])

@@ -2,11 +2,22 @@
 
 import pytest
 
-from tests.cluster.conftest import cluster, hosts, undisturbed
+from tests.cluster.conftest import cluster, hosts, needs_namespaces, undisturbed
 from tests.integration.conftest import service, small_store
 from tests.ray.conftest import bucket, local_ray, release, released
 
-__all__ = ["bucket", "cluster", "hosts", "local_ray", "release", "released", "service", "small_store", "undisturbed"]
+__all__ = [
+    "bucket",
+    "cluster",
+    "hosts",
+    "local_ray",
+    "needs_namespaces",
+    "release",
+    "released",
+    "service",
+    "small_store",
+    "undisturbed",
+]
 
 
 @pytest.fixture(scope="session")

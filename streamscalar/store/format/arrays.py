@@ -1,18 +1,18 @@
-"""Zarr arrays that grow along their first axis and never show a row that is not there.
+"""Zarr arrays that grow along their first axis and never show a row that is not written yet.
 
-The published length decides how many rows there are; the shape in an array's `zarr.json` only follows it. A writer
+The published length determines the number of rows; the shape in an array's `zarr.json` follows it. A writer
 or reader opens an array with the shape it needs, in memory, and whole chunk files are put in place before the shape
 on disk grows, and that before the length (see `streamscalar.store.media.publication`). So a plain Zarr reader may lag
-by one segment but never meets the zeros that stand for a chunk not yet written.
+by one segment but never reads the zeros that Zarr returns for a missing chunk.
 
 Rejected: `zarr.Array.append` (grows the shape before it writes: after SIGKILL the newest row was silent zeros);
 shapes of the planned size, with readers that trust the length alone (every other Zarr tool would show zeros).
 
-Small series (bytes and a checksum) are written and read here by hand, in Zarr's format: a call into Zarr costs 1 to 2
-ms, and a run has a dozen of them per segment. All else goes through Zarr.
+Small series (bytes and a checksum) are encoded and decoded here, in Zarr's format: a call of Zarr takes 1 to 2 ms, and
+a run has a dozen of them per segment. All other arrays go through Zarr.
 
-In a bucket every array is sharded, small series with one chunk to a shard: what lies between the chunks of a shard and
-its index means nothing to any reader, and there each writer leaves its mark: `streamscalar.store.media.bucket_fence`.
+In a bucket every array is sharded, small series with one chunk per shard. No reader interprets the bytes between the
+chunks of a shard and its index, so each writer puts its mark there: see `streamscalar.store.media.bucket_fence`.
 """
 
 import json
@@ -31,11 +31,12 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from streamscalar.errors import Kind, WorkFailed
-from streamscalar.store.media.files import fsync_path, json_bytes, write_durable
-from streamscalar.store.media.objects import ObjectPath, Place, fetch
+from streamscalar.store.media.files import fsync_path
+from streamscalar.store.media.medium import Medium
+from streamscalar.store.media.objects import Place
 
 Codec = Literal["zstd", "lz4"]
 
@@ -46,23 +47,26 @@ _CHECKSUM_BYTES = 4
 
 @dataclass(frozen=True)
 class StoredArray:
-    """One Zarr array in a directory of its own.
+    """One Zarr array.
 
     Attributes
     ----------
     path
-        Directory of the array, or its prefix in a bucket.
+        Folder of the array, or its prefix in a bucket.
     document
         Its `zarr.json`; only the shape in it changes over time.
+    medium
+        The medium of `path`.
     """
 
     path: Place
     document: dict[str, Any]
+    medium: Medium[Any]
 
     @classmethod
-    def load(cls, path: Place) -> "StoredArray":
-        """Read the metadata of an array from disk."""
-        return cls(path, json.loads((path / "zarr.json").read_bytes()))
+    def load(cls, path: Place, medium: Medium[Any]) -> "StoredArray":
+        """Read the metadata of an array."""
+        return cls(path, json.loads((path / "zarr.json").read_bytes()), medium)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -76,7 +80,7 @@ class StoredArray:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Shape of what one file holds: a shard where the array is sharded, else a chunk."""
+        """Shape of the rows in one file: a shard where the array is sharded, else a chunk."""
         return tuple(self.document["chunk_grid"]["configuration"]["chunk_shape"])
 
     @property
@@ -96,21 +100,17 @@ class StoredArray:
         if self._is_series:
             self._put_series(scratch, names, values)
         else:
-            self._opened(scratch, first + len(values))[first:] = values
+            self._opened(StorePath(LocalStore(scratch)), first + len(values))[first:] = values
         for name in names:
             fsync_path(scratch / name)
         return names
-
-    def write_shape(self, n_rows: int) -> None:
-        """Let plain Zarr readers see `n_rows` rows of an array in a folder."""
-        write_durable(Path(str(self.path)) / "zarr.json", json_bytes(self.with_shape(n_rows)))
 
     def with_shape(self, n_rows: int) -> dict[str, Any]:
         """Return the metadata of the array with `n_rows` rows."""
         return {**self.document, "shape": [n_rows, *self.row_shape]}
 
     def marked(self, data: bytes, mark: bytes) -> bytes:
-        """Return the bytes of a shard with `mark` where readers do not look; of any other file, `data` itself."""
+        """Return the bytes of a shard with `mark` where no reader reads; of any other file, `data` itself."""
         if not self._is_sharded:
             return data
         n_chunks = math.prod(-(-outer // inner) for outer, inner in zip(self.grid, self.chunk, strict=True))
@@ -131,23 +131,23 @@ class StoredArray:
         try:
             if self._is_series:
                 return self._read_series(first, stop)[(slice(None), *inner)]
-            if isinstance(self.path, ObjectPath) and all(part == slice(None) for part in inner):
-                return self._read_whole(self.path, first, stop)
-            values = self._opened(self.path, stop)[(slice(first, stop), *inner)]
+            if self.medium.is_remote and all(part == slice(None) for part in inner):
+                return self._read_whole(first, stop)
+            values = self._opened(self.medium.zarr_path(self.path), stop)[(slice(first, stop), *inner)]
         except (ValueError, RuntimeError, IndexError) as error:
             raise self._corrupt(first, stop, str(error)) from error
-        # Zarr answers a missing file with zeros. Looked for afterwards, so that a file removed meanwhile is noticed.
+        # Zarr returns zeros for a missing file. Checked afterwards, so that a file removed meanwhile is noticed.
         for name in self.files(first, stop):
             if not (self.path / name).exists():
                 raise self._corrupt(first, stop, f"{name} is missing")
         return np.asarray(values)
 
-    def _read_whole(self, path: ObjectPath, first: int, stop: int) -> NDArray[Any]:
-        """Read whole files, one request each; parts of files cost one for the index and one for each chunk."""
+    def _read_whole(self, first: int, stop: int) -> NDArray[Any]:
+        """Read whole files, one request each; parts of a file would take one for the index and one for each chunk."""
         names = list(self.files(first, stop))
         make = default_buffer_prototype().buffer.from_bytes
-        memory: Any = dict(zip(names, map(make, self._contents(path, names, first, stop)), strict=True))
-        array = self._array_of(StorePath(MemoryStore(memory)), stop)
+        memory: Any = dict(zip(names, map(make, self._contents(names, first, stop)), strict=True))
+        array = self._opened(StorePath(MemoryStore(memory)), stop)
         return np.asarray(array[first:stop])
 
     def files(self, first: int, stop: int) -> Iterator[str]:
@@ -159,7 +159,7 @@ class StoredArray:
 
     @property
     def _is_series(self) -> bool:
-        """Whether a chunk file is whole rows as plain bytes and a checksum, and perhaps the index of a shard."""
+        """Whether a file holds whole rows as plain bytes and a checksum, perhaps with the index of a shard."""
         codecs = self.document["codecs"]
         if self._is_sharded and self.chunk == self.grid:
             codecs = codecs[0]["configuration"]["codecs"]
@@ -183,7 +183,7 @@ class StoredArray:
     def _read_series(self, first: int, stop: int) -> NDArray[Any]:
         chunks = []
         names = list(self.files(first, stop))
-        for name, stored in zip(names, self._contents(self.path, names, first, stop), strict=True):
+        for name, stored in zip(names, self._contents(names, first, stop), strict=True):
             data = stored
             if self._is_sharded:
                 entry = _without_checksum(data[-_ENTRY.size - _CHECKSUM_BYTES :])
@@ -198,24 +198,17 @@ class StoredArray:
         values = np.concatenate(chunks)[first - start : stop - start]
         return values.astype(self.dtype)
 
-    def _contents(self, path: Place, names: list[str], first: int, stop: int) -> list[bytes]:
+    def _contents(self, names: list[str], first: int, stop: int) -> list[bytes]:
         try:
-            if isinstance(path, ObjectPath):
-                return fetch(path / name for name in names)
-            return [(path / name).read_bytes() for name in names]
+            return self.medium.read_all(self.path / name for name in names)
         except FileNotFoundError as error:
             raise self._corrupt(first, stop, f"{Path(str(error.filename)).name} is missing") from error
 
-    def _opened(self, root: Place, n_rows: int) -> zarr.Array[Any]:
-        if isinstance(root, ObjectPath):
-            return self._array_of(StorePath(ObjectStore(root.client), root.key), n_rows)
-        return self._array_of(StorePath(LocalStore(root)), n_rows)
-
-    def _array_of(self, place: StorePath, n_rows: int) -> zarr.Array[Any]:
+    def _opened(self, path: StorePath, n_rows: int) -> zarr.Array[Any]:
         metadata: Any = self.with_shape(n_rows)
-        # Without write_empty_chunks a segment in which nothing moved would have no file, like a lost one.
+        # Without write_empty_chunks a segment in which nothing moved would have no file, as if it were lost.
         config: Any = {"write_empty_chunks": True}
-        return zarr.Array(zarr.AsyncArray(metadata, place, config))
+        return zarr.Array(zarr.AsyncArray(metadata, path, config))
 
     def _corrupt(self, first: int, stop: int, got: str) -> WorkFailed:
         return WorkFailed(
@@ -225,6 +218,11 @@ class StoredArray:
             fix="Run `streamscalar verify` to see what is left",
             kind=Kind.STORE_CORRUPT,
         )
+
+
+def stored_document(document: dict[str, Any], medium: Medium[Any]) -> dict[str, Any]:
+    """Return the metadata of an array as it is stored on a medium."""
+    return sharded(document) if medium.marks_files else document
 
 
 def sharded(document: dict[str, Any]) -> dict[str, Any]:
@@ -247,7 +245,7 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 def _without_checksum(data: bytes) -> bytes | None:
-    """Return what stands before a checksum, `None` where the two do not agree."""
+    """Return the bytes before a checksum; `None` where the two do not agree."""
     content = data[:-_CHECKSUM_BYTES]
     return content if crc32c(content) == int.from_bytes(data[-_CHECKSUM_BYTES:], "little") else None
 
@@ -256,8 +254,8 @@ def _without_checksum(data: bytes) -> bytes | None:
 def trajectory_document(shape: tuple[int, int], dtype: str, n_rows: int, chunk: int, codec: Codec) -> dict[str, Any]:
     """Return the metadata of an array (row, replica, parameter): one file per `n_rows` rows.
 
-    Within a file, `chunk` parameters of one replica stand together with time varying fastest, so that neighbours are
-    alike and a range of parameters can be read alone.
+    Within a file, `chunk` parameters of one replica are contiguous with time varying fastest, so that neighbours are
+    similar and a range of parameters can be read alone.
     """
     n_replicas, n_parameters = shape
     width = -(-n_parameters // chunk) * chunk
@@ -320,7 +318,7 @@ def _document(
         serializer=BytesCodec(),
         compressors=compressors,
         fill_value=0,
-        # Every chunk file beside the metadata: one directory to wait for, not one per segment.
+        # Every chunk file is in the folder of the metadata: one folder to sync, not one per segment.
         chunk_key_encoding={"name": "default", "separator": "."},
     )
     document: dict[str, Any] = json.loads(memory["zarr.json"].to_bytes())

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamscalar.numerics.exponents.divergence import ftle, mean_log, nmle, saturation_level, steps_to_accuracy
+from streamscalar.numerics.exponents.curves import mean_log, saturation_level
+from streamscalar.numerics.exponents.divergence import ftle, nmle
 from streamscalar.types import Status
 from tests.oracles import maps, naive
 
@@ -169,15 +170,6 @@ def test_plateau_needs_a_quarter_of_the_curve(until: float, reached: bool) -> No
 def test_plateau_of_too_few_rows_is_not_reached() -> None:
     assert not saturation_level(np.array([-9.0, 0.0, 0.0, 0.0, 0.0])).is_reached
     assert not saturation_level(np.zeros(50)).is_reached
-
-
-def test_first_step_with_the_accuracy() -> None:
-    steps = np.array([0, 5, 10, 15])
-    assert steps_to_accuracy(steps, np.array([0.1, np.nan, 0.75, 0.7]), 0.75).value == 10.0
-    assert steps_to_accuracy(steps, np.array([0.1, np.nan, 0.74, 0.7]), 0.75).status is Status.NOT_REACHED
-    assert "0.74" in steps_to_accuracy(steps, np.array([0.1, np.nan, 0.74, 0.7]), 0.75).message
-    assert steps_to_accuracy(steps, np.full(4, np.nan), 0.75).status is Status.NOT_REACHED
-    assert steps_to_accuracy(steps[:0], np.zeros(0), 0.75).status is Status.TOO_FEW_ROWS
 
 
 def test_linear_map_gives_the_logarithm_of_its_factor() -> None:

@@ -1,11 +1,10 @@
-"""What is minimised: loss and gradient of all replicas in one batched computation."""
+"""The multilayer perceptron on classes: loss and gradient of all replicas in one batched computation."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from streamscalar.config.models import ModelSection, TaskSection, is_own
+from streamscalar.config.models import ModelSection
 from streamscalar.training.data import Data
-from streamscalar.training.networks import network
-from streamscalar.training.tasks import load_task
+from streamscalar.training.problem import Evaluation, Product
 from streamscalar.types import Layer
 
 ALIGNMENT = 16
@@ -24,133 +22,6 @@ ALIGNMENT = 16
 
 Kernels treat the edges of a matrix, and rows that begin off a vector, differently: unpadded, identical twins differed
 in the last bit (measured: 5 hidden units on 333 samples, under every product, even one replica at a time)."""
-
-
-class Product(StrEnum):
-    """How the replicas' matrix products are computed, fastest first."""
-
-    FUSED = "fused"
-    BATCHED = "batched"
-    SEPARATE = "separate"
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Loss (R,), gradient (R, P) and test accuracy (R,) of R replicas; not every problem has an accuracy."""
-
-    loss: Tensor
-    gradient: Tensor
-    accuracy: Tensor | None
-
-
-class Problem(Protocol):
-    """A loss over a flat parameter axis.
-
-    Attributes
-    ----------
-    layers
-        Names and places of the parameters.
-    metrics
-        What is measured: `loss`, the mean over all training samples at the recorded weights, whatever the batches, and
-        without weight decay; and `accuracy`, the share of the test samples that are right.
-    n_train
-        Training samples; 0 where the loss has none.
-    """
-
-    layers: tuple[Layer, ...]
-    metrics: tuple[str, ...]
-    n_train: int
-
-    def products(self, n_samples: int) -> tuple[Product, ...]:
-        """Return the products to choose from for updates on `n_samples` samples, fastest first."""
-        ...
-
-    def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Return initial parameters, shape (P,)."""
-        ...
-
-    def evaluate(
-        self, weights: Tensor, product: Product, *, with_accuracy: bool, batch: Tensor | None = None
-    ) -> Evaluation:
-        """Return loss, gradient and, where asked, accuracy at `weights` (R, P).
-
-        Loss and gradient are those of all training samples, or of the samples `batch`: indices (B,) for all
-        replicas, or (R, B) for each.
-        """
-        ...
-
-    def measure(self, weights: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
-        """Return loss over all training samples and accuracy, without a gradient, at `weights` (R, P)."""
-        ...
-
-    def hessian_product(
-        self, weights: Tensor, vectors: Tensor, product: Product, batch: Tensor | None = None
-    ) -> Tensor:
-        """Return the Hessian at `weights` (R, P) times `vectors` (R, k, P), in their shape; `batch` see `evaluate`."""
-        ...
-
-
-def build_problem(task: TaskSection, model: ModelSection, dtype: torch.dtype, device: torch.device) -> Problem:
-    """Return the problem of a config, its data on `device`.
-
-    The perceptron has a faster problem of its own where the task is a plain classification; all else is a module.
-
-    Raises
-    ------
-    BadCall
-        Data are missing, or what a function of the user's own returned cannot be trained.
-    """
-    # A module's problem builds on what this module defines.
-    from streamscalar.training.modules import ModuleProblem
-
-    if task.name == "quadratic":
-        return Quadratic(torch.tensor(task.curvatures, dtype=dtype, device=device))
-    loaded = load_task(task)
-    if not is_own(model.name):
-        loaded = loaded.with_float_inputs()
-    classes = loaded.as_classes() if model.name == "mlp" else None
-    if classes is not None:
-        return Perceptron(classes, model, dtype, device)
-    return ModuleProblem(network(model, loaded), model.name, loaded, model.init, dtype, device)
-
-
-class Quadratic:
-    """Loss 1/2 sum h_i w_i^2: its gradient descent multiplies w_i by 1 - lr h_i at every step."""
-
-    metrics: tuple[str, ...] = ("loss",)
-    n_train = 0
-
-    def __init__(self, curvatures: Tensor) -> None:
-        self.curvatures = curvatures
-        self.layers: tuple[Layer, ...] = (Layer("weight", 0, (len(curvatures),)),)
-
-    def products(self, n_samples: int) -> tuple[Product, ...]:
-        """See `Problem.products`; there is no product, and so all are equal."""
-        del n_samples
-        return tuple(Product)
-
-    def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Return N(0, 1) parameters."""
-        return rng.standard_normal(len(self.curvatures))
-
-    def evaluate(
-        self, weights: Tensor, product: Product, *, with_accuracy: bool, batch: Tensor | None = None
-    ) -> Evaluation:
-        """See `Problem.evaluate`; there is no product, no accuracy and no batch."""
-        del product, with_accuracy, batch
-        gradient = self.curvatures * weights
-        return Evaluation(0.5 * (gradient * weights).sum(1), gradient, None)
-
-    def measure(self, weights: Tensor, product: Product) -> tuple[Tensor, Tensor | None]:
-        """See `Problem.measure`."""
-        return self.evaluate(weights, product, with_accuracy=False).loss, None
-
-    def hessian_product(
-        self, weights: Tensor, vectors: Tensor, product: Product, batch: Tensor | None = None
-    ) -> Tensor:
-        """See `Problem.hessian_product`."""
-        del weights, product, batch
-        return self.curvatures * vectors
 
 
 class Perceptron:

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from streamscalar.errors import BadCall
 from streamscalar.numerics.embedding.distances import Picked, distances, every_snapshot
-from streamscalar.numerics.embedding.from_distances import distance_pca
+from streamscalar.numerics.embedding.from_distances.distance_pca import distance_pca
 from streamscalar.numerics.embedding.landmarks import even_landmarks
 from streamscalar.numerics.exponents.divergence import nmle
 from tests.oracles.embeddings import ArraySource, kinked_ensemble

@@ -11,7 +11,11 @@ from sklearn.manifold import ClassicalMDS
 from sklearn.manifold import smacof as sklearn_smacof
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.embedding.from_distances import Embedding, classical, distance_pca, landmark_cmds, smacof
+from streamscalar.numerics.embedding.from_distances.base import Embedding
+from streamscalar.numerics.embedding.from_distances.classical import classical
+from streamscalar.numerics.embedding.from_distances.distance_pca import distance_pca
+from streamscalar.numerics.embedding.from_distances.landmark_cmds import landmark_cmds
+from streamscalar.numerics.embedding.from_distances.smacof import smacof
 from streamscalar.numerics.embedding.landmarks import even_landmarks
 from streamscalar.types import Status
 from tests.oracles.classical import batch_cmds
