@@ -123,7 +123,7 @@ def test_the_digest_does_not_depend_on_the_wording_of_messages(
     experiment: streamscalar.Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = experiment.digest()
-    monkeypatch.setattr("streamscalar.types.ADVICE", {status: "Other words." for status in Status})
+    monkeypatch.setattr("streamscalar.types.ADVICE", dict.fromkeys(Status, "Other words."))
     reworded = streamscalar.open(experiment.store.url)
     assert "Other words." in json.dumps(reworded.analyze().to_json())
     assert reworded.digest() == before
