@@ -41,7 +41,7 @@ def test_distances_between_runs_are_those_of_the_weights() -> None:
     first, second = _runs(np.random.default_rng(1), (9, 9), rank=2)
     bases, scores = zip(*(_basis(run, 2) for run in (first, second)), strict=True)
     axes = shared_axes(bases, 5)
-    apart = np.linalg.norm(axes.transform(0, scores[0]) - axes.place(1, scores[1]), axis=1)
+    apart = np.linalg.norm(axes.transform(0, scores[0]) - axes.transform(1, scores[1]), axis=1)
     np.testing.assert_allclose(apart, np.linalg.norm(first - second, axis=1) / np.sqrt(40), rtol=1e-12)
 
 
