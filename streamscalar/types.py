@@ -51,6 +51,17 @@ class Status(StrEnum):
     MISSING = "missing"
     UNEVEN_STEPS = "uneven_steps"
 
+    @property
+    def words(self) -> str:
+        """The status in words.
+
+        Examples
+        --------
+        >>> Status.TOO_FEW_ROWS.words
+        'too few rows'
+        """
+        return self.replace("_", " ")
+
 
 ADVICE: Mapping[Status, str] = {
     Status.OK: "",
@@ -75,6 +86,10 @@ ADVICE: Mapping[Status, str] = {
     Status.MISSING: "The series was not recorded.",
     Status.UNEVEN_STEPS: "Record at a fixed interval: ss.track(..., every_n_steps=...).",
 }
+"""What each failing status means and what to try; `analysis.quantities` has the counterparts for tracked runs.
+
+Messages are part of `Experiment.digest`: another text here is another digest of every experiment that shows it.
+"""
 
 
 class Regime(StrEnum):
@@ -85,6 +100,16 @@ class Regime(StrEnum):
     CHAOTIC = "chaotic"
     DIVERGED = "diverged"
     UNDECIDED = "undecided"
+
+
+REGIMES: Mapping[Regime, str] = {
+    Regime.REGULAR: "Small differences at the start stay small.",
+    Regime.ONSET: "Between regular and chaotic: differences grow, but saturation is not certain.",
+    Regime.CHAOTIC: "Small differences at the start grow exponentially until they saturate.",
+    Regime.DIVERGED: "The loss ended above its start or is not finite.",
+    Regime.UNDECIDED: "The intervals allow no decision.",
+}
+"""What each regime means."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,25 +72,25 @@ class _ServiceRuns:
 
 class _StoreRuns:
     def __init__(self, root: "Place", *, wait: bool) -> None:
-        from streamscalar_services.api.http.auth import Tokens
         from streamscalar_services.api.service_options import ServiceOptions
+        from streamscalar_services.api.tokens import Tokens
         from streamscalar_services.api.watch.monitor import Monitor
 
         # It does not listen, so its tokens are never checked.
         self._monitor = Monitor(ServiceOptions(root, Tokens("", "")))
-        self._monitor.look()
+        self._monitor.poll()
         if wait:
             self._analyse(float("inf"), with_progress=sys.stderr.isatty())
 
     def page(self, filter_text: str, sort: str, limit: int) -> dict[str, Any]:
-        self._monitor.look()
+        self._monitor.poll()
         self._analyse(ANALYSE_S)
         answer, _ = self._monitor.queries.runs(filter_text, sort, None, limit)
         return answer.model_dump(mode="json")
 
     def about(self, run: str, what: str, max_points: int) -> dict[str, Any]:
         from streamscalar_services.api.query.nearest import nearest
-        from streamscalar_services.api.query.queries import Window
+        from streamscalar_services.api.query.sampling import Window
 
         queries, catalog = self._monitor.queries, self._monitor.catalog
         window = Window(None, None, max_points, None)
@@ -101,7 +101,7 @@ class _StoreRuns:
             case "estimates":
                 return queries.estimates(entry.id, None).model_dump(mode="json")
             case "nearest":
-                return nearest(queries, entry, catalog.entries(), N_NEAREST, "auto").model_dump(mode="json")
+                return nearest(queries.readers, entry, catalog.entries(), N_NEAREST, "auto").model_dump(mode="json")
             case "embedding":
                 return queries.embedding(entry.id, 0, "best", window).model_dump(mode="json")
             case "divergence":

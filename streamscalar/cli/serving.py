@@ -39,11 +39,11 @@ def serve(
     first call creates.
     """
     from streamscalar.store import place
-    from streamscalar_services.api.http.auth import Tokens
     from streamscalar_services.api.http.server import bound, is_loopback
     from streamscalar_services.api.http.server import serve as serve_until_stopped
-    from streamscalar_services.api.http.sinks import LogSink, Sink, Sinks, WebhookSink
     from streamscalar_services.api.service_options import ServiceOptions
+    from streamscalar_services.api.sinks import AlertSink, AlertSinks, LogSink, WebhookSink
+    from streamscalar_services.api.tokens import Tokens
     from streamscalar_services.api.watch.catalog import require_stores
 
     if not is_loopback(host) and "STREAMSCALAR_TOKEN" not in os.environ:
@@ -59,7 +59,7 @@ def serve(
     level = next((known for known in ALERT_LEVELS if known == alert_level), None)
     if level is None:
         raise BadCall("--alert-level", f"must be one of {', '.join(ALERT_LEVELS)}", repr(alert_level), kind=Kind.CONFIG)
-    sinks: list[Sink] = [] if webhook is None else [WebhookSink(webhook)]
+    sinks: list[AlertSink] = [] if webhook is None else [WebhookSink(webhook)]
     if alert_log is not None:
         sinks.append(LogSink(alert_log))
     tokens = Tokens.load()
@@ -68,4 +68,4 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Dashboard: http://{shown}:{listener.getsockname()[1]}/#token={tokens.read}")
         typer.echo("Stop the service with Ctrl-C; experiments keep running.", err=True)
-    serve_until_stopped(ServiceOptions(root, tokens, Sinks(sinks, level)), listener)
+    serve_until_stopped(ServiceOptions(root, tokens, AlertSinks(sinks, level)), listener)

@@ -14,7 +14,7 @@ from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.types import Regime, Status
 
 if TYPE_CHECKING:
-    from streamscalar.analysis.claims import Claim
+    from streamscalar.analysis.claims import ClaimResult
     from streamscalar.analysis.table import Table as Analysis
     from streamscalar.bench import Figure
     from streamscalar.runtime import Prepared
@@ -110,7 +110,7 @@ def interval(estimate: Mapping[str, Any]) -> str:
     return f"{value:.3g} \\[{low:.3g}, {high:.3g}]"
 
 
-def claims(judged: "list[Claim]", *, as_json: bool) -> None:
+def claims(judged: "list[ClaimResult]", *, as_json: bool) -> None:
     """Print the verdict on each claim."""
     if as_json:
         document({"schema": 1, "claims": [claim.to_json() for claim in judged]})
