@@ -194,6 +194,7 @@ class Experiment:
             asymptotic_rows=analysis.asymptotic_rows,
             accuracy_target=self.config.task.accuracy_target if self.config.task.has_accuracy else None,
             seed=self.config.experiment.seed,
+            is_tracked=self.config.task.name == "tracked",
         )
 
 

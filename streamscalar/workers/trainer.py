@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -137,7 +137,6 @@ class Trainer:
             for index, run in enumerate(runs):
                 own = slice(index * n_replicas, (index + 1) * n_replicas)
                 own_metrics, own_state = ({k: v[own] for k, v in found.items()} for found in (metrics, state))
-                run.recent[row] = weights[own]
                 run.writer.append(row, row * every, weights[own], own_metrics, own_state)
                 run.push(sink)
         for run in runs:
@@ -148,18 +147,15 @@ class Trainer:
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the pack in training: its writer, and the rows that were not handed on yet."""
+    """One run of the pack in training, and its writer."""
 
     run_id: str
     writer: WeightsWriter
-    recent: dict[int, NDArray[np.floating]] = field(default_factory=dict)
 
     def push(self, sink: BlockSink) -> None:
-        """Hand on the blocks that were published since, where this attempt has all of their rows."""
-        for first, n_rows in self.writer.take_published():
-            rows = [self.recent.pop(row) for row in range(first, first + n_rows) if row in self.recent]
-            if len(rows) == n_rows:
-                sink(self.run_id, first, np.stack(rows))
+        """Pass on the blocks published since the last call."""
+        for first, block in self.writer.take_published():
+            sink(self.run_id, first, block)
 
 
 def _common_keyframes(runs: Sequence[_Run]) -> list[KeyFrame]:

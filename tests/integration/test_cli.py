@@ -158,4 +158,7 @@ def test_help_teaches(tmp_path: Path) -> None:
     for command in ("demo", "run", "resume", "ls", "show", "analyze", "report", "verify", "digest", "config", "bench"):
         assert command in text
     schema = json.loads(streamscalar("config", "schema").stdout)
-    assert schema["$defs"]["TrainingSection"]["properties"]["n_steps"]["description"] == "Number of updates."
+    assert (
+        schema["$defs"]["TrainingSection"]["properties"]["n_steps"]["description"]
+        == "Number of updates (optimiser steps) per run."
+    )

@@ -202,7 +202,7 @@ def test_the_command_prints_the_result(root: Path, result: OnsetResult) -> None:
     done = CliRunner().invoke(app, [str(part) for part in (file, *options)])
     assert result.message in " ".join(done.stdout.split())
     assert "first sensitive" in done.stdout
-    assert f"lr {result.high:g}: " in done.stderr
+    assert f"learning rate {result.high:g}: " in done.stderr
     assert f"{result.n_steps_spent:,} of 600 steps" in done.stderr
     done = CliRunner().invoke(app, [])
     assert isinstance(done.exception, BadCall)

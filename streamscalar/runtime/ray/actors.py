@@ -63,7 +63,7 @@ class TrainerActor:
         self._trainer: Trainer | None = None
         self._stopped: set[str] = set()
 
-    def place(self) -> str:
+    def get_ready(self) -> str:
         """Prepare the trainer and return its node; raises `UnfitNode` if the node lacks the store or the device."""
         node, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:

@@ -198,7 +198,7 @@ class Pool:
             )
             .remote(*arguments)
         )
-        self._joining[actor.place.remote()] = actor
+        self._joining[actor.get_ready.remote()] = actor
 
     def _forget_dead_nodes(self) -> None:
         alive = {node["NodeID"] for node in self._nodes if node["Alive"]}

@@ -73,7 +73,6 @@ class StoreSink:
         self._newest = -1
         self._retry_at_s = 0.0
         self._facts = Facts(0, 0, 0.0)
-        self._recent: dict[int, NDArray[Any]] = {}
         self._written: list[str] = []
 
     def open(self, request: Open) -> Opened:
@@ -174,16 +173,13 @@ class StoreSink:
         row = writer.n_durable
         writer.append(row, step, weights, dict(zip(self._metrics, metrics, strict=True)))
         self._newest = step
-        self._recent[row] = weights.copy()
         self._hand_on(writer)
 
     def _hand_on(self, writer: WeightsWriter) -> None:
-        """Let the blocks be embedded that were published since."""
+        """Embed the blocks published since the last call."""
         published = writer.take_published()
-        for first, n_rows in published:
-            rows = [self._recent.pop(row) for row in range(first, first + n_rows) if row in self._recent]
-            if len(rows) == n_rows:
-                self._embedding.push(self._run_id, first, np.stack(rows))
+        for first, block in published:
+            self._embedding.push(self._run_id, first, block)
         if published:
             self._set_status("training", "")
 
@@ -195,7 +191,6 @@ class StoreSink:
         self._attempt = self._writer.attempt
         steps = self._store.reader(self._run_id).steps()
         self._newest = int(steps[-1]) if len(steps) else -1
-        self._recent.clear()
         if self._run_id not in self._written:
             self._written.append(self._run_id)
             self._set_status("training", "")

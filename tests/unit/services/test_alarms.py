@@ -9,8 +9,8 @@ import numpy as np
 from streamscalar.config import RunSetting, load_config
 from streamscalar.store import Store
 from streamscalar.types import Layer, Layout
-from streamscalar_services.api.http.auth import Tokens
 from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.tokens import Tokens
 from streamscalar_services.api.watch.monitor import Monitor
 
 
@@ -34,14 +34,14 @@ def test_a_run_without_rows_for_as_long_as_its_rule_says_is_told_once(tmp_path: 
         then = time.time() - age_s
         for path in (tmp_path / "mine" / "runs" / "a").rglob("*"):
             os.utime(path, (then, then))
-        events = monitor.look()
+        events = monitor.poll()
         return [data["rule"] for kind, data in events if kind == "alert"]
 
     assert kinds_after(1) == []
     assert kinds_after(100) == []
     assert monitor.catalog.entry("mine:a").state(time.time(), 60) == "silent"
     assert kinds_after(400) == ["silent"]
-    assert "alert" not in [kind for kind, _ in monitor.look()]
+    assert "alert" not in [kind for kind, _ in monitor.poll()]
     (alert,) = monitor.alarms.page(None, "warn", None, 10).items
     assert (alert.row, alert.step) == (2, 20)
     assert monitor.alarms.counts() == {"info": 0, "warn": 1, "error": 0}
