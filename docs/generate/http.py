@@ -8,8 +8,8 @@ from typing import Any
 from docs.generate.json_schema import Schema, kind
 from docs.generate.markdown import code, described, page, table
 from streamscalar_services.api.http.app import create_app
-from streamscalar_services.api.http.auth import Tokens
 from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.tokens import Tokens
 
 INTRODUCTION = """
 `streamscalar serve` answers these requests, by default on `http://127.0.0.1:8870`. Send the token as

@@ -1,4 +1,4 @@
-"""The asymptotic states of one setting: rescaled spacings, the law that fits them, and what independent draws do."""
+"""Asymptotic states of one setting: rescaled spacings, fitted laws, and the comparison with independent draws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from streamscalar.numerics.asymptotic.spacings import LEAST_SPACINGS, SpacingFit
 from streamscalar.types import Estimate, Status, json_float
 
 USABLE = (Status.OK, Status.DRIFTING)
-"""Statuses of states whose spacings are taken. Those that drift are taken too, and counted."""
+"""Statuses of states whose spacings are used. Drifting states are used too, and counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Spacings:
     fits
         Candidate laws of the pooled spacings.
     null
-        The same fit to states drawn independently; `None` where there are too few spacings.
+        The same fit to states drawn independently; `None` with too few spacings.
     collapse
-        p-value that all runs share one law.
+        p-value of the hypothesis that all runs share one law.
     difference
-        p-value against independent draws, where it is significant.
+        p-value against independent draws, if it is significant.
     """
 
     samples: tuple[NDArray[np.float64], ...]

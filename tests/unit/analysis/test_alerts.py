@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
 from streamscalar.analysis.estimator_options import Options
-from streamscalar.analysis.rules import Alert, checkpoints
+from streamscalar.analysis.rules import RULES, Alert, checkpoints
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
 from streamscalar.errors import BadCall
 from streamscalar.numerics.exponents.divergence import nmle
-from streamscalar.types import Status
+from streamscalar.types import ALERT_LEVELS, Status
 
 Floats = NDArray[np.float64]
 
@@ -249,7 +249,7 @@ def test_a_run_that_no_longer_moves_stalls_without_a_loss() -> None:
     (alert,) = watch(run)
     assert alert.rule == "stalled"
     assert alert.evidence["rms_move"] == 0.0
-    assert "Moves fell to nothing" in alert.message
+    assert "The weights no longer move" in alert.message
     # A loss of 0 leaves nothing to move for.
     solved = with_loss(series(0.0005), lambda loss: np.where(np.arange(300) >= 90, 0.0, loss))
     assert watch(with_moves(solved, after(90, 0.0))) == []
@@ -313,7 +313,7 @@ def test_a_run_without_rows_for_a_while_is_silent() -> None:
     alert = silent(run, 1000.0, 1300.0)
     assert alert is not None
     assert (alert.id, alert.step) == ("lr0.0005-ic0.silent.39", 78)
-    assert alert.message == "No row for 300 s, after 40 of 300."
+    assert alert.message == "No row for 300 s, after 40 of 300 rows."
     assert silent(replace(run, is_complete=True), 0.0, 1e6) is None
     assert silent(run, 0.0, 1e6, AlertsSection(silent="none")) is None
     waiting = silent(first_rows(run, 0), 0.0, 1e6)
@@ -399,3 +399,11 @@ def test_numbers_near_the_largest_float_raise_alerts_and_no_errors() -> None:
     assert found[0].evidence["loss"] == "inf"
     for alert in found:
         json.dumps(alert.to_json(), allow_nan=False)
+
+
+def test_each_rule_is_a_level_of_the_config_and_each_threshold_belongs_to_a_rule() -> None:
+    fields = AlertsSection.model_fields
+    levels = {name for name, value in AlertsSection().model_dump().items() if value in ALERT_LEVELS}
+    assert levels == set(RULES)
+    used = {threshold for rule in RULES.values() for threshold in rule.thresholds}
+    assert used | levels | {"cool_down_rows"} == set(fields)
