@@ -118,8 +118,11 @@ class MediumContract:
         store = self.store(root, sample_run.trajectory(24, (3, 13)))
         with pytest.raises(BadCall, match="n_planned: stored 24, asked 25"):
             sample_run.add(store, "r", sample_run.layout(), 25, 8)
+        # A name must not lead out of the store.
+        with pytest.raises(BadCall, match="must be letters"):
+            sample_run.add(store, "../r", sample_run.layout(), 24, 8)
         with pytest.raises(BadCall, match="must be a run of"):
-            store.reader("../r")
+            store.reader("./r")
 
     def test_requests_and_status_reach_other_processes(self, root: Root) -> None:
         store = self.store(root, sample_run.trajectory(24, (3, 13)))
