@@ -113,7 +113,7 @@ _ENTRIES = (
     ),
     Quantity(
         "nmle_all_pairs",
-        "exponent of the exponential phase over all pairs",
+        "exponent over all pairs of replicas",
         "nMLE, all pairs",
         "per step",
         "weights",
