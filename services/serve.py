@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
-from streamscalar.config.logs import log_format
+from streamscalar.config.log_settings import log_format
 from streamscalar.errors import BadCall, Kind
 from streamscalar.logs import set_up_logs
 from streamscalar.store import place

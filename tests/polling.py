@@ -1,6 +1,7 @@
-"""A reader that looks at a store all the time while it is written."""
+"""A reader that polls a store while it is written."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Self
 
@@ -10,9 +11,12 @@ from streamscalar import Experiment
 from streamscalar.errors import StreamscalarError
 from streamscalar.store import Store
 
+SHARE = 0.1
+"""Share of a core that a polling reader takes at most: it must not slow down what it watches."""
+
 
 class PollingReader(threading.Thread):
-    """Reads a store all the time; every row it sees must be the bits of the finished, uninterrupted one."""
+    """Polls a store; every row it reads must be the bits of the finished, uninterrupted one."""
 
     def __init__(self, store: Path, truth: Experiment) -> None:
         super().__init__(daemon=True)
@@ -26,7 +30,9 @@ class PollingReader(threading.Thread):
 
     def run(self) -> None:
         seen: dict[str, int] = {}
-        while not self._over.wait(0.05):
+        rest_s = 0.05
+        while not self._over.wait(rest_s):
+            began = time.thread_time()
             try:
                 store = Store.open(self._store)
             except StreamscalarError:
@@ -42,6 +48,7 @@ class PollingReader(threading.Thread):
                 if self._expected[name][first:n].tobytes() != rows.tobytes():
                     self.wrong.append(f"{name}: torn or phantom rows among {first} to {n - 1}")
                 self.n_polls += 1
+            rest_s = max(0.05, (time.thread_time() - began) * (1 / SHARE - 1))
 
     def __enter__(self) -> Self:
         self.start()

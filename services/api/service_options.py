@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from streamscalar.store import ObjectPath, Place
+from streamscalar.store import Place, medium_of
 from streamscalar_services.api.sinks import AlertSinks
 from streamscalar_services.api.tokens import Tokens
 
@@ -61,4 +61,4 @@ class ServiceOptions:
         """Seconds between two polls."""
         if self.poll_s is not None:
             return self.poll_s
-        return POLL_BUCKET_S if isinstance(self.root, ObjectPath) else POLL_S
+        return POLL_BUCKET_S if medium_of(self.root).is_remote else POLL_S

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import httpx
 
-from streamscalar.analysis.rules import LEVELS, Level
 from streamscalar.errors import BadCall, Kind
+from streamscalar.types import ALERT_LEVELS, AlertLevel
 from streamscalar_services.api.schemas import AlertDocument
 
 MAX_WAITING = 100
@@ -260,9 +260,9 @@ class AlertSinks:
         Minimum level of the alerts that are passed on.
     """
 
-    def __init__(self, sinks: Iterable[AlertSink], min_level: Level = "info") -> None:
+    def __init__(self, sinks: Iterable[AlertSink], min_level: AlertLevel = "info") -> None:
         self._sinks = tuple(sinks)
-        self._passed = frozenset(LEVELS[LEVELS.index(min_level) :])
+        self._passed = frozenset(ALERT_LEVELS[ALERT_LEVELS.index(min_level) :])
 
     def send(self, alerts: Iterable[AlertDocument]) -> None:
         """Pass on the alerts of at least the minimum level, in their order."""

@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from streamscalar.config.service import ADMIN_TOKEN_FILE, READ_TOKEN_FILE, token_folder
 from streamscalar.errors import BadCall, Kind
 
 LEAST_CHARACTERS = 16
@@ -81,11 +82,10 @@ class Tokens:
         BadCall
             A token is too short, or other users may read its file.
         """
-        home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "streamscalar"
-        place = folder or home
+        place = folder or token_folder(environ)
         return cls(
-            _load("STREAMSCALAR_TOKEN", environ, place / "token"),
-            _load("STREAMSCALAR_ADMIN_TOKEN", environ, place / "admin-token"),
+            _load("STREAMSCALAR_TOKEN", environ, place / READ_TOKEN_FILE),
+            _load("STREAMSCALAR_ADMIN_TOKEN", environ, place / ADMIN_TOKEN_FILE),
         )
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamscalar.numerics.exponents.divergence import Average
+from streamscalar.numerics.exponents.curves import Average
 from streamscalar.numerics.exponents.regime import REGULAR_BELOW
 from streamscalar.numerics.intervals import IntervalMethod
+from streamscalar.seeds import SeedStream, generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +52,4 @@ class Options:
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return a separate generator for each purpose, so that no number depends on which others are computed."""
-        return np.random.default_rng([self.seed, zlib.crc32(purpose.encode())])
+        return generator(self.seed, SeedStream.ESTIMATES, zlib.crc32(purpose.encode()))

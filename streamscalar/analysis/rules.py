@@ -4,16 +4,13 @@ Level and thresholds are fields of `AlertsSection` (`analysis.alerts` in a confi
 is its level. A new rule is an entry here, its fields there, and the test of its condition in `alerts.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
-
-Level = Literal["info", "warn", "error"]
-LEVELS: Sequence[Level] = get_args(Level)
-"""Levels of alerts, lowest first."""
+from streamscalar.types import AlertLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,7 @@ class Alert:
     id: str
     run_id: str
     rule: str
-    level: Level
+    level: AlertLevel
     step: int | None
     row: int | None
     message: str
@@ -153,7 +150,7 @@ def make_alert(
         As in `Alert`.
     """
     step = int(series.steps[row]) if row >= 0 else None
-    level: Level = getattr(rules, rule)
+    level: AlertLevel = getattr(rules, rule)
     message = RULES[rule].message.format(step=step, **words)
     name = f"{series.run_id}.{rule}.{row}"
     return Alert(name, series.run_id, rule, level, step, row if row >= 0 else None, message, evidence)

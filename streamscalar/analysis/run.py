@@ -14,10 +14,12 @@ from streamscalar.numerics.asymptotic.states import AsymptoticStates, asymptotic
 from streamscalar.numerics.embedding.walk import walk_explained_variance
 from streamscalar.numerics.exponents.all_pairs import nmle_all_pairs
 from streamscalar.numerics.exponents.best_r2 import nmle_best_r2
-from streamscalar.numerics.exponents.divergence import Average, ftle, nmle, steps_to_accuracy
+from streamscalar.numerics.exponents.curves import Average
+from streamscalar.numerics.exponents.divergence import ftle, nmle
 from streamscalar.numerics.exponents.recurrence import recurrence_exponent
 from streamscalar.numerics.exponents.regime import RunEvidence, classify
 from streamscalar.numerics.exponents.tangent import tangent_exponents
+from streamscalar.numerics.times.accuracy import steps_to_accuracy
 from streamscalar.numerics.times.characteristic import characteristic_time, characteristic_time_published
 from streamscalar.numerics.times.decorrelation import decorrelation_time, decorrelation_time_published
 from streamscalar.types import REFERENCE, Estimate, Regime, Status, json_float

@@ -9,16 +9,9 @@ from numpy.typing import NDArray
 
 from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.numerics.asymptotic.spacings import (
-    LEAST_SPACINGS,
-    SpacingFits,
-    SpacingNull,
-    collapse,
-    differs_from_iid,
-    fit_spacings,
-    rescaled_spacings,
-    spacing_null,
-)
+from streamscalar.numerics.asymptotic.collapse import collapse
+from streamscalar.numerics.asymptotic.independent_draws import SpacingNull, differs_from_iid, spacing_null
+from streamscalar.numerics.asymptotic.spacings import LEAST_SPACINGS, SpacingFits, fit_spacings, rescaled_spacings
 from streamscalar.types import Estimate, Status, json_float
 
 USABLE = (Status.OK, Status.DRIFTING)

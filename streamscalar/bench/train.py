@@ -1,4 +1,4 @@
-"""Training: the ensemble against a tight loop over replicas, and against the peak of matrix products."""
+"""Benchmark `train`: all replicas in one batch, compared with a loop over replicas and with peak arithmetic speed."""
 
 import statistics
 import time
@@ -13,7 +13,8 @@ from streamscalar.bench.figures import Figure
 from streamscalar.config.models import ModelSection
 from streamscalar.training.data import Data
 from streamscalar.training.ensemble import pinned_threads
-from streamscalar.training.problems import Perceptron, Product
+from streamscalar.training.perceptron import Perceptron
+from streamscalar.training.problem import Product
 
 N_SAMPLES, N_FEATURES, N_HIDDEN, N_CLASSES = 2000, 784, 64, 10
 REPLICAS = (1, 6, 26)
@@ -52,7 +53,7 @@ def bench_train() -> list[Figure]:
 
 
 class _TightLoop:
-    """One replica after the other with hand-written gradients: what a careful user would write."""
+    """The baseline: one replica after another with hand-written gradients, as a careful user would write it."""
 
     def __init__(self, x: NDArray[np.float64], y: NDArray[np.int64]) -> None:
         self._x = torch.tensor(x)
@@ -73,7 +74,7 @@ class _TightLoop:
 
 
 def _side_by_side(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Return the median seconds of both, taken in turns."""
+    """Return the median seconds of both calls, measured alternately."""
     times: tuple[list[float], list[float]] = ([], [])
     first(), second()
     for _ in range(N_REPEATS):
@@ -85,7 +86,7 @@ def _side_by_side(first: Callable[[], object], second: Callable[[], object]) -> 
 
 
 def _gemm_peak(n: int = 1536) -> float:
-    """Return FLOP/s of a large square product."""
+    """Return the FLOP/s of a large square matrix product."""
     a, b = torch.rand(n, n, dtype=torch.float64), torch.rand(n, n, dtype=torch.float64)
     a_s, b_s = _side_by_side(lambda: a @ b, lambda: b @ a)
     return 2 * n**3 / min(a_s, b_s)

@@ -1,9 +1,8 @@
-"""What the commands print."""
+"""Output of the commands: tables, JSON documents and notes."""
 
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.types import Estimate, Regime, Status
+from streamscalar.types import Regime, Status
 
 if TYPE_CHECKING:
     from streamscalar.analysis.claims import ClaimResult
@@ -46,18 +45,18 @@ def document(data: Any) -> None:
 
 
 def price(prepared: "Prepared") -> None:
-    """Print what a run will cost, and what its file system does not promise, on stderr."""
-    from streamscalar.store import filesystem_of, is_url
+    """Print the expected size and time of an experiment on stderr, and a warning about its file system if any."""
+    from streamscalar.store import medium_of, place
 
     cost = prepared.cost
     sys.stderr.write(
-        f"{cost.n_runs} runs, {cost.n_rows:,} rows of {_bytes(cost.row_bytes)}; {_bytes(cost.kept_bytes)} of weights "
-        f"stay, at most {_bytes(cost.peak_bytes)} at once, before compression; "
-        f"about {prepared.seconds:.0f} s of training, {prepared.n_concurrent} at a time\n"
+        f"{cost.n_runs} runs, {cost.n_rows:,} rows of {_bytes(cost.row_bytes)}; weights before compression: "
+        f"{_bytes(cost.kept_bytes)} kept, {_bytes(cost.peak_bytes)} at most; "
+        f"about {prepared.seconds:.0f} s of training, {prepared.n_concurrent} trainers at a time\n"
     )
-    store = prepared.config.store_path
-    if not is_url(store) and (promise := filesystem_of(Path(store)).promise):
-        sys.stderr.write(f"{promise}\n")
+    root = place(prepared.config.store_path)
+    if warning := medium_of(root).warning(root):
+        sys.stderr.write(f"{warning}\n")
 
 
 def _bytes(n: float) -> str:
@@ -86,23 +85,19 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
             f"{setting.learning_rate:g}",
             *([f"{setting.epsilon:g}"] if has_ladder else []),
             f"[{COLOURS[setting.regime]}]{setting.regime}[/]",
-            *(_estimate(setting.estimates[key]) for key in COLUMNS),
+            *(interval(setting.estimates[key].to_json()) for key in COLUMNS),
         )
     console = Console()
     console.print(grid)
     console.print(
-        "Exponents are per step; the interval is over initial conditions.",
+        "Exponents are per step; confidence intervals are over initial conditions.",
         style="dim",
         markup=False,
     )
 
 
-def _estimate(estimate: Estimate) -> str:
-    return interval(estimate.to_json())
-
-
 def interval(estimate: Mapping[str, Any]) -> str:
-    """Return an estimate as its documents hold it in a few characters: value and interval, or why there is none."""
+    """Return an estimate (a document of `Estimate.to_json`) as short text: value and interval, or its status."""
     value, low, high = (None if estimate[name] is None else float(estimate[name]) for name in ("value", "low", "high"))
     if value is None:
         status = Status(estimate["status"])
@@ -116,7 +111,7 @@ def interval(estimate: Mapping[str, Any]) -> str:
 
 
 def claims(judged: "list[ClaimResult]", *, as_json: bool) -> None:
-    """Print what became of each claim."""
+    """Print the verdict on each claim."""
     if as_json:
         document({"schema": 1, "claims": [claim.to_json() for claim in judged]})
         return
@@ -129,26 +124,27 @@ def claims(judged: "list[ClaimResult]", *, as_json: bool) -> None:
 
 
 def next_steps(store: str) -> None:
-    """Print what to type after the demo."""
+    """Print commands to try after the demo."""
     typer.echo(
         "\nNext:\n"
-        f"  streamscalar show {store} lr2.5_ic0      everything about one run\n"
-        f"  streamscalar analyze {store} --json      all numbers, with intervals and statuses\n"
+        f"  streamscalar show {store} lr2.5_ic0      setting and estimates of a run\n"
+        f"  streamscalar analyze {store} --json      all estimates as JSON\n"
         "  streamscalar config show digits-sweep > my.yaml; streamscalar run my.yaml\n"
     )
 
 
 def listing(where: str, *, as_json: bool) -> None:
-    """Print the experiments below a folder, or the runs of a store."""
+    """Print the experiments in a folder, or the runs of a store."""
     import streamscalar
-    from streamscalar.store import Store, place
+    from streamscalar.store import Store, medium_of, place
 
-    path = place(where)
-    if isinstance(path, Path) and not path.is_dir():
-        raise BadCall(str(path), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
-    if isinstance(path, Path) and not (path / "zarr.json").exists():
-        stores = sorted(p.parent for p in path.glob("*/zarr.json"))
-        rows = [{"store": str(p), "runs": len(Store.open(p).run_ids())} for p in stores]
+    root = place(where)
+    medium = medium_of(root)
+    if not medium.is_there(root):
+        raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
+    if not (root / "zarr.json").exists():
+        stores = medium.stores_below(root)
+        rows = [{"store": str(path), "runs": len(Store.open(path).run_ids())} for path in stores]
     else:
         rows = []
         for run in streamscalar.open(where).runs.values():
@@ -188,7 +184,7 @@ def details(path: str, run_id: str | None, *, as_json: bool) -> None:
 
 
 def verification(path: str, *, as_json: bool, quiet: bool) -> None:
-    """Print the findings of a verification; raise where there are any."""
+    """Print the damage that a verification finds; raise if there is any."""
     from streamscalar.store import Store, verify
 
     store = Store.open(path)

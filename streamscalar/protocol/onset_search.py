@@ -165,20 +165,20 @@ class OnsetResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbeRates:
     """Train at these rates, and report each by a `RateProbed`."""
 
     learning_rates: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class FinishSearch:
     """The search is over."""
 
     result: OnsetResult
 
 
-Instruction = Probe | Finish
+SearchInstruction = ProbeRates | FinishSearch
 
 
 class OnsetSearch:
@@ -257,11 +257,11 @@ class OnsetSearch:
         self._probes: dict[float, RateProbed] = {}
         self._outstanding: set[float] = set()
 
-    def start(self) -> Probe:
+    def start(self) -> ProbeRates:
         """Return the first grid."""
         return self._probe([_rounded(self._low * self._ratio**index) for index in range(N_COARSE)])
 
-    def handle(self, event: RateProbed) -> list[Instruction]:
+    def handle(self, event: RateProbed) -> list[SearchInstruction]:
         """Return what to do after `event`: nothing while other rates of the stage are awaited."""
         if event.learning_rate not in self._outstanding:
             raise BadCall("learning_rate", "must be one that was asked for", f"{event.learning_rate:g}")
@@ -276,11 +276,11 @@ class OnsetSearch:
         fits = self._spent + len(wanted) * self._steps_per_rate <= self._budget
         if wanted and fits:
             return [self._probe(wanted)]
-        return [Finish(self._result(onset_is_open=onset is not None, ran_out=bool(wanted)))]
+        return [FinishSearch(self._result(onset_is_open=onset is not None, ran_out=bool(wanted)))]
 
-    def _probe(self, rates: Sequence[float]) -> Probe:
+    def _probe(self, rates: Sequence[float]) -> ProbeRates:
         self._outstanding = set(rates)
-        return Probe(tuple(sorted(rates)))
+        return ProbeRates(tuple(sorted(rates)))
 
     @property
     def _spent(self) -> int:

@@ -91,7 +91,7 @@ class PackCancelled:
     pack_id: str
 
 
-Event = (
+ScheduleEvent = (
     TrainingFinished
     | TrainingStopped
     | PackFinalised
@@ -241,7 +241,7 @@ class Schedule:
                 instructions.append(StartTraining(pack_id))
         return instructions
 
-    def handle(self, event: Event) -> list[Instruction]:
+    def handle(self, event: ScheduleEvent) -> list[Instruction]:
         """Return what to do after `event`."""
         match event:
             case TrainingFinished(pack_id):

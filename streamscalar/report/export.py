@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from streamscalar.experiment import DISTANCES, Experiment, Run
-from streamscalar.store.media.objects import ObjectPath, Place
+from streamscalar.experiment import Experiment, Run
+from streamscalar.store import Place, medium_of
+from streamscalar.types import DISTANCES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ def export(experiment: Experiment, folder: Place, form: Format) -> list[Place]:
     import pandas as pd
 
     table = experiment.analyze()
-    folder.mkdir(parents=True, exist_ok=True)
+    medium_of(folder).make_folder(folder)
     series = [run_frame(run) for run in experiment.runs.values()]
     frames = {
         "settings": table.to_pandas(),
@@ -52,13 +53,6 @@ def run_frame(run: Run) -> "pd.DataFrame":
 
 
 def _write(frame: "pd.DataFrame", path: Place, form: Format) -> Place:
-    if isinstance(path, ObjectPath):
-        path.write_bytes(frame.to_parquet(index=False) if form == "parquet" else frame.to_csv(index=False).encode())
-        return path
-    partial = path.with_name(path.name + ".partial")
-    if form == "parquet":
-        frame.to_parquet(partial, index=False)
-    else:
-        frame.to_csv(partial, index=False)
-    partial.replace(path)
+    data = frame.to_parquet(index=False) if form == "parquet" else frame.to_csv(index=False).encode()
+    medium_of(path).write(path, data)
     return path

@@ -17,7 +17,7 @@ from streamscalar.report.figures.divergence_curves import MOST_CURVES
 from streamscalar.report.phrases import counted
 from streamscalar.report.tables import claims_table, laws_table, methods_table, settings_table
 from streamscalar.report.words import conclusions
-from streamscalar.store.media.objects import ObjectPath, Place
+from streamscalar.store import Place, medium_of
 
 REGIME_STYLE = "".join(f".{regime}{{color:{colour};font-weight:600}}" for regime, colour in COLOURS.items())
 STYLE = f"""
@@ -193,9 +193,4 @@ def _section(title: str, drawing: Drawing) -> str:
 
 
 def _replace(path: Place, text: str) -> None:
-    if isinstance(path, ObjectPath):
-        path.write_bytes(text.encode())
-        return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
+    medium_of(path).write(path, text.encode())

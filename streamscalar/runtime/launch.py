@@ -1,34 +1,22 @@
 """From a config to a finished store: check, price, create, execute."""
 
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import streamscalar
 from streamscalar.config import Config, Cost, cost, load_config, plan_packs, plan_runs
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.experiment import Experiment
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.protocol.schedule import Phase
-from streamscalar.store import Store, segment_rows
-from streamscalar.store.media.objects import is_url
-from streamscalar.training.ensemble import (
-    check_twins,
-    initial_replicas,
-    pinned_threads,
-    resolve_device,
-)
-from streamscalar.training.problems import build_problem
-from streamscalar.workers.trainer import build_ensemble, pack_batches, run_layout
+from streamscalar.provenance import gather_provenance
+from streamscalar.store import Store, medium_of, place, segment_rows
+from streamscalar.training.ensemble import pinned_threads, resolve_device
+from streamscalar.training.setup import load_problem, set_up_pack
 
 COMPRESSED_SHARE = 0.9
 """Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs hardly shrink."""
@@ -82,20 +70,16 @@ def prepare(config: Config) -> Prepared:
     device = resolve_device(config.training.device if config.cluster.executor == "inline" else "auto")
     packs = plan_packs(config)
     with pinned_threads(config.training.n_threads):
-        problem = build_problem(config.task, config.model, getattr(torch, config.training.dtype), device)
-        layout = run_layout(problem, config)
-        weights_only = config.perturbation.weights_only
-        rows = np.concatenate([initial_replicas(problem, layout, p.epsilon, weights_only, p.seed) for p in packs[0]])
-        batches = pack_batches(problem, config, packs[0], device)
-        twins = check_twins(problem, rows[0], len(rows), device, batches)
-        ensemble = build_ensemble(problem, config, packs[0], layout, rows, twins.product, device)
+        setup = set_up_pack(config, packs[0], load_problem(config, device), device)
+        ensemble = setup.ensemble()
         started = time.monotonic()
         for _ in range(2):
             ensemble.metrics()
             ensemble.step()
         seconds_per_step = (time.monotonic() - started) / 2
     n_concurrent = _n_concurrent(config, len(packs))
-    row_bytes = layout.n_replicas * layout.n_parameters * rows.itemsize
+    layout = setup.layout
+    row_bytes = layout.n_replicas * layout.n_parameters * np.dtype(layout.dtype).itemsize
     price = cost(
         config,
         layout.n_parameters,
@@ -103,8 +87,10 @@ def prepare(config: Config) -> Prepared:
         n_concurrent,
     )
     _check_room(config, price)
+    # Versions of the driver; `streamscalar doctor` compares them with those of the nodes.
+    provenance = gather_provenance(device.type, config.training.n_threads, further_packages=("ray",), with_git=True)
     seconds = seconds_per_step * config.training.n_steps * len(packs) / n_concurrent
-    return Prepared(config, price, seconds, n_concurrent, _provenance(device.type, config))
+    return Prepared(config, price, seconds, n_concurrent, provenance)
 
 
 def _n_concurrent(config: Config, n_packs: int) -> int:
@@ -124,17 +110,10 @@ def _check_room(config: Config, price: Cost) -> None:
             "Raise it, or set recording.retain to none",
             Kind.CONFIG,
         )
-    if is_url(config.store_path):
-        return
-    folder = next(
-        p for p in [Path(config.store_path).absolute(), *Path(config.store_path).absolute().parents] if p.exists()
-    )
-    if not folder.is_dir():
-        return
-    space = os.statvfs(folder)
-    free = space.f_bavail * space.f_frsize
+    root = place(config.store_path)
+    free = medium_of(root).free_bytes(root)
     needed = int(price.peak_bytes * COMPRESSED_SHARE)
-    if needed > free:
+    if free is not None and needed > free:
         raise BadCall(
             f"store.url {config.store_path}",
             f"must lie on a disk with about {needed:,} free bytes",
@@ -142,24 +121,6 @@ def _check_room(config: Config, price: Cost) -> None:
             "Set recording.retain to none, record less often (recording.every_n_steps), or use another disk",
             Kind.STORE_FULL,
         )
-
-
-def _provenance(device: str, config: Config) -> dict[str, Any]:
-    packages = ("numpy", "scipy", "torch", "zarr", "ray")
-    facts: dict[str, Any] = {
-        "streamscalar": streamscalar.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": {name: version(name) for name in packages},
-        "device": device,
-        "n_threads": config.training.n_threads,
-    }
-    try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5)
-        facts["git_revision"] = git.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return facts
 
 
 def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda _: None) -> Experiment:
@@ -278,7 +239,7 @@ def attach(
         experiment = Experiment(opened)
         stored = set(opened.run_ids())
         planned = [plan.run_id for plan in plan_runs(experiment.config)]
-        if not all(run_id in stored and opened.reader(run_id).has_exact for run_id in planned):
+        if not all(run_id in stored and opened.reader(run_id).embedding.has_exact for run_id in planned):
             raise BadCall(
                 opened.url,
                 f"must be of an experiment that runs on {address}",

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 from streamscalar.config import Config, plan_runs
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.protocol.onset_search import Instruction, OnsetResult, OnsetSearch, Probe, RateProbed
+from streamscalar.protocol.onset_search import OnsetResult, OnsetSearch, ProbeRates, RateProbed, SearchInstruction
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.runtime.launch import execute, prepare
-from streamscalar.store import ObjectPath, Place
-from streamscalar.store.media.files import storage_errors, write_durable
+from streamscalar.store import Place, medium_of
+from streamscalar.store.media.files import storage_errors
 from streamscalar.training.batches import build_batches
-from streamscalar.training.ensemble import pinned_threads, resolve_device
+from streamscalar.training.ensemble import initial_reference, pinned_threads, resolve_device
 from streamscalar.training.optimizers import build_optimizer
-from streamscalar.training.problems import Evaluation, Product, build_problem
+from streamscalar.training.problem import Evaluation, Product
+from streamscalar.training.setup import load_problem
 from streamscalar.types import Estimate, Status
 
 RESULT_FILE = "onset.json"
@@ -82,9 +83,9 @@ def find_onset(
     _check(config, store_root)
     steps_per_rate = config.experiment.n_initial_conditions * config.training.n_steps
     search = OnsetSearch(low, high, steps_per_rate=steps_per_rate, budget_steps=budget_steps, tolerance=tolerance)
-    instructions: list[Instruction] = [search.start()]
+    instructions: list[SearchInstruction] = [search.start()]
     with _one_cluster(config):
-        while isinstance(newest := instructions[-1], Probe):
+        while isinstance(newest := instructions[-1], ProbeRates):
             store = store_root / f"stage-{len(instructions) - 1}"
             for probed in _probe(_stage_config(config, newest.learning_rates, store), on_snapshot):
                 instructions += search.handle(probed)
@@ -174,11 +175,8 @@ def _probe(config: Config, on_snapshot: Callable[[Snapshot], None]) -> list[Rate
 
 def _write(path: Place, document: dict[str, Any]) -> None:
     data = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
-    if isinstance(path, ObjectPath):
-        path.write_bytes(data)
-        return
     with storage_errors(path):
-        write_durable(path, data)
+        medium_of(path).write(path, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,11 +238,10 @@ def _sweep(config: Config, rates: NDArray[np.float64]) -> tuple[NDArray[np.float
     """
     training = config.training
     device = resolve_device(training.device)
-    problem = build_problem(config.task, config.model, getattr(torch, training.dtype), device)
+    problem = load_problem(config, device)
     optimizer = build_optimizer(training)
     first = plan_runs(config)[0]
-    stream = np.random.SeedSequence(first.seed).spawn(2)[0]
-    start = problem.initial(np.random.default_rng(stream)).astype(training.dtype)
+    start = initial_reference(problem, training.dtype, first.seed)
     weights = torch.tensor(start, device=device)[None]
     state = tuple(torch.zeros_like(weights) for _ in optimizer.state_names)
     batches = build_batches(training, problem.n_train, [first.seed], 1, device)

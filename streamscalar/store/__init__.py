@@ -3,7 +3,9 @@
 from streamscalar.store.digest import run_digest
 from streamscalar.store.embedding_writer import EmbeddingWriter
 from streamscalar.store.media.filesystem import Filesystem, filesystem_of, locks_work
-from streamscalar.store.media.objects import ObjectPath, Place, Unreachable, is_url, place
+from streamscalar.store.media.medium import Medium
+from streamscalar.store.media.objects import ObjectPath, Place, Unreachable
+from streamscalar.store.media.opening import medium_of, place
 from streamscalar.store.reader import KeyFrame, RunReader
 from streamscalar.store.root import Store
 from streamscalar.store.schema import SCHEMA_VERSION, segment_rows
@@ -18,6 +20,7 @@ __all__ = [
     "Finding",
     "Fsync",
     "KeyFrame",
+    "Medium",
     "ObjectPath",
     "Place",
     "RunReader",
@@ -25,8 +28,8 @@ __all__ = [
     "Unreachable",
     "WeightsWriter",
     "filesystem_of",
-    "is_url",
     "locks_work",
+    "medium_of",
     "place",
     "run_digest",
     "segment_rows",

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from streamscalar.store.media.files import json_bytes, plain
 from streamscalar.store.reader import RunReader
-from streamscalar.store.schema import DISTANCES
+from streamscalar.types import DISTANCES
 
 
 def run_digest(reader: RunReader) -> bytes:
@@ -18,16 +18,16 @@ def run_digest(reader: RunReader) -> bytes:
     spec = reader.spec.to_json()
     counted = {key: spec[key] for key in ("run_id", "setting", "seed", "layers", "dtype", "n_perturbed", "has_control")}
     total = hashlib.sha256(json_bytes(plain(counted)))
-    live = reader.live_scores()
-    exact = reader.exact_arrays()
+    live = reader.embedding.live_scores()
+    exact = reader.embedding.exact_arrays()
     series: dict[str, NDArray[np.generic]] = {
         "steps": reader.steps(),
         "sha256": reader.row_sha256(),
         "live": live,
         **{f"metrics/{name}": reader.metrics(name) for name in reader.metric_names},
-        **{f"divergence/{name}": reader.divergence(name) for name in DISTANCES},
-        "divergence/pairs": reader.pairs(),
-        "increments": reader.increments(),
+        **{f"divergence/{name}": reader.embedding.divergence(name) for name in DISTANCES},
+        "divergence/pairs": reader.embedding.pairs(),
+        "increments": reader.embedding.increments(),
         **{f"exact/{name}": values for name, values in exact.items()},
     }
     for name in sorted(series):

@@ -13,7 +13,8 @@ from streamscalar.store.format.arrays import StoredArray
 from streamscalar.store.format.packing import unpack
 from streamscalar.store.media.files import read_group
 from streamscalar.store.media.objects import Place
-from streamscalar.store.schema import DISTANCES, RunFiles
+from streamscalar.store.schema import RunFiles
+from streamscalar.types import DISTANCES
 
 BASIS_ARRAYS = ("version", "first_row", "rotation", "shift", "singular_values", "total_variance")
 """Arrays of `embedding/bases`, one entry per basis version."""
@@ -44,15 +45,15 @@ class Scores:
     exact: bool
 
 
-class EmbeddingView:
-    """What `RunReader` knows about the embedding stream.
+class EmbeddingReader:
+    """Reads the embedding stream of one run; every call returns the newest state.
 
     Parameters
     ----------
     files
-        Paths of the run.
+        Parts of the run.
     prefix
-        Reads the first rows of a small array, given its path in the run.
+        Reads the first rows of a small array, given its path in the run and their number.
     """
 
     def __init__(self, files: RunFiles[Place], prefix: Callable[[str, int], NDArray[Any]]) -> None:
@@ -61,7 +62,7 @@ class EmbeddingView:
 
     @property
     def n_rows(self) -> int:
-        """Published rows."""
+        """Rows with live scores and distances."""
         return int(self._attributes()["length"])
 
     @property
@@ -76,11 +77,11 @@ class EmbeddingView:
 
     @property
     def retained_from(self) -> int:
-        """First row whose weights are kept."""
+        """First row whose weights are kept; 0 unless retention dropped some."""
         return int(self._attributes()["retained_from"])
 
     def scores(self) -> Scores:
-        """Return the exact coordinates, or the live ones in the newest basis."""
+        """Return the exact coordinates if they are there, else the live ones in the newest basis."""
         attributes = self._attributes()
         bases = self._bases(attributes)
         if attributes["exact"]:
@@ -90,11 +91,11 @@ class EmbeddingView:
         values = self._live(attributes, bases, len(bases["version"]) - 1)
         return Scores(values, _versions(bases, len(values)), exact=False)
 
-    def live_scores(self, basis: str | int) -> NDArray[np.float64]:
-        """Return all live coordinates in one basis version.
+    def live_scores(self, basis: str | int = "newest") -> NDArray[np.float64]:
+        """Return live coordinates of all embedded rows in one basis version, shape (n, R, K).
 
-        Rows of older versions are carried forwards by `z' = rotation z + shift`, rows of newer ones backwards by
-        `z = rotation^T (z' - shift)`, which loses what lies outside the older basis.
+        Rows of older versions are mapped forwards by `z' = rotation z + shift`, rows of newer ones backwards by
+        `z = rotation^T (z' - shift)`, which loses the part outside the older basis.
         """
         attributes = self._attributes()
         bases = self._bases(attributes)
@@ -106,8 +107,11 @@ class EmbeddingView:
             raise BadCall("basis", f"must be `newest` or a version: {known}", got=str(basis), kind=Kind.DATA)
         return self._live(attributes, bases, int(found[0]))
 
-    def divergence(self, name: str, *, live: bool) -> NDArray[np.float64]:
-        """Return one separation from the reference; `live` keeps the live embedded one beside an exact one."""
+    def divergence(self, name: str, *, live: bool = False) -> NDArray[np.float64]:
+        """Return a separation from the reference, shape (n, R): `l1`, `rms`, or with a sign `random` or `embedded`.
+
+        `embedded` is that of the exact solution once it is there, and the live one until then or with `live`.
+        """
         if name not in DISTANCES:
             raise BadCall("distance", f"must be one of {', '.join(DISTANCES)}", got=name, kind=Kind.DATA)
         attributes = self._attributes()
@@ -115,16 +119,20 @@ class EmbeddingView:
             return self._exact("separation")
         return self._prefix(f"divergence/{name}", attributes["length"])
 
-    def block_array(self, name: str) -> NDArray[np.float64]:
-        """Return one of `BLOCK_ARRAYS`."""
-        return self._prefix(name, self.n_rows)
+    def pairs(self) -> NDArray[np.float64]:
+        """Return the L1 distances of all pairs of reference and perturbed replicas, shape (n, M (M + 1) / 2)."""
+        return self._prefix("divergence/pairs", self.n_rows)
+
+    def increments(self) -> NDArray[np.float64]:
+        """Return the products of the moves since the row before, over P, shape (n, 1 + M, 1 + M); 0 at row 0."""
+        return self._prefix("embedding/increments", self.n_rows)
 
     def bases(self) -> dict[str, NDArray[Any]]:
-        """Return what is stored of every basis version."""
+        """Return the arrays of every basis version, stacked: see `EmbeddingWriter.publish`."""
         return self._bases(self._attributes())
 
     def live_state(self) -> dict[str, NDArray[Any]] | None:
-        """Return the restart state of the live embedding; `None` where there is none."""
+        """Return the restart state of the live embedding; `None` before its first block and once it is exact."""
         for _ in range(_ATTEMPTS):
             name = self._attributes()["checkpoint"]
             if not name:
@@ -132,20 +140,23 @@ class EmbeddingView:
             try:
                 return dict(unpack((self._files.embedding_log / name).read_bytes()))
             except FileNotFoundError:
-                # The next block brought the next one.
+                # The next block replaced it.
                 continue
         raise WorkFailed("embedding", "is published faster than it can be read", context=str(self._files.path))
 
     def exact_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays of the exact solution."""
+        """Return the exact solution: scores, separation, mean, components, singular values; empty if not there."""
         return {name: self._exact(name) for name in EXACT_ARRAYS} if self.has_exact else {}
 
     def exact_info(self) -> dict[str, Any]:
-        """Return what was said about the exact solution."""
+        """Return residual, passes and other facts of the exact solution; empty where it is not there."""
         return dict(self._attributes()["exact_info"])
 
-    def spectrum(self, n_rows: int | None) -> tuple[NDArray[np.float64], float] | None:
-        """Return singular values and total variance: of the exact solution, or of the live basis at `n_rows` rows."""
+    def spectrum(self, n_rows: int | None = None) -> tuple[NDArray[np.float64], float] | None:
+        """Return the leading singular values (K,) and the total variance; `None` before the first basis.
+
+        With `n_rows`, as the live embedding had them when that many rows were embedded.
+        """
         attributes = self._attributes()
         if attributes["exact"] and n_rows is None:
             return self._exact("singular_values"), float(attributes["exact_info"]["total_variance"])
@@ -153,17 +164,20 @@ class EmbeddingView:
         entry = self._basis_at(bases, self.n_rows if n_rows is None else n_rows)
         return None if entry < 0 else (bases["singular_values"][entry], float(bases["total_variance"][entry]))
 
-    def explained_variance(self, n_rows: int | None) -> float | None:
-        """Return the share of the first component: now, or as the live embedding had it at `n_rows` rows."""
+    def explained_variance(self, n_rows: int | None = None) -> float | None:
+        """Return the share of the variance along the first component; `None` while nothing varies.
+
+        `n_rows` as in `spectrum`.
+        """
         found = self.spectrum(n_rows)
         if found is None:
             return None
         leading, total = found
-        # Not `total <= 0`, which lets NaN through. A singular value squared may overflow where its share does not.
+        # Not `total <= 0`, which NaN passes. A squared singular value may overflow where its share does not.
         return (float(leading[0]) / math.sqrt(total)) ** 2 if 0 < total < math.inf else None
 
     def live_scores_at(self, n_rows: int) -> NDArray[np.float64]:
-        """Return the live coordinates as they were when `n_rows` rows had been embedded, in the basis of that time."""
+        """Return live coordinates of the first `n_rows` embedded rows, in the basis of that time: (n_rows, R, K)."""
         attributes = self._attributes()
         bases = self._bases(attributes)
         return self._live(attributes, bases, self._basis_at(bases, n_rows), n_rows)
@@ -179,7 +193,7 @@ class EmbeddingView:
         return {name: self._prefix(f"embedding/bases/{name}", attributes["n_bases"]) for name in BASIS_ARRAYS}
 
     def _exact(self, name: str) -> NDArray[Any]:
-        array = StoredArray.load(self._files.embedding / "exact" / name)
+        array = StoredArray.load(self._files.embedding / "exact" / name, self._files.medium)
         return array.read(0, array.document["shape"][0])
 
     def _live(

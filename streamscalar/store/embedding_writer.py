@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import WorkFailed
 from streamscalar.store.embedding_reader import BASIS_ARRAYS, EXACT_ARRAYS
-from streamscalar.store.format.arrays import StoredArray, series_document, sharded
+from streamscalar.store.format.arrays import StoredArray, series_document, stored_document
 from streamscalar.store.format.packing import pack, unpack
 from streamscalar.store.media.files import read_group, waiting
-from streamscalar.store.media.objects import ObjectPath, Place, remove
+from streamscalar.store.media.objects import Place
 from streamscalar.store.media.publication import Publication
 from streamscalar.store.schema import BLOCK_ARRAYS, RunFiles
-from streamscalar.store.streams import open_stream
 from streamscalar.store.wal import Fsync
 
 
@@ -43,8 +42,9 @@ class EmbeddingWriter:
         self._files: RunFiles[Place] = RunFiles(path)
         self._spec = self._files.spec()
         self._context = f"run {self._spec.run_id}"
+        self._medium = self._files.medium
         log = self._files.embedding_log
-        self._stream = open_stream(self._files.embedding, None if isinstance(log, ObjectPath) else log, self._context)
+        self._stream = self._medium.open_stream(self._files.embedding, log, None, self._context)
         self.attempt: int = self._stream.attempt
         self._arrays: dict[str, StoredArray] = {}
         self._attributes = self._stream.attributes()
@@ -95,8 +95,7 @@ class EmbeddingWriter:
             raise WorkFailed("embedding", f"needs row {self.n_rows} next", f"row {first_row}", context=self._context)
         n_bases = self._attributes["n_bases"]
         log = self._files.embedding_log
-        # In a bucket under a name of this attempt's own: there is no lock to hold while it is put.
-        name = f"checkpoint-{length}-{self.attempt}" if isinstance(log, ObjectPath) else f"checkpoint-{length}"
+        name = self._stream.own_name(f"checkpoint-{length}")
         with self._publication() as publication:
             for key in BLOCK_ARRAYS:
                 publication.put(self._array(key), first_row, rows[key])
@@ -118,15 +117,11 @@ class EmbeddingWriter:
         """Make the exact solution visible: scores (N, R, K), separation (N, R), mean (P,), components (K, P)."""
         arrays = dict(zip(EXACT_ARRAYS, (scores, separation, mean, components, singular_values), strict=True))
         folder = self._files.embedding / "exact"
-        for name in arrays:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        self._stream.make_group(folder)
+        self._stream.make_group(folder, arrays)
         with self._publication() as publication:
             for name, values in arrays.items():
                 document = series_document(values.shape[1:], "float64", max(1, len(values)))
-                if isinstance(folder, ObjectPath):
-                    document = sharded(document)
-                array = StoredArray(folder / name, document)
+                array = StoredArray(folder / name, stored_document(document, self._medium), self._medium)
                 publication.put(array, 0, values)
                 publication.end(array, len(values))
             for key in (*BLOCK_ARRAYS, *(f"embedding/bases/{key}" for key in BASIS_ARRAYS)):
@@ -150,12 +145,7 @@ class EmbeddingWriter:
         deltas, keyframes = self._array("weights/deltas"), self._array("weights/keyframes")
         n_spans = -(-length // span) if keep_segments == 0 else kept_from // span
         for array, n_rows in ((deltas, kept_from), (keyframes, n_spans)):
-            paths = [array.path / name for name in array.files(0, n_rows)]
-            if isinstance(array.path, ObjectPath):
-                remove(path for path in paths if isinstance(path, ObjectPath))
-                continue
-            for path in paths:
-                path.unlink(missing_ok=True)
+            self._medium.remove(array.path / name for name in array.files(0, n_rows))
 
     @contextmanager
     def _publication(self) -> Iterator[Publication]:
@@ -171,5 +161,5 @@ class EmbeddingWriter:
 
     def _array(self, name: str) -> StoredArray:
         if name not in self._arrays:
-            self._arrays[name] = StoredArray.load(self._files.path / name)
+            self._arrays[name] = StoredArray.load(self._files.path / name, self._medium)
         return self._arrays[name]

@@ -1,8 +1,8 @@
 """Read a run while it is written, after it died, or years later: never a row that was not acknowledged.
 
 Rows are the published ones followed by the valid frames of the write-ahead log. A sealed segment moves from the log
-to the arrays: length first, deletion afterwards. So what was read between two equal lengths is consistent, and where
-the length has moved on meanwhile the reader looks again.
+to the arrays: first the length grows, then the frames are deleted. What is read between two equal lengths is therefore
+consistent; where the length has grown meanwhile, the reader reads again.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.config import RunSetting
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.store.embedding_reader import EmbeddingView, Scores
+from streamscalar.store.embedding_reader import EmbeddingReader
 from streamscalar.store.format.arrays import StoredArray
 from streamscalar.store.format.codec import Integers, decode, encode, from_ordered, ordered
 from streamscalar.store.media.files import read_group
-from streamscalar.store.media.objects import ObjectPath, Place
+from streamscalar.store.media.objects import Place
 from streamscalar.store.schema import RunFiles, RunSpec
 from streamscalar.store.wal import Frame, LogReader
 from streamscalar.types import Layout
@@ -28,7 +29,7 @@ _ATTEMPTS = 100
 
 @dataclass(frozen=True)
 class KeyFrame:
-    """All that is needed to go on from one row.
+    """Everything needed to continue from one row.
 
     Attributes
     ----------
@@ -70,16 +71,16 @@ class _Rows:
 
 
 class RunReader:
-    """Everything stored about one run; every call answers from the newest state.
+    """Reads everything stored about one run; every call returns the newest state.
 
-    Small series are remembered, as published rows never change; weights are not.
+    Small series are cached, as published rows never change; weights are not.
 
     Parameters
     ----------
     path
-        Directory of the run, or its prefix in a bucket: there only published rows are to be read.
+        Folder of the run, or its prefix in a bucket, where only published rows can be read.
     hash_weights
-        Whether to hash the weights of rows that are in the log alone before counting them; see `LogReader`.
+        Whether to verify the hash of the weights of rows that only the log has; see `LogReader`.
 
     Attributes
     ----------
@@ -92,11 +93,13 @@ class RunReader:
     seed : int
         Seed of its initial condition.
     n_planned : int or None
-        Rows that the run is to have; `None` where nobody knows.
+        Planned rows; `None` where the number is unknown.
     metric_names : tuple of str
         Names that `metrics` takes.
     segment_rows : int
         Rows per segment, the unit of publication.
+    embedding : EmbeddingReader
+        Reader of the embedding stream.
     """
 
     def __init__(self, path: Place, *, hash_weights: bool = True) -> None:
@@ -104,19 +107,19 @@ class RunReader:
         self.spec: RunSpec = self._files.spec()
         self.run_id: str = self.spec.run_id
         self.layout: Layout = self.spec.layout
-        self.setting: dict[str, Any] = self.spec.setting
+        self.setting: RunSetting = self.spec.setting
         self.seed: int = self.spec.seed
         self.n_planned: int | None = self.spec.n_planned
         self.metric_names: tuple[str, ...] = self.spec.metrics
         self.segment_rows: int = self.spec.segment_rows
         shape = len(self.metric_names), self.layout.n_replicas
-        log = self._files.weights_log
-        self._log = None if isinstance(log, ObjectPath) else LogReader(log, *shape, hash_weights=hash_weights)
+        log = self._files.medium.readable_log(self._files.weights_log)
+        self._log = None if log is None else LogReader(log, *shape, hash_weights=hash_weights)
         self._arrays: dict[str, StoredArray] = {}
         self._known: dict[str, NDArray[Any]] = {}
-        self._embedding = EmbeddingView(self._files, self._prefix)
+        self.embedding = EmbeddingReader(self._files, self._prefix)
 
-    # How far the streams are.
+    # Progress of the weights stream.
 
     @property
     def n_rows(self) -> int:
@@ -134,32 +137,12 @@ class RunReader:
         return bool(read_group(self._files.weights)["complete"])
 
     @property
-    def n_embedded(self) -> int:
-        """Rows with live scores and distances."""
-        return self._embedding.n_rows
-
-    @property
-    def n_bases(self) -> int:
-        """Versions of the live basis so far."""
-        return self._embedding.n_bases
-
-    @property
-    def has_exact(self) -> bool:
-        """Whether the exact solution is there."""
-        return self._embedding.has_exact
-
-    @property
-    def retained_from(self) -> int:
-        """First row whose weights are kept; 0 unless retention dropped some."""
-        return self._embedding.retained_from
-
-    @property
     def held_bytes(self) -> int:
-        """Bytes of the series that are remembered."""
+        """Bytes of the cached series."""
         return sum(values.nbytes for values in list(self._known.values()))
 
     def newest(self) -> Newest | None:
-        """Return the newest row without its weights, in a time that does not depend on the rows before."""
+        """Return the newest row without its weights, in a time independent of the number of rows."""
         rows = self._rows()
         if rows.frames:
             frame = rows.frames[-1]
@@ -286,69 +269,13 @@ class RunReader:
         k = attributes["n_keyframes"] - 1
         if at_most is not None:
             k = min(k, at_most // self.spec.keyframe_every)
-        if k < 0 or k * self.spec.keyframe_every < self.retained_from:
+        if k < 0 or k * self.spec.keyframe_every < self.embedding.retained_from:
             return None
         row = int(self._array("weights/keyframe_rows").read(k, k + 1)[0])
         step = int(self._prefix("weights/steps", attributes["length"])[row])
         names = attributes["state"]
         state = {name: self._array(f"weights/state/{name}").read(k, k + 1)[0] for name in names}
         return KeyFrame(row, step, self._array("weights/keyframes").read(k, k + 1)[0], state)
-
-    # Embedding.
-
-    def scores(self) -> Scores:
-        """Return the exact coordinates if they are there, else the live ones in the newest basis."""
-        return self._embedding.scores()
-
-    def live_scores(self, basis: str | int = "newest") -> NDArray[np.float64]:
-        """Return live coordinates of all embedded rows in one basis version, shape (n, R, K)."""
-        return self._embedding.live_scores(basis)
-
-    def live_scores_at(self, n_rows: int) -> NDArray[np.float64]:
-        """Return live coordinates of the first `n_rows` embedded rows, in the basis of that time: (n_rows, R, K)."""
-        return self._embedding.live_scores_at(n_rows)
-
-    def divergence(self, name: str, *, live: bool = False) -> NDArray[np.float64]:
-        """Return a separation from the reference, shape (n, R): `l1`, `rms`, or with a sign `random` or `embedded`.
-
-        `embedded` is the exact solution's once that is there, and the live one until then, or where `live` asks.
-        """
-        return self._embedding.divergence(name, live=live)
-
-    def pairs(self) -> NDArray[np.float64]:
-        """Return the L1 distances of all pairs of reference and perturbed replicas, shape (n, M (M + 1) / 2)."""
-        return self._embedding.block_array("divergence/pairs")
-
-    def increments(self) -> NDArray[np.float64]:
-        """Return the products of the moves since the row before, over P, shape (n, 1 + M, 1 + M); 0 at row 0."""
-        return self._embedding.block_array("embedding/increments")
-
-    def bases(self) -> dict[str, NDArray[Any]]:
-        """Return what is stored of every basis version, stacked: see `EmbeddingWriter.publish`."""
-        return self._embedding.bases()
-
-    def exact_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the exact solution: scores, separation, mean, components, singular values; empty if not there."""
-        return self._embedding.exact_arrays()
-
-    def live_state(self) -> dict[str, NDArray[Any]] | None:
-        """Return the restart state of the live embedding; `None` before its first block and once it is exact."""
-        return self._embedding.live_state()
-
-    def exact_info(self) -> dict[str, Any]:
-        """Return what was said about the exact solution (residual, passes, ...); empty where it is not there."""
-        return self._embedding.exact_info()
-
-    def explained_variance(self, n_rows: int | None = None) -> float | None:
-        """Return the share of the variance along the first component; `None` while nothing varies.
-
-        With `n_rows`, as the live embedding had it when that many rows were embedded.
-        """
-        return self._embedding.explained_variance(n_rows)
-
-    def spectrum(self, n_rows: int | None = None) -> tuple[NDArray[np.float64], float] | None:
-        """Return the leading singular values (K,) and the total variance; `n_rows` as in `explained_variance`."""
-        return self._embedding.spectrum(n_rows)
 
     def _rows(self) -> _Rows:
         for _ in range(_ATTEMPTS):
@@ -393,12 +320,12 @@ class RunReader:
             integers = decode(deltas, state, first_is_start=is_keyframe)
             if until > first:
                 begin = max(row, first)
-                # The last row is carried on as integers, so the caller gets its own floats.
+                # The last row is kept as integers, so the caller gets floats that it may change.
                 yield begin, from_ordered(integers[begin - row :], self.layout.dtype)
             state, is_keyframe, row = integers[-1], False, until
 
     def _read_kept(self, name: str, first: int, stop: int, row: int, inner: tuple[slice, ...] = ()) -> NDArray[Any]:
-        """Read entries that retention may remove meanwhile: it announces `row` as dropped before it deletes."""
+        """Read entries that retention may remove meanwhile: it marks `row` as dropped before it deletes."""
         try:
             values = self._array(name).read(first, stop, inner)
         except WorkFailed:
@@ -408,7 +335,7 @@ class RunReader:
         return values
 
     def _prefix(self, name: str, n_rows: int) -> NDArray[Any]:
-        """Return the first rows of a small array, reading those not seen before."""
+        """Return the first rows of a small array, reading only those that are not cached."""
         known = self._known.get(name)
         have = 0 if known is None else len(known)
         if known is None or have < n_rows:
@@ -420,7 +347,7 @@ class RunReader:
     def _array(self, name: str) -> StoredArray:
         array = self._arrays.get(name)
         if array is None:
-            array = self._arrays[name] = StoredArray.load(self._files.path / name)
+            array = self._arrays[name] = StoredArray.load(self._files.path / name, self._files.medium)
         return array
 
     def _checked_range(self, first: int, stop: int | None, n_rows: int) -> int:
@@ -433,7 +360,7 @@ class RunReader:
         return end
 
     def _require_retained(self, first: int, stop: int) -> None:
-        kept = self.retained_from
+        kept = self.embedding.retained_from
         if first < min(kept, stop):
             raise BadCall(
                 f"weights of rows {first} to {stop - 1}",

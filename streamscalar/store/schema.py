@@ -30,9 +30,12 @@ from typing import Any, Generic, Self, cast
 import numpy as np
 from typing_extensions import TypeVar
 
+from streamscalar.config import RunSetting
 from streamscalar.store.format.arrays import Codec, series_document, trajectory_document
+from streamscalar.store.media.medium import Medium
 from streamscalar.store.media.objects import Place
-from streamscalar.types import Layout
+from streamscalar.store.media.opening import medium_of
+from streamscalar.types import DISTANCES, Layout
 
 SCHEMA_VERSION = 1
 
@@ -73,7 +76,7 @@ class RunSpec:
     run_id
         Name, also of the directory.
     setting
-        What distinguishes the run, such as its learning rate, as JSON.
+        What distinguishes the run, such as its learning rate.
     seed
         Seed of its initial condition.
     layout
@@ -93,7 +96,7 @@ class RunSpec:
     """
 
     run_id: str
-    setting: dict[str, Any]
+    setting: RunSetting
     seed: int
     layout: Layout
     n_planned: int | None
@@ -117,7 +120,7 @@ class RunSpec:
         """Return the attributes of the run's group."""
         return {
             "run_id": self.run_id,
-            "setting": self.setting,
+            "setting": self.setting.to_json(),
             "seed": self.seed,
             **self.layout.to_json(),
             "n_planned": self.n_planned,
@@ -133,7 +136,7 @@ class RunSpec:
         """Inverse of `to_json`."""
         return cls(
             data["run_id"],
-            data["setting"],
+            RunSetting.model_validate(data["setting"]),
             data["seed"],
             Layout.from_json(data),
             data["n_planned"],
@@ -191,10 +194,6 @@ class RunSpec:
         return documents
 
 
-DISTANCES = ("l1", "rms", "random", "embedded")
-"""Separations of every replica from the reference. `random` and `embedded` lie along one direction and have a sign;
-`embedded` is the live one, until the exact solution replaces it."""
-
 BLOCK_ARRAYS = (
     "embedding/scores",
     *(f"divergence/{name}" for name in DISTANCES),
@@ -204,8 +203,52 @@ BLOCK_ARRAYS = (
 """What the embedder publishes of every row. `pairs` are L1 distances between all pairs of reference and perturbed
 replicas, (0, 1), (0, 2)...; `increments` the products of their moves since the row before, over P."""
 
+LOGS = ("wal/weights", "wal/embedding")
+"""Folders of a run for locks, write-ahead files and restart state."""
+
 GROUPS = ("weights/state", "metrics", "embedding/bases", "divergence")
 """Groups without attributes of their own."""
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "weights/deltas": "Change of every weight since the row before, as a zigzag integer of its bits; zeros in row 0.",
+    "weights/keyframes": "All weights at a key frame, as floats; one entry per key frame.",
+    "weights/keyframe_rows": "Row of each key frame.",
+    "weights/steps": "Training step of each row.",
+    "weights/sha256": "SHA-256 of the little-endian weights of each row.",
+    "embedding/scores": "Live coordinates, each row in the basis of its own block.",
+    "embedding/increments": "Products of the moves of reference and perturbed replicas since the row before, over P.",
+    "embedding/bases/version": "Version of the live basis; one entry per block.",
+    "embedding/bases/first_row": "First row of the block that made the version.",
+    "embedding/bases/rotation": "Rotation from the coordinates of the version before to this one.",
+    "embedding/bases/shift": "Shift that is added after the rotation.",
+    "embedding/bases/singular_values": "Singular values of the centred snapshots over the root of P.",
+    "embedding/bases/total_variance": "Total variance of the snapshots, in all directions.",
+    "divergence/l1": "Sum of absolute differences of all parameters from the reference.",
+    "divergence/rms": "Euclidean distance from the reference over the root of P.",
+    "divergence/random": "Signed separation from the reference along one random direction, as a control.",
+    "divergence/embedded": "Signed separation from the reference along the scalar of the live basis.",
+    "divergence/pairs": "L1 distance of each pair of reference and perturbed replicas: (0, 1), (0, 2), ...",
+    "metrics/<name>": "One metric of each replica, such as the loss.",
+    "weights/state/<name>": "One array of the optimiser's state; one entry per key frame.",
+    "embedding/exact/scores": "Exact coordinates (N, R, K).",
+    "embedding/exact/separation": "Signed separation from the reference along the exact scalar (N, R).",
+    "embedding/exact/mean": "Mean of the snapshots (P); empty for embeddings that have no directions.",
+    "embedding/exact/components": "Directions of the coordinates (K, P); empty likewise.",
+    "embedding/exact/singular_values": "Singular values of the directions (K).",
+    "weights.length": "Rows that readers may use; the arrays may hold more for a moment.",
+    "weights.complete": "Whether no row will follow.",
+    "weights.n_keyframes": "Number of key frames.",
+    "weights.state": "Names of the arrays of the optimiser's state.",
+    "weights.attempt": "Number of the newest writer of the weights; older ones may no longer write.",
+    "embedding.length": "Embedded rows that readers may use.",
+    "embedding.n_bases": "Number of versions of the live basis.",
+    "embedding.checkpoint": "Name of the file from which an embedder continues; empty once the embedding is exact.",
+    "embedding.exact": "Whether the exact embedding is stored.",
+    "embedding.exact_info": "Method, passes, residual and eigengap of the exact embedding.",
+    "embedding.retained_from": "First row whose weights are kept; 0 where all are.",
+    "embedding.attempt": "Number of the newest writer of the embedding.",
+}
+"""What each array (by its path in the run) and each attribute of the two streams (`group.attribute`) holds."""
 
 
 AnyPlace = TypeVar("AnyPlace", bound=Place, default=Path)
@@ -229,17 +272,22 @@ class RunFiles(Generic[AnyPlace]):
 
     @property
     def weights_log(self) -> AnyPlace:
-        """Lock, write-ahead files and scratch of the weights stream; of a bucket they lie elsewhere (`streams`)."""
-        return self._part("wal/weights")
+        """Lock, write-ahead files and scratch of the weights stream; of a run in a bucket they lie in the spool."""
+        return self._part(LOGS[0])
 
     @property
     def embedding_log(self) -> AnyPlace:
         """Lock, restart state and scratch of the embedding stream; in a bucket the restart state alone."""
-        return self._part("wal/embedding")
+        return self._part(LOGS[1])
 
     def spec(self) -> RunSpec:
         """Read the definition of the run."""
         return RunSpec.from_json(json.loads((self.path / "zarr.json").read_bytes())["attributes"])
+
+    @property
+    def medium(self) -> Medium[Any]:
+        """Medium that the run lies on."""
+        return medium_of(self.path)
 
     def _part(self, name: str) -> AnyPlace:
         return cast(AnyPlace, self.path / name)

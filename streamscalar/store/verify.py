@@ -8,8 +8,8 @@ from streamscalar.errors import StreamscalarError
 from streamscalar.store.format.codec import encode
 from streamscalar.store.reader import RunReader
 from streamscalar.store.root import Store
-from streamscalar.store.schema import DISTANCES
 from streamscalar.store.wal import sha256
+from streamscalar.types import DISTANCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Finding:
 
 
 def verify(store: Store, run_id: str | None = None) -> Iterator[Finding]:
-    """Yield what is damaged in one run, or in all.
+    """Yield the damaged parts of one run, or of all.
 
     Weights are compared with their hashes, key frames with the chain of deltas, other arrays with their checksums.
     """
@@ -46,7 +46,7 @@ def verify(store: Store, run_id: str | None = None) -> Iterator[Finding]:
 
 
 def _weights(reader: RunReader) -> Iterator[Finding]:
-    kept, stop = reader.retained_from, reader.n_published
+    kept, stop = reader.embedding.retained_from, reader.n_published
     try:
         hashes = reader.row_sha256()
     except StreamscalarError as error:
@@ -72,14 +72,14 @@ def _weights(reader: RunReader) -> Iterator[Finding]:
 def _series(reader: RunReader) -> Iterator[Finding]:
     reads: dict[str, Callable[[], object]] = {
         "weights/steps": reader.steps,
-        "embedding": reader.scores,
-        "embedding/bases": reader.bases,
-        "embedding/increments": reader.increments,
-        "divergence/pairs": reader.pairs,
-        "embedding/exact": reader.exact_arrays,
+        "embedding": reader.embedding.scores,
+        "embedding/bases": reader.embedding.bases,
+        "embedding/increments": reader.embedding.increments,
+        "divergence/pairs": reader.embedding.pairs,
+        "embedding/exact": reader.embedding.exact_arrays,
     }
     reads |= {f"metrics/{name}": partial(reader.metrics, name) for name in reader.metric_names}
-    reads |= {f"divergence/{name}": partial(reader.divergence, name) for name in DISTANCES}
+    reads |= {f"divergence/{name}": partial(reader.embedding.divergence, name) for name in DISTANCES}
     for what, read in reads.items():
         try:
             read()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from streamscalar.store.format.packing import Arrays, pack, unpack
 from streamscalar.store.media.files import fsync_path, storage_errors
-from streamscalar.store.media.folder_fence import Fence
+from streamscalar.store.media.folder_fence import FolderFence
 
 Fsync = Literal["row", "segment", "none"]
 
@@ -88,7 +88,7 @@ class Log:
         `row`: a row is on the disk when `append` returns; otherwise it survives its process, not its machine.
     """
 
-    def __init__(self, directory: Path, fence: Fence, fsync: Fsync) -> None:
+    def __init__(self, directory: Path, fence: FolderFence, fsync: Fsync) -> None:
         self._directory = directory
         self._fence = fence
         self._fsync = fsync
@@ -247,12 +247,6 @@ def remove_below(directory: Path, first_segment: int) -> None:
     for path in directory.glob(f"*{LOG_SUFFIX}"):
         if _segment_of(path.name) < first_segment:
             path.unlink(missing_ok=True)
-
-
-def remove_all(directory: Path) -> None:
-    """Delete every write-ahead file."""
-    for path in directory.glob(f"*{LOG_SUFFIX}"):
-        path.unlink(missing_ok=True)
 
 
 def _segment_of(name: str) -> int:

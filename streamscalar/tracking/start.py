@@ -1,8 +1,7 @@
 """`ss.track`: checks what is asked for, starts the worker, and returns the tracker."""
 
-import importlib.metadata
 import math
-import platform
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-import streamscalar
-from streamscalar.config import Config
+from streamscalar.config import Config, RunSetting
 from streamscalar.config.models import ExperimentSection, PerturbationSection, TaskSection
 from streamscalar.errors import BadCall, Kind, StreamscalarError
+from streamscalar.provenance import gather_provenance
 from streamscalar.store.media.files import plain
-from streamscalar.store.root import RUN_ID
 from streamscalar.tracking.channel.link import Link
 from streamscalar.tracking.channel.messages import Open, Opened, Resume
 from streamscalar.tracking.channel.ring import Ring, n_slots_for
@@ -29,6 +27,7 @@ from streamscalar.tracking.training.metrics import Metrics
 from streamscalar.tracking.training.shadow import LossFunction, Shadows, checked_epsilon
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
+from streamscalar.types import RUN_ID_PATTERN
 
 
 def track(
@@ -129,23 +128,23 @@ def track(
     request = Open(
         store=str(Path(store or Path("streamscalar-runs", group)).expanduser().absolute()),
         config=identity,
-        provenance=_provenance(selection.device),
+        provenance=gather_provenance(str(selection.device), torch.get_num_threads()),
         address=address,
         name=name or "run",
         is_named=name is not None,
         resume=resume,
         keeps_pace=bool(n_shadows or tangent),
         layout=layout,
-        setting={
-            "learning_rate": _learning_rate(config, optimizer),
-            "epsilon": size,
-            "initial_condition": 0,
-            "is_tracked": True,
-            "group": group,
-            "tags": list(tags),
-            "config": plain(config or {}),
+        setting=RunSetting(
+            learning_rate=_learning_rate(config, optimizer),
+            epsilon=size,
+            initial_condition=0,
+            is_tracked=True,
+            group=group,
+            tags=list(tags),
+            config=plain(config or {}),
             **selection.setting(),
-        },
+        ),
         seed=seed,
         n_slots=n_slots_for(layout),
     )
@@ -186,7 +185,7 @@ def _check_numbers(
 
 
 def _identity(group: str, name: str | None, n_shadows: int) -> dict[str, Any]:
-    if name is not None and not RUN_ID.fullmatch(name):
+    if name is not None and not re.fullmatch(RUN_ID_PATTERN, name):
         must = "must be letters, digits and . _ + -, the first a letter or digit"
         raise BadCall("name", must, repr(name), kind=Kind.CONFIG)
     try:
@@ -239,14 +238,3 @@ def _learning_rate(config: Mapping[str, Any] | None, optimizer: Optimizer | None
             if math.isfinite(rate) and rate > 0:
                 return rate
     return None
-
-
-def _provenance(device: torch.device) -> dict[str, Any]:
-    return {
-        "streamscalar": streamscalar.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "packages": {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "torch", "zarr")},
-        "device": str(device),
-        "n_threads": torch.get_num_threads(),
-    }

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from streamscalar.config.models import TrainingSection
 from streamscalar.errors import BadCall, Kind
-
-BATCH_STREAM = 5
-"""Key of the batch order among the streams of a run's seed."""
+from streamscalar.seeds import SeedStream, generator
 
 
 class Batches:
@@ -68,7 +66,7 @@ class Batches:
 
 
 def _order(seed: int, epoch: int, n_train: int) -> NDArray[np.int64]:
-    return np.random.default_rng(np.random.SeedSequence([seed, BATCH_STREAM, epoch])).permutation(n_train)
+    return generator(seed, SeedStream.BATCHES, epoch).permutation(n_train)
 
 
 def build_batches(

@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.training.batches import Batches
 from streamscalar.training.optimizers import Optimizer
-from streamscalar.training.problems import Evaluation, Problem, Product
+from streamscalar.training.problem import Evaluation, Problem, Product
 from streamscalar.types import Layout
 
 N_TWIN_STEPS = 3
-TANGENT_STREAM = 4
-"""Key of the first tangent vectors among the streams of a run's seed."""
 
 
 @contextmanager
@@ -53,6 +52,11 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def initial_reference(problem: Problem, dtype: str, seed: int) -> NDArray[np.floating]:
+    """Return the initial weights of the reference, shape (P,)."""
+    return problem.initial(generator(seed, SeedStream.INITIAL_WEIGHTS)).astype(dtype)
+
+
 def initial_replicas(
     problem: Problem, layout: Layout, epsilon: float, weights_only: bool, seed: int
 ) -> NDArray[np.floating]:
@@ -66,9 +70,8 @@ def initial_replicas(
     BadCall
         Epsilon is too small for the dtype: fewer than half of the weights would move.
     """
-    start_stream, noise_stream = np.random.SeedSequence(seed).spawn(2)
-    reference = problem.initial(np.random.default_rng(start_stream)).astype(layout.dtype)
-    rng = np.random.default_rng(noise_stream)
+    reference = initial_reference(problem, layout.dtype, seed)
+    rng = generator(seed, SeedStream.PERTURBATIONS)
     rows = np.tile(reference, (layout.n_replicas, 1))
     moves = np.concatenate([np.full(layer.size, layer.is_weight or not weights_only) for layer in layout.layers])
     for replica in range(layout.n_replicas)[layout.perturbed]:
@@ -239,8 +242,7 @@ class Ensemble:
 
 def initial_tangents(n_parameters: int, n_tangents: int, seed: int) -> NDArray[np.float64]:
     """Return random directions (k, P), the same for every replica of a run."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed, TANGENT_STREAM]))
-    return rng.standard_normal((n_tangents, n_parameters))
+    return generator(seed, SeedStream.TANGENTS).standard_normal((n_tangents, n_parameters))
 
 
 def _orthonormal(tangents: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from streamscalar.errors import BadCall, Kind
 from streamscalar.training.networks import Build
 from streamscalar.training.probing import N_PROBED, build_checked, check_outputs, seeded
-from streamscalar.training.problems import Evaluation, Product
+from streamscalar.training.problem import Evaluation, Product
 from streamscalar.training.tasks import LoadedTask, OfOutputs, Samples
 from streamscalar.training.user_functions import reason
 from streamscalar.types import Layer

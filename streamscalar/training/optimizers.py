@@ -20,7 +20,7 @@ from torch import Tensor
 
 from streamscalar.config.models import TrainingSection
 
-State = tuple[Tensor, ...]
+OptimizerState = tuple[Tensor, ...]
 
 
 class Optimizer(Protocol):
@@ -35,14 +35,20 @@ class Optimizer(Protocol):
     state_names: tuple[str, ...]
 
     def update(
-        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
-    ) -> tuple[Tensor, State]:
+        self, weights: Tensor, gradient: Tensor, state: OptimizerState, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, OptimizerState]:
         """Return weights and state after update number `step` (from 1); all tensors have one shape (..., P)."""
         ...
 
     def tangent(
-        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
-    ) -> State:
+        self,
+        gradient: Tensor,
+        state: OptimizerState,
+        learning_rate: Tensor,
+        step: int,
+        moves: OptimizerState,
+        curved: Tensor,
+    ) -> OptimizerState:
         """Return the derivative of `update` along moves of weights and state, which `curved` gives the gradient."""
         ...
 
@@ -59,8 +65,8 @@ class Descent:
         self.state_names: tuple[str, ...] = ("momentum",) if momentum else ()
 
     def update(
-        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
-    ) -> tuple[Tensor, State]:
+        self, weights: Tensor, gradient: Tensor, state: OptimizerState, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, OptimizerState]:
         """See `Optimizer.update`."""
         del step
         if self._weight_decay:
@@ -71,8 +77,14 @@ class Descent:
         return weights - learning_rate * buffer, (buffer,)
 
     def tangent(
-        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
-    ) -> State:
+        self,
+        gradient: Tensor,
+        state: OptimizerState,
+        learning_rate: Tensor,
+        step: int,
+        moves: OptimizerState,
+        curved: Tensor,
+    ) -> OptimizerState:
         """See `Optimizer.tangent`; the map is linear, so it is its own derivative."""
         del gradient, state
         weights, buffers = self.update(moves[0], curved, moves[1:], learning_rate, step)
@@ -92,8 +104,8 @@ class Adam:
         self._weight_decay = weight_decay
 
     def update(
-        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
-    ) -> tuple[Tensor, State]:
+        self, weights: Tensor, gradient: Tensor, state: OptimizerState, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, OptimizerState]:
         """See `Optimizer.update`."""
         first = self.first_decay * state[0] + (1 - self.first_decay) * gradient
         second = self.second_decay * state[1] + (1 - self.second_decay) * gradient * gradient
@@ -105,8 +117,14 @@ class Adam:
         return weights * (1 - learning_rate * self._weight_decay) if self._weight_decay else weights
 
     def tangent(
-        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
-    ) -> State:
+        self,
+        gradient: Tensor,
+        state: OptimizerState,
+        learning_rate: Tensor,
+        step: int,
+        moves: OptimizerState,
+        curved: Tensor,
+    ) -> OptimizerState:
         """See `Optimizer.tangent`."""
         _, (first, second) = self.update(gradient, gradient, state, learning_rate, step)
         first_move = self.first_decay * moves[1] + (1 - self.first_decay) * curved

@@ -14,16 +14,16 @@ from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.protocol.progress import MAX_VIEWS, RunProgress, RunView, Snapshot
 from streamscalar.protocol.schedule import (
     CancelRequested,
-    Event,
     Instruction,
     PackAdded,
     PackCancelled,
     PackFailed,
     Phase,
     Schedule,
+    ScheduleEvent,
     WorkerLost,
 )
-from streamscalar.store import Store, Unreachable, is_url
+from streamscalar.store import Store, Unreachable
 
 FAILED_VIEWS = 8
 """Failed runs that a snapshot shows before those that train, where it cannot show all."""
@@ -101,7 +101,7 @@ class Coordinator:
         return instructions + self._schedule.start()
 
     def _standings(self, run_ids: Sequence[str]) -> list[_Standing]:
-        if not is_url(self._store.url):
+        if not self._store.medium.is_remote:
             return [self._standing(run_id) for run_id in run_ids]
         # A bucket takes tens of milliseconds to answer, whatever else it is asked meanwhile.
         with ThreadPoolExecutor(N_READERS) as pool:
@@ -112,8 +112,8 @@ class Coordinator:
         if self._store.status(run_id).get("phase") == Phase.DONE:
             return _Standing(is_trained=True, is_done=True, n_rows=self._n_rows)
         reader = self._store.reader(run_id)
-        is_done = reader.has_exact
-        return _Standing(is_done or reader.is_complete, is_done, reader.n_embedded if is_done else 0)
+        is_done = reader.embedding.has_exact
+        return _Standing(is_done or reader.is_complete, is_done, reader.embedding.n_rows if is_done else 0)
 
     def _restore(self, pack_id: str, standings: Mapping[str, _Standing]) -> list[Instruction]:
         """Take over what the store says of a pack; a run that is not stored has no standing."""
@@ -163,7 +163,7 @@ class Coordinator:
             self._progress[progress.run_id] = progress
             self._n_rows_embedded += progress.n_rows - (0 if known is None else known.n_rows)
 
-    def handle(self, event: Event) -> list[Instruction]:
+    def handle(self, event: ScheduleEvent) -> list[Instruction]:
         """Return what to do after `event`, and keep the phase of its runs in the store."""
         instructions = self._schedule.handle(event)
         if not isinstance(event, CancelRequested):
@@ -188,7 +188,7 @@ class Coordinator:
             instructions += self._schedule.handle(CancelRequested())
         return instructions + self.handle(self._meaning(pack_id, error))
 
-    def _meaning(self, pack_id: str, error: BaseException) -> Event:
+    def _meaning(self, pack_id: str, error: BaseException) -> ScheduleEvent:
         """Return what an exception of a worker means: final where a retry would end the same."""
         is_passing = isinstance(error, Unreachable) or (
             isinstance(error, StreamscalarError) and error.kind is Kind.FENCED

@@ -19,17 +19,14 @@ from streamscalar.numerics.embedding.separations import (
     random_direction,
     separations,
 )
-from streamscalar.numerics.exponents.divergence import mean_log
+from streamscalar.numerics.exponents.curves import mean_log
 from streamscalar.protocol.progress import RunProgress
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store
 from streamscalar.types import REFERENCE
 from streamscalar.workers.exact_embedding import embed_exactly
 
 _log = logging.getLogger(__name__)
-
-RANDOM_DIRECTION_STREAM = 3
-"""Key of the random control direction among the streams of a run's seed."""
-
 
 HELD_BYTES = 2**30
 """Raw weights up to which an exact solution holds a run in memory; beyond, every pass decodes it again."""
@@ -114,7 +111,7 @@ class Embedder:
         with threadpool_limits(1), self._fenced_told(run_id):
             run = self._open(run_id)
             self._catch_up(run, run.reader.n_published)
-            if not run.reader.has_exact:
+            if not run.reader.embedding.has_exact:
                 self._solve(run)
             if retain != "all":
                 run.writer.drop_weights(0 if retain == "none" else int(retain.removeprefix("segments:")))
@@ -154,7 +151,7 @@ class Embedder:
                 if checkpoint is None
                 else OnlineCMDS.from_snapshot(checkpoint)
             )
-            rng = np.random.default_rng(np.random.SeedSequence([reader.seed, RANDOM_DIRECTION_STREAM]))
+            rng = generator(reader.seed, SeedStream.RANDOM_DIRECTION)
             fit = [r for r in range(layout.n_replicas) if r != layout.control]
             self._open_runs[run_id] = _Open(
                 reader,

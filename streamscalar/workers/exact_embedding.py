@@ -8,9 +8,14 @@ from numpy.typing import NDArray
 
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.numerics.embedding.distances import Picked, distances, every_snapshot
-from streamscalar.numerics.embedding.exact import SnapshotSource, exact_cmds
-from streamscalar.numerics.embedding.from_distances import Embedding, classical, distance_pca, landmark_cmds, smacof
+from streamscalar.numerics.embedding.exact import exact_cmds
+from streamscalar.numerics.embedding.from_distances.base import Embedding
+from streamscalar.numerics.embedding.from_distances.classical import classical
+from streamscalar.numerics.embedding.from_distances.distance_pca import distance_pca
+from streamscalar.numerics.embedding.from_distances.landmark_cmds import landmark_cmds
+from streamscalar.numerics.embedding.from_distances.smacof import smacof
 from streamscalar.numerics.embedding.landmarks import even_landmarks
+from streamscalar.numerics.embedding.sources import SnapshotSource
 from streamscalar.types import REFERENCE, Layout
 
 

@@ -3,29 +3,19 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from streamscalar.config import Config, RunPlan
+from streamscalar.config import Config, RunPlan, RunSetting
 from streamscalar.errors import Fenced
 from streamscalar.store import KeyFrame, Store, WeightsWriter
-from streamscalar.training.batches import Batches, build_batches
-from streamscalar.training.ensemble import (
-    Ensemble,
-    check_twins,
-    initial_replicas,
-    initial_tangents,
-    pinned_threads,
-    resolve_device,
-)
-from streamscalar.training.optimizers import build_optimizer
-from streamscalar.training.problems import Problem, Product, build_problem
-from streamscalar.types import Layout
+from streamscalar.training.ensemble import Ensemble, pinned_threads, resolve_device
+from streamscalar.training.problem import Problem
+from streamscalar.training.setup import load_problem, set_up_pack
 
 _log = logging.getLogger(__name__)
 
@@ -38,37 +28,6 @@ class Outcome(StrEnum):
 
     FINISHED = "finished"
     STOPPED = "stopped"
-
-
-def run_layout(problem: Problem, config: Config) -> Layout:
-    """Return the layout of every run of `config`."""
-    return Layout(problem.layers, config.training.dtype, config.perturbation.n_perturbed, config.perturbation.control)
-
-
-def build_ensemble(
-    problem: Problem,
-    config: Config,
-    pack: Sequence[RunPlan],
-    layout: Layout,
-    rows: NDArray[np.floating],
-    product: Product,
-    device: torch.device,
-) -> Ensemble:
-    """Return the replicas of a pack at the weights `rows`, shape (R, P), ready for their first update."""
-    training, n_replicas = config.training, layout.n_replicas
-    batches = pack_batches(problem, config, pack, device)
-    rates = np.repeat([plan.learning_rate for plan in pack], n_replicas)
-    tangents = None
-    if training.n_tangents:
-        own = [initial_tangents(layout.n_parameters, training.n_tangents, plan.seed) for plan in pack]
-        tangents = np.repeat(own, n_replicas, axis=0)
-    return Ensemble(problem, rows, rates, build_optimizer(training), product, device, tangents, batches)
-
-
-def pack_batches(problem: Problem, config: Config, pack: Sequence[RunPlan], device: torch.device) -> Batches | None:
-    """Return the mini-batches of a pack, `None` for the full batch; raises `BadCall` where they do not fit."""
-    seeds = [plan.seed for plan in pack]
-    return build_batches(config.training, problem.n_train, seeds, config.n_replicas, device)
 
 
 class Trainer:
@@ -103,31 +62,25 @@ class Trainer:
         config = self._config
         with pinned_threads(config.training.n_threads), ExitStack() as writers:
             if self._problem is None:
-                dtype = getattr(torch, config.training.dtype)
-                self._problem = build_problem(config.task, config.model, dtype, self._device)
-            problem = self._problem
-            layout = run_layout(problem, config)
-            weights_only = config.perturbation.weights_only
-            starts = [initial_replicas(problem, layout, plan.epsilon, weights_only, plan.seed) for plan in pack]
-            batches = pack_batches(problem, config, pack, self._device)
-            twins = check_twins(problem, starts[0][0], len(pack) * layout.n_replicas, self._device, batches)
+                self._problem = load_problem(config, self._device)
+            setup = set_up_pack(config, pack, self._problem, self._device)
             store = Store.open(self._store_path, writable=True)
             runs: list[_Run] = []
             for plan in pack:
                 store.add_run(
                     plan.run_id,
-                    setting={
-                        "learning_rate": plan.learning_rate,
-                        "epsilon": plan.epsilon,
-                        "initial_condition": plan.initial_condition,
-                        "product": str(twins.product),
-                        "twins_exact": twins.is_exact,
-                        "device": str(self._device),
-                    },
+                    setting=RunSetting(
+                        learning_rate=plan.learning_rate,
+                        epsilon=plan.epsilon,
+                        initial_condition=plan.initial_condition,
+                        product=str(setup.twins.product),
+                        twins_exact=setup.twins.is_exact,
+                        device=str(self._device),
+                    ),
                     seed=plan.seed,
-                    layout=layout,
+                    layout=setup.layout,
                     n_rows=config.n_rows,
-                    metrics=(*problem.metrics, *(f"tangent_{k + 1}" for k in range(config.training.n_tangents))),
+                    metrics=(*setup.problem.metrics, *(f"tangent_{k + 1}" for k in range(config.training.n_tangents))),
                     n_components=config.embedding.n_components,
                     segment_rows=config.store.segment_rows,
                     codec=config.store.codec,
@@ -138,8 +91,7 @@ class Trainer:
                 runs.append(_Run(plan.run_id, writer))
             keyframes = _common_keyframes(runs)
             first = keyframes[0].row if keyframes else 0
-            rows = np.concatenate([keyframe.weights for keyframe in keyframes] or starts)
-            ensemble = build_ensemble(problem, config, pack, layout, rows, twins.product, self._device)
+            ensemble = setup.ensemble([keyframe.weights for keyframe in keyframes])
             if keyframes:
                 names = keyframes[0].state
                 state = {name: np.concatenate([keyframe.state[name] for keyframe in keyframes]) for name in names}
@@ -185,7 +137,6 @@ class Trainer:
             for index, run in enumerate(runs):
                 own = slice(index * n_replicas, (index + 1) * n_replicas)
                 own_metrics, own_state = ({k: v[own] for k, v in found.items()} for found in (metrics, state))
-                run.recent[row] = weights[own]
                 run.writer.append(row, row * every, weights[own], own_metrics, own_state)
                 run.push(sink)
         for run in runs:
@@ -196,18 +147,15 @@ class Trainer:
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the pack in training: its writer, and the rows that were not handed on yet."""
+    """One run of the pack in training, and its writer."""
 
     run_id: str
     writer: WeightsWriter
-    recent: dict[int, NDArray[np.floating]] = field(default_factory=dict)
 
     def push(self, sink: BlockSink) -> None:
-        """Hand on the blocks that were published since, where this attempt has all of their rows."""
-        for first, n_rows in self.writer.take_published():
-            rows = [self.recent.pop(row) for row in range(first, first + n_rows) if row in self.recent]
-            if len(rows) == n_rows:
-                sink(self.run_id, first, np.stack(rows))
+        """Pass on the blocks published since the last call."""
+        for first, block in self.writer.take_published():
+            sink(self.run_id, first, block)
 
 
 def _common_keyframes(runs: Sequence[_Run]) -> list[KeyFrame]:

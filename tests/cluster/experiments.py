@@ -1,41 +1,36 @@
 """Experiments on the hosts: how they begin, and who writes which run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from streamscalar.config import Config
 from streamscalar.store import Store
-from tests.cluster.conftest import Host, Hosts, wait_for
-from tests.conftest import small_config
-
-
-def slow_config(store: Path, n_steps: int, n_runs: int = 2) -> Config:
-    """Return runs of `n_steps` updates of a network that takes at least 60 ms for each on the hosts (ten passes)."""
-    return small_config(
-        store,
-        experiment={"name": store.name, "n_initial_conditions": n_runs},
-        model={"name": "tests.cluster.slow:Slow"},
-        training={"n_steps": n_steps, "learning_rate": 1},
-        store={"segment_rows": 32},
-    )
+from tests.cluster.hosts import Host, Hosts
+from tests.processes import wait_for
 
 
 def run_command(hosts: Hosts, config: Config) -> list[str]:
-    """Write a config down and return the command that runs it on the cluster."""
-    file = hosts.folder / f"{config.experiment.name}.json"
+    """Write a config beside its store and return the command that runs it on the cluster."""
+    file = Path(config.store_path).with_suffix(".json")
     file.write_text(config.model_dump_json())
     return hosts.head.streamscalar("run", str(file), "--address", hosts.cluster, "--executor", "ray", "--json")
 
 
-def run_trained_on(worker: Host, store: Path, n_rows: int = 96) -> str:
-    """Wait until a trainer of `worker` has had `n_rows` rows of a run embedded; return the run."""
-    found: list[str] = []
+def trainings(host: Host, store: Path) -> dict[str, int]:
+    """Return the runs that trainers of `host` write, and the process of each."""
+    return {run_id: pid for pid in host.pids_of("ray::TrainerActor.train") for run_id in _logs_of(pid, store)}
 
-    def look() -> bool:
-        found[:] = [run_id for pid in worker.pids_of("ray::TrainerActor.train") for run_id in _logs_of(pid, store)]
-        return bool(found) and Store.open(store).reader(found[0]).n_embedded >= n_rows
 
-    wait_for(f"a training on {worker.name}", look)
-    return found[0]
+def run_trained_on(host: Host, store: Path, n_rows: int = 8) -> str:
+    """Wait until a trainer of `host` has had `n_rows` rows of a run embedded; return the run."""
+
+    def found() -> Iterator[str]:
+        for run_id in trainings(host, store):
+            if Store.open(store).reader(run_id).embedding.n_rows >= n_rows:
+                yield run_id
+
+    wait_for(f"a training on {host.name}", lambda: any(found()))
+    return next(found())
 
 
 def _logs_of(pid: int, store: Path) -> list[str]:
@@ -56,8 +51,8 @@ def attempt(store: Path, run_id: str) -> int:
     return int((store / "runs" / run_id / "wal" / "weights" / "lock").read_text())
 
 
-def wait_for_rows(store: Path, run_id: str, after_attempt: int) -> float:
-    """Wait until a newer attempt than `after_attempt` has written a new row; return the seconds that it took."""
+def wait_for_rows(store: Path, run_id: str, newer_than: int = -1, n_new: int = 1) -> float:
+    """Wait for `n_new` rows more, of a newer attempt than `newer_than`; return the seconds that it took."""
     reader = Store.open(store).reader(run_id)
-    n_rows = reader.n_rows
-    return wait_for("a new row", lambda: attempt(store, run_id) > after_attempt and reader.n_rows > n_rows, 100)
+    n_rows = reader.n_rows + n_new
+    return wait_for("new rows", lambda: attempt(store, run_id) > newer_than and reader.n_rows >= n_rows, 100)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.conftest import Host, command_line
+from tests.cluster.hosts import Host
+from tests.processes import command_line
 
 PAGE = Path(__file__).parents[2] / "deploy" / "security.md"
 LISTEN = "0A"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.cluster.conftest import Host
+    from tests.cluster.hosts import Host
 
 SILENT_S = 3.0
 """Seconds without an answer after which a port counts as silent."""

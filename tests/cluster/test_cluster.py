@@ -1,79 +1,89 @@
 """Experiments spread over hosts that come, share and do not see the store."""
 
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 import streamscalar as ss
-from streamscalar.runtime import run
-from tests.cluster.conftest import Hosts, wait_for
-from tests.cluster.experiments import run_command, run_trained_on, slow_config
-
-pytestmark = [pytest.mark.ray, pytest.mark.cluster]
+from streamscalar import Experiment
+from tests.cluster.experiments import run_command, run_trained_on
+from tests.cluster.hosts import Hosts
+from tests.processes import wait_for
+from tests.slow import slow_config
 
 TRAINS = "ray::TrainerActor.train"
 
 
-def test_an_experiment_spreads_over_hosts_as_they_join(hosts: Hosts, tmp_path: Path) -> None:
-    truth = run(slow_config(tmp_path / "truth", 400, n_runs=3)).digest()
-    store = tmp_path / "store"
+@pytest.fixture(scope="module")
+def started(hosts: Hosts) -> Hosts:
+    """Hosts of which one is the head of a cluster."""
     hosts.start_head()
-    driver = hosts.head.start(*run_command(hosts, slow_config(store, 400, n_runs=3)))
+    return hosts
+
+
+@pytest.fixture
+def head(started: Hosts) -> Iterator[Hosts]:
+    """Hosts of which one is the head of a cluster, and no other has joined; trainings are slow."""
+    started.hold()
+    yield started
+    for worker in started.workers:
+        worker.close()
+
+
+def test_an_experiment_spreads_over_hosts_that_join_and_see_its_store(
+    head: Hosts, tmp_path: Path, undisturbed: Experiment
+) -> None:
+    store = tmp_path / "shared" / "store"
+    store.parent.mkdir()
+    driver = head.head.start(*run_command(head, slow_config(store)))
     wait_for("the driver to say that no host is there", lambda: "waits for a node with 1 CPU" in driver.said)
-    hosts.start_worker(hosts.worker1)
-    run_trained_on(hosts.worker1, store)
-    assert not hosts.worker2.pids_of("ray::")
-    hosts.start_worker(hosts.worker2)
+    blind, seeing = head.stranger, head.worker1
+    blind.environment["RAY_AUTH_TOKEN"] = head.token
+    head.start_worker(blind, hidden=store.parent)
+    wait_for("the reason", lambda: f"node {blind.address}" in driver.said)
+    assert "store.url must be on storage that every node sees" in driver.said
+    head.start_worker(seeing)
+    run_trained_on(seeing, store)
+    assert not head.worker2.pids_of("ray::")
+    head.start_worker(head.worker2)
     for kind in (TRAINS, "ray::EmbedderActor"):
-        for worker in hosts.workers:
+        for worker in head.workers:
             wait_for(f"{kind} on {worker.name}", partial(worker.pids_of, kind))
+    head.release()
     driver.finish()
-    assert ss.open(store).digest() == truth
-    wait_for("the actors to end", lambda: not any(worker.pids_of("Actor") for worker in hosts.workers))
+    assert not blind.pids_of(TRAINS)
+    assert ss.open(store).digest() == undisturbed.digest()
+    wait_for("the actors to end", lambda: not any(worker.pids_of("Actor") for worker in head.workers))
+    blind.close()
 
 
-def test_a_second_experiment_waits_for_the_first(hosts: Hosts, tmp_path: Path) -> None:
-    configs = [slow_config(tmp_path / "first", 400), slow_config(tmp_path / "second", 100)]
-    truths = [run(slow_config(tmp_path / f"truth{n}", n)).digest() for n in (400, 100)]
-    hosts.start_head()
-    hosts.start_worker(hosts.worker1)
-    drivers = [hosts.head.start(*run_command(hosts, configs[0]))]
-    run_trained_on(hosts.worker1, tmp_path / "first")
-    drivers.append(hosts.head.start(*run_command(hosts, configs[1])))
+def test_a_second_experiment_waits_for_the_first(head: Hosts, tmp_path: Path, undisturbed: Experiment) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    head.start_worker(head.worker1)
+    drivers = [head.head.start(*run_command(head, slow_config(first)))]
+    run_trained_on(head.worker1, first)
+    drivers.append(head.head.start(*run_command(head, slow_config(second))))
     wait_for("the second to queue", lambda: "waits for 1 CPU, which others use" in drivers[1].said)
+    head.release()
     for driver in drivers:
         driver.finish()
-    assert [ss.open(config.store_path).digest() for config in configs] == truths
+    assert [ss.open(store).digest() for store in (first, second)] == [undisturbed.digest()] * 2
 
 
-def test_a_fraction_of_a_gpu_lets_trainers_share_it(hosts: Hosts, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    config = slow_config(store, 150, n_runs=4)
+def test_a_fraction_of_a_gpu_lets_trainers_share_it(head: Hosts, tmp_path: Path) -> None:
+    config = slow_config(tmp_path / "store", n_runs=4, n_steps=60)
     shared = config.cluster.model_copy(update={"gpus_per_trainer": 0.5, "cpus_per_trainer": 0.5})
-    hosts.start_head()
     # Ray counts what it is told of; torch finds no device here and trains on the CPU.
-    hosts.start_worker(hosts.worker1, n_cpus=4, n_gpus=1)
-    driver = hosts.head.start(*run_command(hosts, config.model_copy(update={"cluster": shared})))
-    at_once = 0
+    head.start_worker(head.worker1, n_cpus=4, n_gpus=1)
+    driver = head.head.start(*run_command(head, config.model_copy(update={"cluster": shared})))
+    wait_for("two trainings", lambda: len(head.worker1.pids_of(TRAINS)) == 2)
+    head.release()
+    at_once = 2
     while not driver.has_ended():
-        at_once = max(at_once, len(hosts.worker1.pids_of(TRAINS)))
+        at_once = max(at_once, len(head.worker1.pids_of(TRAINS)))
         time.sleep(0.2)
     driver.finish()
     assert at_once == 2
-
-
-def test_a_host_that_does_not_see_the_store_is_left_out(hosts: Hosts, tmp_path: Path) -> None:
-    store = tmp_path / "shared" / "store"
-    store.parent.mkdir()
-    truth = run(slow_config(tmp_path / "truth", 100)).digest()
-    hosts.start_head()
-    hosts.start_worker(hosts.worker1, hidden=store.parent)
-    driver = hosts.head.start(*run_command(hosts, slow_config(store, 100)))
-    wait_for("the reason", lambda: f"node {hosts.worker1.address}" in driver.said)
-    assert "store.url must be on storage that every node sees" in driver.said
-    hosts.start_worker(hosts.worker2)
-    driver.finish()
-    assert not hosts.worker1.pids_of(TRAINS)
-    assert ss.open(store).digest() == truth

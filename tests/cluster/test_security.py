@@ -1,13 +1,12 @@
 """What others reach: the listeners are those of deploy/security.md, and nothing answers but what the page says."""
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +16,13 @@ from streamscalar.runtime import run
 from streamscalar.runtime.ray.token import protect_token
 from streamscalar_services.api.tokens import Right, Tokens
 from streamscalar_services.dashboard import STATIC
-from tests.cluster.conftest import Host, Hosts, command_line, ip, wait_for
-from tests.cluster.experiments import run_command, run_trained_on, slow_config
+from tests.cluster.experiments import run_command, run_trained_on
+from tests.cluster.hosts import Host, Hosts, Nodes, Process, ip, network
 from tests.cluster.listeners import PAGE, Row, differences, listeners, open_routes, rows_of, said
 from tests.cluster.stranger import Stranger
 from tests.conftest import small_config
-
-pytestmark = [pytest.mark.ray, pytest.mark.cluster]
+from tests.processes import command_line, wait_for
+from tests.slow import slow_config
 
 TOKEN, ADMIN = "read-token-of-this-test", "admin-token-of-this-test"
 SECRET = "name-of-an-experiment"
@@ -41,10 +40,28 @@ def recipe(start: str) -> list[str]:
     return [word for word in words if not word.startswith(("--head", "--block", "--address", "--node-ip-address"))]
 
 
-def start_by_recipe(hosts: Hosts, *options: str) -> None:
-    """Start a head and a worker as the page on Ray says; `options` change the head."""
-    hosts.start_head(*recipe("ray start --head"), *options)
-    hosts.worker1.ray_start("--address", hosts.cluster, *recipe("ray start --block --address"), "--num-cpus", "1")
+@pytest.fixture(scope="module")
+def by_recipe(needs_namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hosts, Process]]:
+    """Start a cluster as the page on Ray says, and an experiment that lasts; gives its driver too."""
+    with network(tmp_path_factory.mktemp("hosts")) as hosts:
+        join = ["--address", hosts.cluster, *recipe("ray start --block --address"), "--num-cpus", "1"]
+        hosts.start_head(*recipe("ray start --head"))
+        for worker in hosts.workers:
+            worker.ray_start(*join)
+        store = tmp_path_factory.mktemp("stores") / "store"
+        driver = hosts.head.start(*run_command(hosts, slow_config(store)))
+        for worker in hosts.workers:
+            run_trained_on(worker, store)
+        yield hosts, driver
+
+
+@pytest.fixture(scope="module")
+def with_web_page(needs_namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Start a head with Ray's web page for all to see, and room for a replica of Serve."""
+    with network(tmp_path_factory.mktemp("hosts")) as hosts:
+        options = ("--include-dashboard=true", "--dashboard-host=0.0.0.0", "--num-cpus=1")
+        hosts.start_head(*recipe("ray start --head"), *options)
+        yield hosts
 
 
 def check_guards(visitor: Stranger, host: Host, rows: Sequence[Row]) -> None:
@@ -92,11 +109,8 @@ def as_nobody(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_listeners_of_a_cluster_are_those_of_the_page(hosts: Hosts, tmp_path: Path) -> None:
-    start_by_recipe(hosts)
-    store = tmp_path / "store"
-    hosts.head.start(*run_command(hosts, slow_config(store, 3000)))
-    run_trained_on(hosts.worker1, store)
+def test_the_listeners_of_a_cluster_are_those_of_the_page(by_recipe: tuple[Hosts, Process], tmp_path: Path) -> None:
+    hosts, _ = by_recipe
     assert differences(hosts.head, said("Head")) == []
     assert differences(hosts.worker1, said("Worker")) == []
     stranger = Stranger(hosts.stranger, tmp_path)
@@ -106,47 +120,18 @@ def test_the_listeners_of_a_cluster_are_those_of_the_page(hosts: Hosts, tmp_path
     commands = [command_line(pid) for host in (hosts.head, hosts.worker1) for pid in host.pids()]
     assert len(commands) > 10
     assert not [command for command in commands if hosts.token in command], "the list of processes is for all"
-    session = Path(f"/tmp/ss{os.getpid()}-1/session_latest").resolve()
+    session = (hosts.ray_folder / "session_latest").resolve()
     searched = subprocess.run(["grep", "--recursive", "--files-with-matches", hosts.token, session], check=False)
     assert searched.returncode == 1, "Ray's folder is for all"
     writable = as_nobody("find", str(session), "-maxdepth", "1", "-type", "d", "-writable").stdout.splitlines()
     assert f"{session}/sockets" in writable, "the page warns of it"
 
 
-def routes_of(log: str) -> list[tuple[str, str]]:
-    """Return the methods and paths that a server of Ray's wrote into its log."""
-    file = Path(f"/tmp/ss{os.getpid()}-1/session_latest/logs") / log
-    wait_for("its routes", lambda: re.search(r"Registered \d+ routes", file.read_text()))
-    return re.findall(r"<ResourceRoute \[(\w+)\] <\w+Resource  ([^ >]+)", file.read_text())
-
-
-def test_ray_asked_for_its_web_page_refuses_strangers(hosts: Hosts, tmp_path: Path) -> None:
-    start_by_recipe(hosts, "--include-dashboard=true", "--dashboard-host=0.0.0.0")
-    rows = said("Head", "Ray's web page")
-    assert differences(hosts.head, [row for row in rows if row.process != "work"]) == []
-    stranger = Stranger(hosts.stranger, tmp_path)
-    for process, port in (("dashboard", 8265), ("dashboard agent", 52365)):
-        routes = routes_of(f"{process.replace(' ', '_')}.log")
-        assert len(routes) > 10
-        known = [(method, re.sub(r"{\w+}", "x", path)) for method, path in routes]
-        known += [("GET", path) for path in open_routes()[process, "HTTP"] if not path.endswith("*")]
-        tricks = [("GET", detour + path) for method, path in known for detour in DETOURS]
-        for headers in ({}, {"Authorization": "Bearer " + "wrong" * 8}, {"Cookie": "ray-authentication-token=wrong"}):
-            made = [(hosts.head.address, port, method, path, headers) for method, path in [*known, *tricks]]
-            assert refused(stranger, made) == {path for path in open_routes()[process, "HTTP"] if "*" not in path}
-
-    job = json.dumps({"entrypoint": "true"})
-    submitted = stranger.ask(
-        (hosts.head.address, 8265, "POST", "/api/jobs/", {"Authorization": text} if text else {}, job)
-        for text in (None, "Bearer wrong", f"Bearer {hosts.token}")
-    )
-    assert [status for status, _ in submitted] == [401, 403, 200]
-
-
-@pytest.mark.slow
-def test_a_stranger_does_not_join(hosts: Hosts) -> None:
-    hosts.start_head()
-    nodes = hosts.follow_nodes()
+def test_a_stranger_does_not_join(by_recipe: tuple[Hosts, Process]) -> None:
+    hosts, _ = by_recipe
+    follower = hosts.head.follow(hosts.cluster)
+    nodes = Nodes(follower)
+    members = {host.address for host in (hosts.head, *hosts.workers)}
     ray = str(Path(sys.executable).with_name("ray"))
     join = [ray, "start", "--address", hosts.cluster, "--node-ip-address", hosts.stranger.address, "--num-cpus", "1"]
     drive = [sys.executable, "-c", f"import ray; ray.init('{hosts.cluster}'); ray.nodes()"]
@@ -157,23 +142,124 @@ def test_a_stranger_does_not_join(hosts: Hosts) -> None:
     for attempt in attempts:
         wait_for("the refusal", attempt.has_ended, 120)
         assert attempt.exit_code == 1, attempt.said
-    assert nodes.alive == {hosts.head.address}
+    assert nodes.alive == members
     hosts.stranger.environment.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=hosts.token)
     for words in (join, drive):
         done = hosts.stranger.run(*words)
         assert done.returncode == 0, done.stderr
     wait_for("who has the token to join", lambda: hosts.stranger.address in nodes.alive)
+    follower.kill()
+    hosts.stranger.close()
+    del hosts.stranger.environment["RAY_AUTH_TOKEN"]
+
+
+def test_behind_the_firewall_nothing_answers_and_the_work_goes_on(
+    by_recipe: tuple[Hosts, Process], tmp_path: Path
+) -> None:
+    if shutil.which("nft") is None:
+        pytest.skip("the firewall needs nftables")
+    cluster, driver = by_recipe
+    hosts = (cluster.head, *cluster.workers)
+    admin, monitor = "10.77.0.7", "10.77.0.8"
+    for address in (admin, monitor):
+        ip("-n", cluster.stranger.namespace, "addr", "add", f"{address}/24", "dev", "eth0")
+    rules = (PAGE.parent / "nftables" / "streamscalar.nft").read_text()
+    for name, addresses in {"hosts": [h.address for h in hosts], "admins": [admin], "monitors": [monitor]}.items():
+        rules, n_changed = re.subn(rf"(?m)^define {name} = .*$", f"define {name} = {{ {', '.join(addresses)} }}", rules)
+        assert n_changed == 1
+    file = tmp_path / "streamscalar.nft"
+    file.write_text(rules)
+    assert all(worker.pids_of("ray::TrainerActor.train") for worker in cluster.workers), "they work"
+    stranger = Stranger(cluster.stranger, tmp_path)
+    doors = [
+        (address, one.port)
+        for host in hosts
+        for one in listeners(host)
+        for address in (host.address, _link_local(host))
+        if one.interface != "loopback"
+    ]
+    assert len(doors) > 40
+    assert stranger.connect(doors).count("open") > 40, "without it"
+    assert stranger.ping(host.address for host in hosts) == [True] * 3
+    for host in hosts:
+        host.start(sys.executable, "-c", "import socket, time; door = socket.create_server(('', 22)); time.sleep(600)")
+        for options in (["--check"], [], []):
+            done = host.run("nft", *options, "--file", str(file))
+            assert done.returncode == 0, done.stderr
+    doors += [(host.address, port) for host in hosts for port in (1, 80, 443, 8000, 8265, 8870)]
+    assert set(stranger.connect(doors)) == {"silent"}
+    assert stranger.ping(host.address for host in hosts) == [False] * 3
+    allowed = [(host.address, 22, admin) for host in hosts] + [(cluster.head.address, 44227, monitor)]
+    assert stranger.connect(allowed) == ["open"] * 4
+    crossed = [(cluster.head.address, 22, monitor), (cluster.head.address, 6379, monitor)]
+    crossed += [(cluster.head.address, port, admin) for port in (6379, 44227)]
+    assert stranger.connect(crossed) == ["silent"] * 4
+    cluster.release()
+    driver.finish()
+    assert cluster.head.run("nft", "delete", "table", "inet", "streamscalar").returncode == 0
+    assert stranger.connect([(cluster.head.address, 44227)]) == ["open"], "it is undone"
+
+
+def routes_of(hosts: Hosts, log: str) -> list[tuple[str, str]]:
+    """Return the methods and paths that a server of Ray's wrote into its log."""
+    file = hosts.ray_folder / "session_latest" / "logs" / log
+    wait_for("its routes", lambda: re.search(r"Registered \d+ routes", file.read_text()))
+    return re.findall(r"<ResourceRoute \[(\w+)\] <\w+Resource  ([^ >]+)", file.read_text())
+
+
+def test_ray_asked_for_its_web_page_refuses_strangers(with_web_page: Hosts, tmp_path: Path) -> None:
+    hosts = with_web_page
+    rows = said("Head", "Ray's web page")
+    assert differences(hosts.head, [row for row in rows if row.process != "work"]) == []
+    stranger = Stranger(hosts.stranger, tmp_path)
+    for process, port in (("dashboard", 8265), ("dashboard agent", 52365)):
+        routes = routes_of(hosts, f"{process.replace(' ', '_')}.log")
+        assert len(routes) > 10
+        known = [(method, re.sub(r"{\w+}", "x", path)) for method, path in routes]
+        known += [("GET", path) for path in open_routes()[process, "HTTP"] if not path.endswith("*")]
+        tricks = [("GET", detour + path) for method, path in known for detour in DETOURS]
+        for headers in ({}, {"Authorization": "Bearer " + "wrong" * 8}, {"Cookie": "ray-authentication-token=wrong"}):
+            made = [(hosts.head.address, port, method, path, headers) for method, path in [*known, *tricks]]
+            assert refused(stranger, made) == {path for path in open_routes()[process, "HTTP"] if "*" not in path}
+
+
+def test_the_proxy_of_serve_checks_nothing_and_our_application_all(with_web_page: Hosts, tmp_path: Path) -> None:
+    hosts = with_web_page
+    hosts.head.environment.update(STREAMSCALAR_TOKEN=TOKEN, STREAMSCALAR_ADMIN_TOKEN=ADMIN)
+    serve = str(Path(sys.executable).with_name("serve"))
+    app = "streamscalar_services.serve:app"
+    hosts.head.start(serve, "run", "--address", hosts.cluster, app, f"root={tmp_path}")
+    rows = said("Head", "Ray's web page", "Ray Serve")
+    assert differences(hosts.head, rows) == []
+    check_guards(Stranger(hosts.stranger, tmp_path), hosts.head, rows)
+    here = Stranger(hosts.head, tmp_path)
+    told = open_routes()["Serve proxy", "HTTP"] | open_routes()["service", "HTTP"]
+    answers = {path for path in told if "*" not in path}
+    tried = {"/-/healthz", "/-/routes", "/-/any", "/v1/runs", "/v1/openapi.json", "/metrics"} | answers
+    wait_for("the application", lambda: here.ask([("127.0.0.1", 8000, "GET", "/ready", {})])[0][0] == 200)
+    assert refused(here, (("127.0.0.1", 8000, "GET", path, {}) for path in tried)) == answers
+
+
+def test_jobs_need_the_token(with_web_page: Hosts, tmp_path: Path) -> None:
+    hosts = with_web_page
+    stranger = Stranger(hosts.stranger, tmp_path)
+    job = json.dumps({"entrypoint": "true"})
+    submitted = stranger.ask(
+        (hosts.head.address, 8265, "POST", "/api/jobs/", {"Authorization": text} if text else {}, job)
+        for text in (None, "Bearer wrong", f"Bearer {hosts.token}")
+    )
+    assert [status for status, _ in submitted] == [401, 403, 200]
 
 
 def test_a_local_run_opens_what_the_page_says(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, home, folder = hosts.worker2, tmp_path / "fresh", Path(f"/tmp/ss{os.getpid()}-local")
+    host, home, folder = hosts.worker2, tmp_path / "fresh", Path(f"/tmp/{hosts.mark}-local")
     home.mkdir()
     folder.mkdir(mode=0o700)
     for name in [name for name in host.environment if name.startswith("RAY_")]:
         del host.environment[name]
     host.environment.update(HOME=str(home), RAY_TMPDIR=str(folder))
     config = tmp_path / "config.json"
-    config.write_text(slow_config(tmp_path / "store", 3000).model_dump_json())
+    config.write_text(slow_config(tmp_path / "store").model_dump_json())
     host.start(*host.streamscalar("run", str(config), "--executor", "ray", "--json"))
     wait_for("a trainer", partial(host.pids_of, "ray::TrainerActor.train"), 180)
 
@@ -252,71 +338,6 @@ def test_a_service_beyond_loopback_needs_a_token_of_its_own(hosts: Hosts, tmp_pa
     done = hosts.head.run(*hosts.head.streamscalar("serve", str(tmp_path), "--host", "0.0.0.0"))
     assert done.returncode == 2
     assert "STREAMSCALAR_TOKEN" in done.stderr
-
-
-def test_the_proxy_of_serve_checks_nothing_and_our_application_all(hosts: Hosts, tmp_path: Path) -> None:
-    hosts.start_head(*recipe("ray start --head"), "--num-cpus=1")
-    hosts.head.environment.update(STREAMSCALAR_TOKEN=TOKEN, STREAMSCALAR_ADMIN_TOKEN=ADMIN)
-    serve = str(Path(sys.executable).with_name("serve"))
-    app = "streamscalar_services.serve:app"
-    hosts.head.start(serve, "run", "--address", hosts.cluster, app, f"root={tmp_path}")
-    rows = said("Head", "Ray Serve")
-    assert differences(hosts.head, rows) == []
-    check_guards(Stranger(hosts.stranger, tmp_path), hosts.head, rows)
-    here = Stranger(hosts.head, tmp_path)
-    told = open_routes()["Serve proxy", "HTTP"] | open_routes()["service", "HTTP"]
-    answers = {path for path in told if "*" not in path}
-    tried = {"/-/healthz", "/-/routes", "/-/any", "/v1/runs", "/v1/openapi.json", "/metrics"} | answers
-    wait_for("the application", lambda: here.ask([("127.0.0.1", 8000, "GET", "/ready", {})])[0][0] == 200)
-    assert refused(here, (("127.0.0.1", 8000, "GET", path, {}) for path in tried)) == answers
-
-
-@pytest.mark.slow
-def test_behind_the_firewall_nothing_answers_and_the_work_goes_on(cluster: Hosts, tmp_path: Path) -> None:
-    if shutil.which("nft") is None:
-        pytest.skip("the firewall needs nftables")
-    hosts = (cluster.head, *cluster.workers)
-    admin, monitor = "10.77.0.7", "10.77.0.8"
-    for address in (admin, monitor):
-        ip("-n", cluster.stranger.namespace, "addr", "add", f"{address}/24", "dev", "eth0")
-    rules = (PAGE.parent / "nftables" / "streamscalar.nft").read_text()
-    for name, addresses in {"hosts": [h.address for h in hosts], "admins": [admin], "monitors": [monitor]}.items():
-        rules, n_changed = re.subn(rf"(?m)^define {name} = .*$", f"define {name} = {{ {', '.join(addresses)} }}", rules)
-        assert n_changed == 1
-    file = tmp_path / "streamscalar.nft"
-    file.write_text(rules)
-    store = tmp_path / "store"
-    driver = cluster.head.start(*run_command(cluster, slow_config(store, 300, n_runs=3)))
-    for worker in cluster.workers:
-        wait_for(f"a trainer on {worker.name}", partial(worker.pids_of, "ray::TrainerActor.train"))
-
-    stranger = Stranger(cluster.stranger, tmp_path)
-    doors = [
-        (address, one.port)
-        for host in hosts
-        for one in listeners(host)
-        for address in (host.address, _link_local(host))
-        if one.interface != "loopback"
-    ]
-    assert len(doors) > 40
-    assert stranger.connect(doors).count("open") > 40, "without it"
-    assert stranger.ping(host.address for host in hosts) == [True] * 3
-    for host in hosts:
-        host.start(sys.executable, "-c", "import socket, time; door = socket.create_server(('', 22)); time.sleep(600)")
-        for options in (["--check"], [], []):
-            done = host.run("nft", *options, "--file", str(file))
-            assert done.returncode == 0, done.stderr
-    doors += [(host.address, port) for host in hosts for port in (1, 80, 443, 8000, 8265, 8870)]
-    assert set(stranger.connect(doors)) == {"silent"}
-    assert stranger.ping(host.address for host in hosts) == [False] * 3
-    allowed = [(host.address, 22, admin) for host in hosts] + [(cluster.head.address, 44227, monitor)]
-    assert stranger.connect(allowed) == ["open"] * 4
-    crossed = [(cluster.head.address, 22, monitor), (cluster.head.address, 6379, monitor)]
-    crossed += [(cluster.head.address, port, admin) for port in (6379, 44227)]
-    assert stranger.connect(crossed) == ["silent"] * 4
-    driver.finish()
-    assert cluster.head.run("nft", "delete", "table", "inet", "streamscalar").returncode == 0
-    assert stranger.connect([(cluster.head.address, 44227)]) == ["open"], "it is undone"
 
 
 def _link_local(host: Host) -> str:

@@ -16,7 +16,7 @@ from tests.conftest import small_config
 from tests.deploy.machines import REPOSITORY, Machine, needs_namespaces, two_machines
 from tests.deploy.pages import DEPLOY
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.cluster, needs_namespaces]
+pytestmark = needs_namespaces
 
 BASE = DEPLOY / "kubernetes" / "base"
 READ = "reading-token-of-the-query-service"

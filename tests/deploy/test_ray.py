@@ -93,9 +93,6 @@ def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
 
 
 @needs_namespaces
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.cluster
 def test_the_recipe_makes_a_closed_cluster_that_works(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     head, worker = machines
     token, head_recipe, worker_recipe = _recipe()

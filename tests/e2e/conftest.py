@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -29,6 +29,8 @@ TOKEN = "e2e-token-0123456789abcdef0123456789"
 ADMIN_TOKEN = "e2e-admin-0123456789abcdef0123456789"
 SMALL = ("task.n_train=300", "task.n_test=100", "model.widths=[8]", "perturbation.n_perturbed=3")
 """Digits at a size that trains in seconds."""
+PYTHONPATH = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+"""Where a run finds this repository's networks."""
 WAIT_MS = 60_000
 """What a loaded machine may take to train, analyse and tell."""
 
@@ -48,6 +50,9 @@ def run_words(store: Path, *settings: str) -> list[str]:
     """Return the command line of a small sweep into `store`."""
     chosen = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
     return command("run", "--preset", "digits-sweep", "--executor", "inline", "--store", str(store), "--quiet", *chosen)
+
+
+expect.set_options(timeout=WAIT_MS)
 
 
 @dataclass
@@ -138,9 +143,11 @@ def serving(folder: Path, port: int = 0) -> "Iterator[tuple[Service, subprocess.
 
 @contextmanager
 def growing(store: Path) -> Iterator[None]:
-    """Write an experiment of one long run into `store` while the block runs."""
-    words = run_words(store, "training.n_steps=20000", "training.learning_rate=1", "experiment.n_initial_conditions=1")
-    process = subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Write an experiment of one long, slow run into `store` while the block runs."""
+    settings = ("training.n_steps=20000", "training.learning_rate=1", "experiment.n_initial_conditions=1")
+    words = run_words(store, *settings, "model.name=tests.slow:Slow")
+    slow = {**environment(), "SLOW_MS": "5", "PYTHONPATH": PYTHONPATH}
+    process = subprocess.Popen(words, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
     finally:

@@ -4,15 +4,12 @@ import math
 import time
 from pathlib import Path
 
-import pytest
 import torch
 from playwright.sync_api import Page, expect
 from torch import nn
 
 import streamscalar as ss
 from tests.e2e.conftest import ADMIN_TOKEN, WAIT_MS, Seen, eventually, growing, serving
-
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def rows_of(page: Page, run: str) -> int:
@@ -41,7 +38,7 @@ def test_rows_appear_and_grow_without_a_reload(tab: Page, tmp_path: Path, seen: 
 def charts_grow(tab: Page, run: str) -> None:
     """Check that the loss of `run` is drawn on, every step once, or every second, fourth... of a long one."""
     tab.evaluate("run => { location.hash = '#/run/' + encodeURIComponent(run); }", run)
-    expect(tab.locator(".js-plotly-plot")).to_have_count(4, timeout=WAIT_MS)
+    expect(tab.locator(".js-plotly-plot")).to_have_count(4)
     steps = "document.querySelectorAll('.js-plotly-plot')[2].data.at(-1).x"
     drawn = tab.evaluate(steps)
     eventually(lambda: tab.evaluate(steps)[-1] > drawn[-1])
@@ -57,7 +54,7 @@ def test_new_runs_wait_while_somebody_reads(tab: Page, tmp_path: Path) -> None:
         tab.keyboard.press("j")
         with growing(tmp_path / "second"):
             offer = tab.get_by_role("button", name="Show 1 new run")
-            expect(offer).to_be_visible(timeout=WAIT_MS)
+            expect(offer).to_be_visible()
             expect(tab.locator("tr[data-id]")).to_have_count(1)
             offer.click()
             expect(tab.locator("tr[data-id^='second:']")).to_be_visible()
@@ -70,16 +67,18 @@ def test_a_training_of_ones_own_appears_and_raises_an_alert(tab: Page, tmp_path:
         expect(tab.get_by_text("No runs yet")).to_be_visible()
         with ss.track(model, name="mine", group="own", store=tmp_path / "own", every_n_steps=1) as run:
             row = tab.locator("tr[data-id='own:mine']")
-            for step in range(60):
+            alert = tab.get_by_text("NaN or infinity in loss").first
+            deadline = time.monotonic() + WAIT_MS / 1000
+            # An alert comes with a whole segment of rows.
+            while not alert.is_visible():
+                assert time.monotonic() < deadline
                 with torch.no_grad():
                     model.weight += 0.01
-                run.step(loss=math.nan if step > 20 else 1.0)
+                run.step(loss=math.nan)
                 # Steps that come faster than they can be stored are dropped.
                 time.sleep(0.05)
-            row.wait_for()
             expect(row.locator(".c-state .mark")).to_have_text("training")
-            expect(tab.get_by_text("NaN or infinity in loss").first).to_be_visible(timeout=WAIT_MS)
-        expect(row.locator(".c-state .mark")).to_have_text("done", timeout=WAIT_MS)
+        expect(row.locator(".c-state .mark")).to_have_text("done")
         assert seen.errors == []
 
 
@@ -100,5 +99,5 @@ def test_a_banner_says_that_the_service_is_away_and_goes_by_itself(tab: Page, tm
         process.kill()
         expect(tab.locator("#banner")).to_contain_text("Disconnected")
     with serving(tmp_path, service.port):
-        expect(tab.locator("#banner")).to_be_hidden(timeout=WAIT_MS)
+        expect(tab.locator("#banner")).to_be_hidden()
         expect(tab.locator("#pulse")).to_have_text("live")

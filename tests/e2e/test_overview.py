@@ -5,9 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import WAIT_MS, Service
-
-pytestmark = pytest.mark.e2e
+from tests.e2e.conftest import Service
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 DARK = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}
@@ -27,7 +25,7 @@ def background(page: Page) -> str:
 def test_the_list_shows_state_regime_exponent_and_counts(home: Page) -> None:
     row = home.locator("tr[data-id='sweep:lr0.5_ic0']")
     expect(row.locator(".c-state .mark")).to_have_text("done")
-    expect(row.locator(".c-regime .regime")).to_have_text("regular", timeout=WAIT_MS)
+    expect(row.locator(".c-regime .regime")).to_have_text("regular")
     expect(row.locator(".c-rows")).to_have_text("61 / 61")
     expect(row.locator(".c-rate")).to_have_text("0.5")
     assert re.search(r"\d to .*\d", row.locator(".c-exponent small").inner_text())

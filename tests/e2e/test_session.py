@@ -1,11 +1,8 @@
 """Signing in and out, and what the page asks for."""
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import TOKEN, Seen, Service
-
-pytestmark = pytest.mark.e2e
 
 
 def test_without_a_session_there_is_a_token_form_and_no_data(tab: Page, service: Service) -> None:

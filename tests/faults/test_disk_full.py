@@ -4,20 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from streamscalar.runtime import run
 from streamscalar.store import Store, verify
-from tests.conftest import small_config
-
-pytestmark = pytest.mark.faults
+from tests.conftest import Truth, small_config
 
 # The smallest file that does not fit is a shard: 16 rows of 24 kB.
 LIMIT_KIB = 200
 
 
-def test_acknowledged_rows_stay_and_a_resume_ends_at_the_same_digest(tmp_path: Path) -> None:
-    truth = run(small_config(tmp_path / "truth", store={"segment_rows": 16})).digest()
+def test_acknowledged_rows_stay_and_a_resume_ends_at_the_same_digest(tmp_path: Path, truth: Truth) -> None:
     store = tmp_path / "store"
     config = small_config(store, store={"segment_rows": 16})
     (tmp_path / "config.json").write_text(config.model_dump_json())
@@ -32,6 +27,6 @@ def test_acknowledged_rows_stay_and_a_resume_ends_at_the_same_digest(tmp_path: P
     n_kept = reader.n_rows
     assert 0 < n_kept < 41
     kept = reader.weights()
-    assert run(config).digest() == truth
+    assert run(config).digest() == truth(config).digest()
     assert reader.weights(0, n_kept).tobytes() == kept.tobytes()
     assert list(verify(Store.open(store))) == []

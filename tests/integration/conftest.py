@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-import streamscalar as ss
-from tests.conftest import small_config
+from tests.conftest import Truth, small_config
 
 READ, ADMIN = "read-token-of-the-tests", "admin-token-of-the-tests"
 
@@ -77,11 +77,10 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Store a finished experiment: regular and diverging digits."""
+def small_store(truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished experiment, alone in its folder: regular and diverging digits."""
     path = tmp_path_factory.mktemp("stores") / "small"
-    ss.run(small_config(path))
-    return path
+    return Path(shutil.copytree(str(truth(small_config(path)).store.path), path))
 
 
 @pytest.fixture(scope="module")

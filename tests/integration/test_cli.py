@@ -9,16 +9,11 @@ import pandas as pd
 import pytest
 
 from tests.conftest import small_config
+from tests.forkserver import forkserver
 
 
 def streamscalar(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "streamscalar", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
+    return forkserver().run(*arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +21,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     config = small_config(folder / "store")
     (folder / "config.json").write_text(config.model_dump_json())
-    done = streamscalar("run", folder / "config.json", "--json")
+    command = [sys.executable, "-m", "streamscalar", "run", str(folder / "config.json"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert [setting["learning_rate"] for setting in document["settings"]] == [1, 5]
@@ -162,4 +158,7 @@ def test_help_teaches(tmp_path: Path) -> None:
     for command in ("demo", "run", "resume", "ls", "show", "analyze", "report", "verify", "digest", "config", "bench"):
         assert command in text
     schema = json.loads(streamscalar("config", "schema").stdout)
-    assert schema["$defs"]["TrainingSection"]["properties"]["n_steps"]["description"] == "Number of updates."
+    assert (
+        schema["$defs"]["TrainingSection"]["properties"]["n_steps"]["description"]
+        == "Number of updates (optimiser steps) per run."
+    )

@@ -11,13 +11,13 @@ from scipy.spatial.distance import cdist
 import streamscalar
 from streamscalar import runtime
 from streamscalar.errors import BadCall
-from streamscalar.numerics.embedding.signs import batch_cmds
-from tests.conftest import small_config
+from tests.conftest import Truth, small_config
+from tests.oracles.classical import batch_cmds
 
 
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> streamscalar.Experiment:
-    return runtime.run(small_config(tmp_path_factory.mktemp("embeddings") / "store"))
+@pytest.fixture
+def experiment(truth: Truth) -> streamscalar.Experiment:
+    return truth(small_config(Path("unused")))
 
 
 def snapshots(run: streamscalar.Run) -> NDArray[Any]:

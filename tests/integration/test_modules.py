@@ -153,17 +153,6 @@ def test_a_regression_has_no_accuracy_and_says_so(tmp_path: Path) -> None:
     assert setting.estimates["steps_to_accuracy"].value is None
 
 
-@pytest.mark.parametrize("kind", ["cnn", "own"])
-@pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
-def test_executors_give_equal_digests(tmp_path: Path, kind: str) -> None:
-    inline = config_of(kind, tmp_path / "inline", n_steps=20)
-    expected = runtime.run(inline).digest()
-    config = small_config(tmp_path / "ray", **{**KINDS[kind], "training": inline.training.model_dump()})
-    ray = config.model_copy(update={"cluster": config.cluster.model_copy(update={"executor": "ray"})})
-    assert runtime.run(ray).digest() == expected
-
-
 NETS = """
 from torch import nn
 from streamscalar.training.tasks import Task

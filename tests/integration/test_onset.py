@@ -96,12 +96,6 @@ def test_a_search_stopped_twice_ends_at_the_same_result(root: Path, result: Onse
     assert streamscalar.open(tmp_path / "stage-0").store.reader("lr1_ic0").setting == first_stage
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
-def test_ray_finds_the_same(result: OnsetResult, tmp_path: Path) -> None:
-    assert find_onset(digits(cluster={"executor": "ray"}), tmp_path, **SEARCH) == result
-
-
 @pytest.mark.parametrize(
     ("sections", "search", "words"),
     [
@@ -208,7 +202,7 @@ def test_the_command_prints_the_result(root: Path, result: OnsetResult) -> None:
     done = CliRunner().invoke(app, [str(part) for part in (file, *options)])
     assert result.message in " ".join(done.stdout.split())
     assert "first sensitive" in done.stdout
-    assert f"lr {result.high:g}: " in done.stderr
+    assert f"learning rate {result.high:g}: " in done.stderr
     assert f"{result.n_steps_spent:,} of 600 steps" in done.stderr
     done = CliRunner().invoke(app, [])
     assert isinstance(done.exception, BadCall)

@@ -15,7 +15,7 @@ from streamscalar import runtime
 from streamscalar.config import Config
 from streamscalar.report import write_report
 from streamscalar.store import Store
-from tests.conftest import small_config
+from tests.conftest import Truth, small_config
 
 IF_LADDER = "Smaller and smaller perturbations"
 SECTIONS = (
@@ -90,13 +90,13 @@ def page_of(experiment: streamscalar.Experiment, path: Path) -> str:
     return text
 
 
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> streamscalar.Experiment:
-    folder = tmp_path_factory.mktemp("report")
-    config = quick(
-        folder / "store", experiment={"n_initial_conditions": 3}, training={"learning_rate": [1, 5], "n_steps": 60}
-    )
-    return runtime.run(config)
+@pytest.fixture
+def experiment(truth: Truth) -> streamscalar.Experiment:
+    sections: dict[str, dict[str, Any]] = {
+        "experiment": {"n_initial_conditions": 3},
+        "training": {"learning_rate": [1, 5], "n_steps": 60},
+    }
+    return truth(quick(Path("unused"), **sections))
 
 
 def test_the_page_holds_every_section_and_fetches_nothing(experiment: streamscalar.Experiment, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from streamscalar.protocol.progress import Snapshot
 from streamscalar.runtime import continue_store, execute, prepare
 
 
-def _settings(folder: Path, executor: str) -> dict[str, Any]:
+def settings_of(folder: Path, executor: str) -> dict[str, Any]:
     return {
         "experiment": {"name": "wishes", "n_initial_conditions": 1},
         "task": {"name": "quadratic", "curvatures": [1.0, 0.5, 0.25]},
@@ -24,9 +24,8 @@ def _settings(folder: Path, executor: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
-def test_runs_are_added_and_cancelled_while_the_experiment_runs(tmp_path: Path, executor: str) -> None:
-    settings = _settings(tmp_path, executor)
+def check_requests_are_obeyed(settings: dict[str, Any]) -> None:
+    """Add a run to an experiment and cancel one while it runs."""
     asked = False
 
     def ask(snapshot: Snapshot) -> None:
@@ -43,8 +42,12 @@ def test_runs_are_added_and_cancelled_while_the_experiment_runs(tmp_path: Path, 
     assert [setting.learning_rate for setting in experiment.analyze().settings] == [0.1, 0.2, 0.4]
 
 
+def test_runs_are_added_and_cancelled_while_the_experiment_runs(tmp_path: Path) -> None:
+    check_requests_are_obeyed(settings_of(tmp_path, "inline"))
+
+
 def test_a_run_in_training_is_cancelled_and_keeps_its_rows(tmp_path: Path) -> None:
-    settings = _settings(tmp_path, "inline")
+    settings = settings_of(tmp_path, "inline")
 
     def ask(snapshot: Snapshot) -> None:
         view = snapshot.runs[0]
@@ -61,7 +64,7 @@ def test_a_run_in_training_is_cancelled_and_keeps_its_rows(tmp_path: Path) -> No
 
 
 def test_wishes_outlive_the_experiment(tmp_path: Path) -> None:
-    settings = _settings(tmp_path, "inline")
+    settings = settings_of(tmp_path, "inline")
     experiment = ss.run(settings)
     experiment.add_runs([0.5])
     experiment.cancel("lr0.1_ic0")
@@ -71,8 +74,8 @@ def test_wishes_outlive_the_experiment(tmp_path: Path) -> None:
 
 
 def test_an_added_run_equals_a_planned_one(tmp_path: Path) -> None:
-    planned = ss.run({**_settings(tmp_path / "planned", "inline")})
-    settings = _settings(tmp_path / "added", "inline")
+    planned = ss.run({**settings_of(tmp_path / "planned", "inline")})
+    settings = settings_of(tmp_path / "added", "inline")
     settings["training"]["learning_rate"] = [0.1, 0.2]
     short = ss.run(settings)
     short.add_runs([0.3])
@@ -85,5 +88,5 @@ def test_no_run_is_added_to_a_training_of_ones_own(tmp_path: Path) -> None:
 
     config = load_config({"task": {"name": "tracked"}})
     Store.create(tmp_path / "mine", config.identity(), {})
-    with pytest.raises(BadCall, match="run: cannot be added to trainings of your own"):
+    with pytest.raises(BadCall, match=r"run: cannot be added to runs recorded by ss\.track"):
         ss.open(tmp_path / "mine").add_runs([0.1])

@@ -1,7 +1,6 @@
 """Embeddings, covers and random walks from their definitions, for small inputs."""
 
 from collections.abc import Iterator
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,18 +60,6 @@ def guttman(distances: Floats, places: Floats) -> Floats:
                 matrix[i, j] = -distances[i, j] / apart
     matrix -= np.diag(matrix.sum(axis=1))
     return matrix @ places / n
-
-
-def row_distances(weights: Floats, distance: str) -> Floats:
-    """Largest distance over the replicas, between any two rows of `(N, R, P)`: `(N, N)`."""
-    by_replica = [distance_matrix(weights[:, j], weights[:, j], distance) for j in range(weights.shape[1])]
-    return np.asarray(np.max(by_replica, axis=0))
-
-
-def best_cover(apart: Floats, n: int) -> float:
-    """Smallest radius within which some n points cover all, given their distances `(N, N)`, by trying all."""
-    choices = combinations(range(len(apart)), min(n, len(apart)))
-    return min(float(apart[:, list(choice)].min(axis=1).max()) for choice in choices)
 
 
 def kinked_ensemble(seed: int, n_steps: int, n_perturbed: int, epsilon: float, n_still: int) -> Floats:

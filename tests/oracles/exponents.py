@@ -42,6 +42,11 @@ def best_r2(steps: NDArray[np.int64], divergence: Floats) -> tuple[float, float,
     return best
 
 
+def pair_divergence(signed: Floats) -> Floats:
+    """Distance of every pair of members, `(T, n_pairs)`, from the separations `(T, n)` from the first."""
+    return np.stack([np.abs(signed[:, i] - signed[:, j]) for i, j in combinations(range(signed.shape[1]), 2)], axis=1)
+
+
 def mean_over_pairs(signed: Floats, members: list[int]) -> Floats:
     """Mean `ln |s_i - s_j|` of every row over the pairs among `members`."""
     rows = [[math.log(abs(row[i] - row[j])) for i, j in combinations(members, 2)] for row in signed]

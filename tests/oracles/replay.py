@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.config import RunSetting
 from streamscalar.store import Store
 from streamscalar.types import Layer, Layout
 
@@ -74,7 +75,7 @@ def add(store: Store, run_id: str, shape: Layout, n_rows: int, segment_rows: int
     """Add a run with the metrics of `metrics` and two components."""
     store.add_run(
         run_id,
-        setting={"learning_rate": 0.5},
+        setting=RunSetting(learning_rate=0.5),
         seed=7,
         layout=shape,
         n_rows=n_rows,

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from streamscalar.numerics.embedding.online import OnlineCMDS
 from streamscalar.numerics.embedding.separations import separations
-from streamscalar.numerics.embedding.signs import batch_cmds
 from streamscalar.numerics.exponents.divergence import ftle, nmle
+from tests.oracles.classical import batch_cmds
 
 Floats = NDArray[np.float64]
 RANK, P = 4, 30

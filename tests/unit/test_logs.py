@@ -3,11 +3,7 @@
 import io
 import json
 import logging
-import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.config import Config, plan_packs
-from streamscalar.config.logs import log_format
+from streamscalar.config.log_settings import log_format
 from streamscalar.errors import BadCall, Fenced
 from streamscalar.logs import FIELDS, JsonLines, TextLines, set_up_logs
 from streamscalar.runtime.inline import run_inline
@@ -163,20 +159,6 @@ def test_a_fenced_trainer_and_embedder_say_so(lines: io.StringIO, tmp_path: Path
     assert "attempt 2 owns the stream" in told[-1]["reason"]
 
 
-def test_a_poor_choice_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
-    found = subprocess.run(
-        [sys.executable, "-m", "streamscalar", "serve", str(tmp_path), "--port", "0"],
-        env={"STREAMSCALAR_LOG": "yaml", "HOME": str(tmp_path), "PATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert found.returncode == 2
-    assert found.stderr.splitlines()[-1].startswith("streamscalar: STREAMSCALAR_LOG: must be json or text; got 'yaml'")
-    assert "Traceback" not in found.stderr
-
-
 def test_the_page_describes_exactly_the_fields_of_a_line() -> None:
     page = (Path(__file__).parents[2] / "deploy" / "observability.md").read_text("utf-8")
     table = page.split("| field | holds |")[1].split("\n\n")[0]
@@ -188,20 +170,3 @@ def test_the_page_describes_exactly_the_fields_of_a_line() -> None:
         *FIELDS,
         "exception",
     ]
-
-
-def test_a_service_writes_nothing_but_json(tmp_path: Path) -> None:
-    """A store of a newer schema is left out, which the service says in its log."""
-    (tmp_path / "newer").mkdir()
-    (tmp_path / "newer" / "zarr.json").write_text('{"attributes": {"schema_version": 99}}')
-    command = [sys.executable, "-m", "streamscalar", "serve", str(tmp_path), "--port", "0", "--quiet"]
-    environment = {**os.environ, "STREAMSCALAR_LOG": "json", "STREAMSCALAR_TOKEN": "t" * 20, "HOME": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        first = json.loads(process.stderr.readline())
-        process.send_signal(signal.SIGINT)
-        rest = [json.loads(line) for line in process.stderr]
-    assert (first["level"], first["logger"]) == ("WARNING", "streamscalar_services.api.watch.catalog")
-    assert "must have schema version 1 or older" in first["message"]
-    assert first["node"] == socket.gethostname()
-    assert all({"time", "level", "logger", "message"} <= set(line) for line in rest)

@@ -15,9 +15,9 @@ from pydantic_core import to_json
 from starlette.middleware.gzip import GZipMiddleware
 
 import streamscalar
-from streamscalar.analysis.rules import Level
 from streamscalar.errors import BadCall, Kind
-from streamscalar.experiment import DISTANCES
+from streamscalar.types import DISTANCES, RUN_ID_PATTERN, AlertLevel
+from streamscalar_services.api.estimate_schemas import RunEstimatesDocument
 from streamscalar_services.api.glossary import Glossary, glossary
 from streamscalar_services.api.http.guards import EntityTags, Guard
 from streamscalar_services.api.http.problem_json import add_handlers, problem
@@ -36,7 +36,6 @@ from streamscalar_services.api.schemas import (
     NewRuns,
     ProblemDocument,
     RunDetails,
-    RunEstimatesDocument,
     RunPageDocument,
     SeriesDocument,
 )
@@ -48,13 +47,14 @@ PAGE = 100
 """Default number of items of a page."""
 POINTS = 1000
 """Default number of points of a series."""
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
-RUN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}:[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
+NAME = f"^{RUN_ID_PATTERN}$"
+RUN = f"^{RUN_ID_PATTERN}:{RUN_ID_PATTERN}$"
 
 RunId = Annotated[str, InPath(pattern=RUN, max_length=401, description="`experiment:run`, as in the list of runs")]
-ExperimentName = Annotated[str, InPath(pattern=NAME)]
-Step = Annotated[int | None, Query(ge=0, le=2**53)]
-CursorText = Annotated[str | None, Query(max_length=500)]
+ExperimentName = Annotated[str, InPath(pattern=NAME, description="Name of the experiment")]
+CursorText = Annotated[
+    str | None, Query(max_length=500, description="Cursor of the previous answer; by default from the start")
+]
 
 _CONTENT = {"content": {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -161,12 +161,12 @@ def _open_routes() -> APIRouter:
 
 def _data_routes(options: ServiceOptions) -> APIRouter:
     router = APIRouter(responses=_PROBLEMS)
-    limit = Annotated[int, Query(ge=1, le=options.max_page)]
-    points = Annotated[int, Query(ge=1, le=options.max_points)]
+    limit = Annotated[int, Query(ge=1, le=options.max_page, description="Items on a page at most")]
+    points = Annotated[int, Query(ge=1, le=options.max_points, description="Points of the series at most")]
 
     def window(
-        first: Annotated[int | None, Query(alias="from", ge=0, le=2**53)] = None,
-        last: Annotated[int | None, Query(alias="to", ge=0, le=2**53)] = None,
+        first: Annotated[int | None, Query(alias="from", ge=0, le=2**53, description="First step of the range")] = None,
+        last: Annotated[int | None, Query(alias="to", ge=0, le=2**53, description="Last step of the range")] = None,
         max_points: points = POINTS,
         cursor: CursorText = None,
     ) -> Window:
@@ -197,8 +197,12 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
     @router.get("/v1/runs", response_model=RunPageDocument)
     def runs(
         monitor: Living,
-        filter_text: Annotated[str, Query(alias="filter", max_length=500)] = "",
-        sort: Annotated[str, Query(max_length=50)] = "-updated_at",
+        filter_text: Annotated[
+            str, Query(alias="filter", max_length=500, description="Terms that a run must meet, or part of its id")
+        ] = "",
+        sort: Annotated[
+            str, Query(max_length=50, description="Key to sort by; descending with a minus")
+        ] = "-updated_at",
         cursor: CursorText = None,
         limit: limit = PAGE,
     ) -> Response:
@@ -218,8 +222,14 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         run: RunId,
         monitor: Living,
         part: part,
-        component: Annotated[int, Query(ge=0, le=127)] = 0,
-        basis: Annotated[str, Query(pattern=r"^(best|exact|live|[0-9]{1,9})$")] = "best",
+        component: Annotated[int, Query(ge=0, le=127, description="Coordinate; 0 is the scalar")] = 0,
+        basis: Annotated[
+            str,
+            Query(
+                pattern=r"^(best|exact|live|[0-9]{1,9})$",
+                description="`exact`, `live` (the newest version), a version, or `best`: exact if stored, else live",
+            ),
+        ] = "best",
     ) -> Response:
         """Return the scalar embedding (component 0) of all replicas, thinned so that points never move."""
         return _json(monitor.queries.embedding(run, component, basis, part))
@@ -229,24 +239,38 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         run: RunId,
         monitor: Living,
         part: part,
-        distance: Annotated[str, Query(pattern=f"^({'|'.join(DISTANCES)})$")] = "l1",
+        distance: Annotated[str, Query(pattern=f"^({'|'.join(DISTANCES)})$", description="Distance to return")] = "l1",
     ) -> Response:
         """Return the distance of every replica from the reference."""
         return _json(monitor.queries.divergence(run, distance, part))
 
     @router.get("/v1/runs/{run}/metrics/{metric}", response_model=SeriesDocument)
-    def metric(run: RunId, metric: Annotated[str, InPath(max_length=200)], monitor: Living, part: part) -> Response:
+    def metric(
+        run: RunId,
+        metric: Annotated[str, InPath(max_length=200, description="Name of the metric, such as `loss`")],
+        monitor: Living,
+        part: part,
+    ) -> Response:
         """Return a metric of all replicas."""
         return _json(monitor.queries.metric(run, metric, part))
 
     @router.get("/v1/runs/{run}/estimates", response_model=RunEstimatesDocument)
-    def estimates(run: RunId, monitor: Living, rows: Annotated[int | None, Query(ge=0, le=2**53)] = None) -> Response:
+    def estimates(
+        run: RunId,
+        monitor: Living,
+        rows: Annotated[int | None, Query(ge=0, le=2**53, description="Rows to analyse; all by default")] = None,
+    ) -> Response:
         """Return the estimates of one run: now, or as they were when `rows` rows were embedded."""
         return _json(monitor.queries.estimates(run, rows))
 
     @router.get("/v1/runs/{run}/nearest", response_model=Neighbours)
     def neighbours(
-        run: RunId, monitor: Living, k: Annotated[int, Query(ge=1, le=63)] = 5, method: Method = "auto"
+        run: RunId,
+        monitor: Living,
+        k: Annotated[int, Query(ge=1, le=63, description="Number of runs to return")] = 5,
+        method: Annotated[
+            Method, Query(description="`weights`, `shape`, or `auto`: weights if another run has the same layout")
+        ] = "auto",
     ) -> Response:
         """Return the runs with the nearest trajectories."""
         catalog = monitor.catalog
@@ -256,7 +280,7 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
     def compare(
         monitor: Living,
         runs: Annotated[str, Query(max_length=8000, description="Ids, separated by commas")],
-        name: Annotated[str, Query(max_length=200)] = "embedding",
+        name: Annotated[str, Query(max_length=200, description="Series to compare")] = "embedding",
         max_points: points = POINTS,
     ) -> Response:
         """Return one series of several runs at the same steps: `embedding`, a distance, or a metric."""
@@ -270,8 +294,8 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
     @router.get("/v1/alerts", response_model=AlertPage)
     def alerts(
         monitor: Living,
-        run: Annotated[str | None, Query(pattern=RUN, max_length=401)] = None,
-        level: Annotated[Level, Query(description="Minimum level")] = "info",
+        run: Annotated[str | None, Query(pattern=RUN, max_length=401, description="Alerts of this run only")] = None,
+        level: Annotated[AlertLevel, Query(description="Minimum level")] = "info",
         cursor: CursorText = None,
         limit: limit = PAGE,
     ) -> Response:
@@ -297,9 +321,15 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
     @router.get(
         "/v1/events",
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {}}}, 503: {"description": "Too many streams"}},
+        responses={200: {"content": {"text/event-stream": {}}}, 503: {"description": "Too many streams", **_CONTENT}},
     )
-    async def events(monitor: Living, last_event_id: Annotated[str | None, Header(max_length=100)] = None) -> Response:
+    async def events(
+        monitor: Living,
+        last_event_id: Annotated[
+            str | None,
+            Header(max_length=100, description="Id of the last event received, to continue after it"),
+        ] = None,
+    ) -> Response:
         """Stream events (server-sent): `rows`, `runs`, `basis`, `alert`, `reset`."""
         if monitor.hub.n_clients >= options.max_streams:
             return problem(

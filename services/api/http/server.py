@@ -8,13 +8,12 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from streamscalar.config.logs import log_format
+from streamscalar.config.log_settings import log_format
 from streamscalar.errors import BadCall, Kind
 from streamscalar.logs import set_up_logs
 from streamscalar_services.api.http.app import create_app
 from streamscalar_services.api.service_options import ServiceOptions
 
-PORT = 8870
 HEADER_TIMEOUT_S = 10.0
 """Seconds within which the head of a request must arrive; a slower client only occupies a connection."""
 MAX_CONNECTIONS = 512

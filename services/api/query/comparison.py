@@ -6,9 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.experiment import DISTANCES
 from streamscalar.numerics.embedding.shared_axes import Basis, SharedAxes, shared_axes
-from streamscalar.types import REFERENCE
+from streamscalar.types import DISTANCES, REFERENCE
 from streamscalar_services.api.query.readers import Readers
 from streamscalar_services.api.query.sampling import Numbers, numbers, sample
 from streamscalar_services.api.schemas import Compared, Comparison

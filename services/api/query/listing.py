@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar_services.api.schemas import EstimateDocument, Number, RunItem, Sparkline, number
+from streamscalar_services.api.estimate_schemas import EstimateDocument, Number, number
+from streamscalar_services.api.schemas import RunItem, Sparkline
 from streamscalar_services.api.watch.entries import Entry
 
 
@@ -39,9 +40,9 @@ KEYS: dict[str, Read] = {
     "state": lambda entry, clock: entry.state(clock.now, clock.silent_after_s),
     "group": lambda entry, _: group_of(entry),
     "regime": lambda entry, _: None if entry.glance is None else str(entry.glance.regime),
-    "learning_rate": lambda entry, _: _number(entry.setting.get("learning_rate")),
-    "epsilon": lambda entry, _: _number(entry.setting.get("epsilon")),
-    "initial_condition": lambda entry, _: _number(entry.setting.get("initial_condition")),
+    "learning_rate": lambda entry, _: _number(entry.setting.learning_rate),
+    "epsilon": lambda entry, _: _number(entry.setting.epsilon),
+    "initial_condition": lambda entry, _: _number(entry.setting.initial_condition),
     "exponent": lambda entry, _: None if entry.glance is None else entry.glance.exponent.value,
     "explained_variance": lambda entry, _: entry.explained_variance,
     "loss": lambda entry, _: _number(entry.loss),
@@ -67,12 +68,12 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 
 def group_of(entry: Entry) -> str:
     """Return the group of a run: its own, that of its experiment, or the name of the experiment."""
-    return str(entry.setting.get("group") or entry.source.config.experiment.group or entry.source.name)
+    return str(entry.setting.group or entry.source.config.experiment.group or entry.source.name)
 
 
 def tags_of(entry: Entry) -> list[str]:
     """Return the tags of a run, and of its experiment."""
-    return [str(tag) for tag in (*entry.setting.get("tags", ()), *entry.source.config.experiment.tags)]
+    return [str(tag) for tag in (*entry.setting.tags, *entry.source.config.experiment.tags)]
 
 
 def matcher(text: str) -> Callable[[Entry, Clock], bool]:
@@ -198,9 +199,9 @@ def item(entry: Entry, clock: Clock) -> RunItem:
         is_tracked=entry.is_tracked,
         group=group_of(entry),
         tags=tags_of(entry),
-        learning_rate=setting.get("learning_rate"),
-        epsilon=setting.get("epsilon"),
-        initial_condition=setting.get("initial_condition"),
+        learning_rate=setting.learning_rate,
+        epsilon=setting.epsilon,
+        initial_condition=setting.initial_condition,
         n_rows=entry.n_rows,
         n_planned=entry.n_planned,
         step=entry.step,

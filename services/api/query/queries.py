@@ -14,20 +14,17 @@ from streamscalar.analysis.table import tabulate
 from streamscalar.errors import BadCall, Kind
 from streamscalar.experiment import Run
 from streamscalar.types import Estimate, Layout
+from streamscalar_services.api.estimate_schemas import EstimateDocument, RunEstimatesDocument, SettingDocument, number
 from streamscalar_services.api.query.listing import Clock, item, matcher, ordered, page
 from streamscalar_services.api.query.readers import Readers
 from streamscalar_services.api.query.sampling import Window, numbers, sample
 from streamscalar_services.api.schemas import (
-    EstimateDocument,
     ExperimentDetails,
     ExperimentItem,
     ExperimentPageDocument,
     RunDetails,
-    RunEstimatesDocument,
     RunPageDocument,
     SeriesDocument,
-    SettingDocument,
-    number,
 )
 from streamscalar_services.api.service_options import ServiceOptions
 from streamscalar_services.api.watch.catalog import Catalog
@@ -130,18 +127,18 @@ class Queries:
         layout = reader.layout
         return RunDetails(
             item=item(entry, self.clock()),
-            setting=reader.setting,
+            setting=reader.setting.to_json(),
             seed=reader.seed,
             n_parameters=layout.n_parameters,
             dtype=layout.dtype,
             layers=layout.to_json()["layers"],
             replicas=replica_names(layout),
             metrics=list(reader.metric_names),
-            n_embedded=reader.n_embedded,
+            n_embedded=reader.embedding.n_rows,
             n_components=reader.spec.n_components,
-            bases=[int(version) for version in reader.bases()["version"]],
-            has_exact=reader.has_exact,
-            exact=reader.exact_info(),
+            bases=[int(version) for version in reader.embedding.bases()["version"]],
+            has_exact=reader.embedding.has_exact,
+            exact=reader.embedding.exact_info(),
         )
 
     def estimates(self, run_id: str, n_rows: int | None) -> RunEstimatesDocument:

@@ -12,9 +12,10 @@ from dataclasses import replace
 from threading import Lock
 
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
-from streamscalar.analysis.rules import LEVELS, Alert, Level
+from streamscalar.analysis.rules import Alert
 from streamscalar.analysis.series import RunSeries
 from streamscalar.store.change_stamps import segment_written_at
+from streamscalar.types import ALERT_LEVELS, AlertLevel
 from streamscalar_services.api.query.listing import group_of, page
 from streamscalar_services.api.schemas import AlertDocument, AlertPage
 from streamscalar_services.api.sinks import AlertSinks
@@ -89,9 +90,9 @@ class Alarms:
             found.append(self._fresh.popleft())
         return found
 
-    def page(self, run: str | None, level: Level, cursor: str | None, limit: int) -> AlertPage:
+    def page(self, run: str | None, level: AlertLevel, cursor: str | None, limit: int) -> AlertPage:
         """Return alerts of at least `level`, newest first."""
-        passed = LEVELS[LEVELS.index(level) :]
+        passed = ALERT_LEVELS[ALERT_LEVELS.index(level) :]
         with self._guard:
             alerts = list(self._found.values())
         chosen = [alert for alert in alerts if alert.level in passed and run in (None, alert.run)]
@@ -104,7 +105,7 @@ class Alarms:
         """Return the number of alerts kept, by level."""
         with self._guard:
             levels = [alert.level for alert in self._found.values()]
-        return {level: levels.count(level) for level in LEVELS}
+        return {level: levels.count(level) for level in ALERT_LEVELS}
 
     def _add(
         self, entry: Entry, alerts: Sequence[Alert], at: float | None = None, change_id: str | None = None
@@ -152,7 +153,7 @@ class Alarms:
 
 def _group(entry: Entry) -> tuple[object, ...]:
     setting = entry.setting
-    return entry.source.name, group_of(entry), setting.get("learning_rate"), setting.get("epsilon"), entry.layout
+    return entry.source.name, group_of(entry), setting.learning_rate, setting.epsilon, entry.layout
 
 
 def _written_at(entry: Entry, row: int | None) -> float:

@@ -11,11 +11,9 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from streamscalar.errors import BadCall, Kind, StreamscalarError
-from streamscalar.store import Place, Unreachable
-from streamscalar.store.change_stamps import stores_below
+from streamscalar.store import Place, Unreachable, medium_of
 from streamscalar_services.api.schemas import State
 from streamscalar_services.api.watch.entries import Each, Entry, Source
 from streamscalar_services.api.watch.totals import Totals
@@ -45,9 +43,7 @@ def _poll(entry: Entry) -> bool:
 
 def require_stores(root: Place) -> None:
     """Raise `BadCall` if the place does not exist, so that it can neither be a store nor hold stores."""
-    # Listed, so that access denied by a bucket differs from an empty prefix.
-    is_there = root.is_dir() if isinstance(root, Path) else not root.is_empty() or not root.key
-    if not is_there:
+    if not medium_of(root).is_there(root):
         raise BadCall(str(root), "must be a store or a folder of stores", "nothing there", kind=Kind.STORE_MISSING)
 
 
@@ -80,14 +76,11 @@ class Catalog:
 
     def __init__(self, root: Place) -> None:
         require_stores(root)
-        if isinstance(root, Path):
-            self._root: Place = root.resolve()
-            self._each: Each = map
-            self._ended_per_poll = ENDED_PER_POLL
-        else:
-            self._root = root
-            self._each = ThreadPoolExecutor(N_CONCURRENT, "poll").map
-            self._ended_per_poll = ENDED_PER_POLL_BUCKET
+        self._medium = medium_of(root)
+        self._root: Place = self._medium.resolved(root)
+        is_remote = self._medium.is_remote
+        self._each: Each = ThreadPoolExecutor(N_CONCURRENT, "poll").map if is_remote else map
+        self._ended_per_poll = ENDED_PER_POLL_BUCKET if is_remote else ENDED_PER_POLL
         self._is_store = (root / "zarr.json").exists()
         self.sources: dict[str, Source] = {}
         self._broken: set[Place] = set()
@@ -181,7 +174,7 @@ class Catalog:
             return
         self._discovered_at = time.monotonic()
         new_since, self._new_since = self._new_since, time.time()
-        for path in [self._root] if self._is_store else stores_below(self._root):
+        for path in [self._root] if self._is_store else self._medium.stores_below(self._root):
             if path.name in self.sources or path in self._broken:
                 continue
             try:

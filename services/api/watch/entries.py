@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from streamscalar.analysis.run import Glance
+from streamscalar.config import RunSetting
 from streamscalar.experiment import Experiment
 from streamscalar.store import Place, RunReader, Store
-from streamscalar.store.change_stamps import list_stamp, n_attempts, run_stamp, stamp
+from streamscalar.store.change_stamps import list_stamp, n_attempts, run_stamp
 from streamscalar.store.schema import RunFiles, RunSpec
 from streamscalar.types import REFERENCE
 from streamscalar_services.api.schemas import State
@@ -68,7 +69,7 @@ class Entry:
     id: str
     source: "Source"
     run_id: str
-    setting: dict[str, Any]
+    setting: RunSetting
     n_planned: int | None
     parent: tuple[str, int] | None
     layout: int
@@ -106,7 +107,7 @@ class Entry:
     @property
     def is_tracked(self) -> bool:
         """Whether a training loop of the user writes it."""
-        return bool(self.setting.get("is_tracked", False))
+        return self.setting.is_tracked
 
     def state(self, now: float, silent_after_s: float) -> State:
         """Return its state."""
@@ -134,8 +135,8 @@ class Entry:
         newest = reader.newest()
         status = self.source.store.status(self.run_id)
         self.phase, self.reason = str(status.get("phase", "")), str(status.get("reason", ""))
-        self.is_complete, self.has_exact = reader.is_complete, reader.has_exact
-        self.n_embedded, self.n_bases = reader.n_embedded, reader.n_bases
+        self.is_complete, self.has_exact = reader.is_complete, reader.embedding.has_exact
+        self.n_embedded, self.n_bases = reader.embedding.n_rows, reader.embedding.n_bases
         self.n_attempts = n_attempts(self.path)
         if newest is not None:
             self.n_rows, self.step = newest.n_rows, newest.step
@@ -174,7 +175,7 @@ class Source:
         self.experiment = Experiment(Store.open(path))
         # A config that this version cannot read fails here, not at every request.
         self.config = self.experiment.config
-        created = stamp(path / "zarr.json")
+        created = self.store.medium.stamp(path / "zarr.json")
         self.created_at = time.time() if created is None else created[1]
         self.is_new = self.created_at >= new_since - CLOCK_SLACK_S
         self.backlog = Backlog(self.store, self.config)

@@ -2,11 +2,9 @@
 
 import logging
 from collections.abc import Container
-from pathlib import Path
 
 from streamscalar.config import Config, plan_packs
 from streamscalar.store import Store
-from streamscalar.store.change_stamps import stamp
 
 _log = logging.getLogger(__name__)
 
@@ -77,9 +75,7 @@ class Backlog:
 
     def refresh(self, started: Container[str]) -> None:
         """Read new requests, and drop the runs that have started."""
-        folder = self._store.place / "requests"
-        # A bucket has no folder stamps; listing the requests is one request as well.
-        seen = stamp(folder) if isinstance(folder, Path) else object()
+        seen = self._store.medium.entries_stamp(self._store.place / "requests")
         if seen != self._seen:
             self._take_requests()
             self._seen = seen

@@ -19,7 +19,7 @@ from streamscalar.types import Status
 Floats = NDArray[np.float64]
 
 LARGEST_SKEW = 100.0
-"""Bound on the shape of the skew normal; beyond it the law is nearly a half normal."""
+"""Bound on the magnitude of the shape of the skew normal; beyond it the law is nearly a half normal."""
 
 POWERS = (0.3, 20.0)
 """Bounds on the exponent of the generalised normal, from a cusp to nearly uniform."""
@@ -41,19 +41,19 @@ class SpacingFit:
     parameters
         Parameters by name; `loc` and `scale` of the skew lognormal are in units of log10.
     log_likelihood, aic
-        Of the spacing itself for every law (the skew lognormal carries its Jacobian), so that they compare. Natural
-        logarithm; `aic` is 2 k - 2 log likelihood with k parameters.
+        Of the spacing itself for every law (the skew lognormal includes its Jacobian), so that they are comparable.
+        Natural logarithm; `aic` is 2 k - 2 log likelihood with k parameters.
     ks
         Largest distance between empirical and fitted distribution function, in [0, 1].
     ks_p_value
-        What `ks_method` says.
+        p-value of `ks`, in [0, 1].
     ks_method
-        `plain: an upper bound, the parameters were fitted`, or `parametric bootstrap, n = ...`.
+        How it was computed: `plain: an upper bound, the parameters were fitted`, or `parametric bootstrap, n = ...`.
     status
-        `ok`; `not_converged` where a shape ran to its bound. The numbers are then those at the bound: the shape is no
-        estimate, and the likelihood only a lower bound on that of the limit law, which the message names.
+        `ok`; `not_converged` where a shape reached its bound. The numbers are then those at the bound: the shape is
+        no estimate, and the likelihood is a lower bound on that of the limit law, which the message names.
     message
-        Empty, or what happened.
+        What happened; empty where `status` is `ok`.
     """
 
     name: str
@@ -73,6 +73,7 @@ def p_value_of(observed: float, drawn: Floats) -> float:
 
 
 SKEW_PARAMETERS = ("shape", "loc", "scale")
+"""Names of the parameters of the skew normal, in SciPy's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Law:
         return float((self.distribution.logpdf(np.log10(spacings), *parameters) + jacobian).sum())
 
     def at_bound(self, parameters: tuple[float, ...]) -> str:
-        """Return the law that a runaway shape leads to, or an empty string."""
+        """Return the limit law where the shape reached its bound, else an empty string."""
         if self.bounds is None:
             return ""
         low, high = self.bounds
@@ -111,7 +112,7 @@ class Law:
 
 
 def fit_law(law: Law, spacings: Floats, n_bootstrap: int, rng: np.random.Generator | None) -> SpacingFit:
-    """Return the maximum-likelihood fit of one law to spacings `(n,)` over 0; see `fit_spacings` for the rest."""
+    """Return the maximum-likelihood fit of one law to spacings `(n,)` over 0; `fit_spacings` describes the rest."""
     x = np.log10(spacings) if law.is_of_log10 else spacings
     parameters = law.fit(x)
     log_likelihood = law.log_likelihood(spacings, parameters)
@@ -124,14 +125,14 @@ def fit_law(law: Law, spacings: Floats, n_bootstrap: int, rng: np.random.Generat
         method = f"parametric bootstrap, n = {n_bootstrap}"
     limit = law.at_bound(parameters)
     status = Status.NOT_CONVERGED if limit else Status.OK
-    message = f"The shape ran to its bound, towards {limit}; the likelihood is a lower bound." if limit else ""
+    message = f"The shape reached its bound, towards {limit}; the likelihood is a lower bound." if limit else ""
     named = dict(zip(law.names, parameters, strict=True))
     aic = 2.0 * len(parameters) - 2.0 * log_likelihood
     return SpacingFit(law.name, named, log_likelihood, aic, distance, p_value, method, status, message)
 
 
 def _standardised(x: Floats) -> tuple[Floats, float, float]:
-    """Return values of mean 0 and standard deviation 1, and the two that were taken out."""
+    """Return values of mean 0 and standard deviation 1, and the mean and standard deviation of `x`."""
     mean, deviation = float(x.mean()), float(x.std())
     return (x - mean) / deviation, mean, deviation
 
@@ -195,7 +196,7 @@ def _general_normal(x: Floats) -> tuple[float, ...]:
                 spent, bounds=(values[0], values[-1]), args=(power,), method="bounded", options={"xatol": 1e-7}
             )
             return float(found.x)
-        # Concave between neighbours, so every minimum is at a value; first among a few, then next to the best.
+        # Concave between neighbours, so every minimum is at a value; search a few values, then around the best.
         coarse = [spent(at, power) for at in values[::stride]]
         first = max(0, int(np.argmin(coarse)) - 1) * stride
         near = values[first : first + 2 * stride + 1]
@@ -260,7 +261,7 @@ def _moments(shape: Floats) -> tuple[Floats, Floats]:
 def _given_shape(values: Floats, shape: Floats, start: tuple[Floats, Floats]) -> tuple[Floats, tuple[Floats, Floats]]:
     """Return the largest log likelihood for each shape `(B, G)`, less a constant, and (1 / scale, loc / scale) there.
 
-    Damped Newton steps on values `(B, 1, n)`.
+    Uses damped Newton steps on values `(B, 1, n)`.
     """
     u, v = start
     length = np.ones_like(u)
@@ -322,7 +323,7 @@ LAWS = (
 
 
 def log_likelihood(name: str, spacings: Floats, parameters: tuple[float, ...]) -> float:
-    """Return the log likelihood of spacings `(n,)` over 0 under the law called `name`, at given parameters.
+    """Return the log likelihood of spacings `(n,)` over 0 under a law of `LAWS`, at given parameters.
 
     Examples
     --------

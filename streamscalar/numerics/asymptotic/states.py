@@ -1,8 +1,8 @@
-"""Asymptotic states: where the scalar of each replica settles, and whether it has settled.
+"""Asymptotic states: where the scalar of each replica settles, with a test for drift.
 
 The state is the mean of the coordinate over the last rows [1]_. A mean over a window exists whether or not the
-series has settled, so a test for drift stands beside it. Rows are strongly autocorrelated; an ordinary trend
-test would call most settled series drifting. The test here therefore works on means of two rows each (which
+series has settled, so it is reported with a test for drift. Rows are strongly autocorrelated; an ordinary trend
+test would report drift in most settled series. The test here therefore works on means of two rows each (which
 removes the alternation of step sizes near stability), estimates their autocorrelation with its small-sample
 bias removed, and takes its degrees of freedom from the number of effectively independent rows. A drift must
 also be material: below a tenth of the spread between replicas it cannot reorder them.
@@ -32,7 +32,7 @@ LEAST_WINDOW = 12
 """Rows from which a trend and its autocorrelation can be estimated together."""
 
 LARGEST_CORRELATION = 0.99
-"""Bound on the estimated autocorrelation; beyond it a drift and a random walk are the same thing."""
+"""Bound on the estimated autocorrelation; beyond it a drift cannot be told from a random walk."""
 
 LEAST_EFFECTIVE = 4.0
 """Least number of effectively independent pairs of rows, so that the test keeps three degrees of freedom."""
@@ -42,24 +42,24 @@ _METHOD = "mean over the last rows"
 
 @dataclass(frozen=True, slots=True)
 class AsymptoticStates:
-    """One state per replica as data, and beside it whether they may be called asymptotic.
+    """One state per replica, with the result of the drift test.
 
     Attributes
     ----------
     values
-        Mean coordinate over the window, `(R,)`; empty where there is none (`too_few_rows`, `non_finite`). They are
-        kept under the statuses `drifting`, `constant` and `too_few_replicas`, so that they can be looked at.
+        Mean coordinate over the window, `(R,)` float64; empty where there is none (`too_few_rows`, `non_finite`).
+        Kept under the statuses `drifting`, `constant` and `too_few_replicas`, for inspection.
     drifts
         Change of the coordinate over the window along its linear trend, `(R,)`, in units of the coordinate.
     p_values
         Two-sided p-value of each drift, `(R,)`.
     is_drifting
-        Whether a replica drifts on its own: significant at the level asked for, and material; `(R,)`.
+        Whether each replica drifts by itself: significant at the requested level, and material; `(R,)`.
     status
         `ok`; `drifting`; `constant` (two states coincide: spacing 0); `too_few_rows`; `too_few_replicas` (under
         two); `non_finite`.
     message
-        What was seen, in one or two sentences.
+        What was found, in one or two sentences.
     window
         First and last step used, both inclusive; `None` without a window.
     """
@@ -84,21 +84,13 @@ class AsymptoticStates:
 def asymptotic_states(
     steps: NDArray[np.int64], scores: NDArray[np.float64], window: int = 50, level: float = 0.05
 ) -> AsymptoticStates:
-    """Return the asymptotic state of every replica, with a test that it is one.
+    """Return the asymptotic state of every replica, with a test for drift.
 
     A replica drifts when its linear trend over the window is significant and its change over the window is at
     least `MATERIAL_SHARE` of the standard deviation between states. The run is `drifting` when the p-value that half
     of the replicas stay under, times R over their number, is under `level` (Rüger's rule [4]_, immaterial drifts
-    counted as p = 1): that holds `level` however the replicas depend on each other, where the smallest p-value of
-    many does not. A minority that drifts is told in the message and in `is_drifting`.
-
-    Measured for a stated .05, six replicas and 50 rows of a first-order autoregression with coefficients from -.8 to
-    .9: one replica is called significant in .02 to .08 of cases (.10 at .95), a run of independent replicas in under
-    .01, one whose replicas move together in .06. With a slow component under white noise, where no first-order model
-    holds, .12 to .17 and .01 to .04. A random walk is called significant in .19 and .03 only: within one window it
-    cannot be told from a settled series with long memory. Power: a line of 4 standard deviations over the window .99
-    at a coefficient of .5 and .38 at .8; a relaxation with time 30 and amplitude 40 times the noise .99.
-    Source [1]_ tests nothing.
+    counted as p = 1): this keeps `level` however the replicas depend on each other, which the smallest p-value of
+    many does not. The message and `is_drifting` report a minority that drifts. Source [1]_ has no such test.
 
     Parameters
     ----------
@@ -111,6 +103,24 @@ def asymptotic_states(
         Rows at the end that are averaged.
     level
         Level of the drift test in (0, 1).
+
+    Returns
+    -------
+    AsymptoticStates
+
+    Raises
+    ------
+    BadCall
+        If the shapes do not agree, `window` is under `LEAST_WINDOW`, or `level` is outside (0, 1).
+
+    Notes
+    -----
+    Measured at a level of .05, six replicas and 50 rows of a first-order autoregression with coefficients from -.8 to
+    .9: one replica is significant in .02 to .08 of cases (.10 at .95), a run of independent replicas in under .01, one
+    whose replicas move together in .06. With a slow component under white noise, where no first-order model holds,
+    .12 to .17 and .01 to .04. A random walk is significant in only .19 and .03: within one window it cannot be told
+    from a settled series with long memory. Power: a line of 4 standard deviations over the window .99 at a coefficient
+    of .5 and .38 at .8; a relaxation with time 30 and amplitude 40 times the noise .99.
 
     Examples
     --------
@@ -137,7 +147,7 @@ def asymptotic_states(
         is_material = np.abs(drifts) >= MATERIAL_SHARE * float(values.std(ddof=1))
         status, what = _verdict(values, p_values, is_material, level)
     is_drifting = is_material & (p_values < level)
-    what += f" {int(is_drifting.sum())} of {n_replicas} replicas drift on their own (p < {level:g})."
+    what += f" {int(is_drifting.sum())} of {n_replicas} replicas drift by themselves (p < {level:g})."
     return AsymptoticStates(values, drifts, p_values, is_drifting, status, f"{what} {ADVICE[status]}".strip(), span)
 
 
@@ -158,7 +168,7 @@ def _without_states(status: Status, what: str, window: tuple[int, int] | None) -
 def _verdict(
     values: NDArray[np.float64], p_values: NDArray[np.float64], is_material: NDArray[np.bool_], level: float
 ) -> tuple[Status, str]:
-    """Return status and sentence of two or more replicas."""
+    """Return the status of two or more replicas and a sentence about it."""
     n_coinciding = len(values) - len(np.unique(values))
     if n_coinciding:
         return Status.CONSTANT, f"{n_coinciding} of {len(values)} states coincide with another: spacing 0."
@@ -178,7 +188,7 @@ def _trend(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.f
     centred = pairs - pairs.mean(axis=0)
     at = np.arange(n) - (n - 1) / 2.0
     residuals = centred - np.outer(at, at @ centred / (at @ at))
-    # Residuals at the size of rounding carry no information on their own correlation.
+    # Residuals at the size of rounding carry no information about their correlation.
     rounding = n * np.square(16.0 * np.finfo(np.float64).eps * np.abs(pairs).max(axis=0, initial=0.0))
     rho = _autocorrelation(residuals, rounding)
     first = np.sqrt(1.0 - rho**2)

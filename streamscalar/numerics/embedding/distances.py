@@ -8,7 +8,7 @@ separation of 1e-6. Cost: `n * m * P` differences and one read. Measured without
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,7 @@ from scipy.spatial.distance import cdist, pdist, squareform
 from streamscalar.errors import BadCall, Kind
 from streamscalar.numerics.blocks import LARGEST_WEIGHT, power_of_two
 from streamscalar.numerics.embedding.sources import SnapshotSource
-from streamscalar.types import Layer
-
-Distance = Literal["rms", "l1", "layer"]
+from streamscalar.types import EmbeddingDistance, Layer
 
 CHUNK = 512
 """Parameters taken at a time: 64 landmarks of that width (256 KiB) stay in the cache, and sums stay short."""
@@ -55,7 +53,7 @@ def distances(
     source: SnapshotSource,
     picked: Picked,
     landmarks: Picked,
-    distance: Distance,
+    distance: EmbeddingDistance,
     layers: Sequence[Layer] = (),
 ) -> NDArray[np.float64]:
     """Measure how far snapshots are from landmarks.
@@ -114,21 +112,6 @@ def distances(
         result[:, ~usable_landmarks] = math.nan
         results.append(result)
     return np.stack(results) if distance == "layer" else results[0]
-
-
-def between(
-    snapshots: NDArray[np.floating], others: NDArray[np.floating], distance: Literal["rms", "l1"]
-) -> NDArray[np.float64]:
-    """Return the distances `(n, m)` between finite snapshots `(n, P)` and `(m, P)` that are in memory.
-
-    Examples
-    --------
-    >>> between(np.array([[0.0, 0.0]]), np.array([[3.0, -4.0]]), "l1").tolist()
-    [[7.0]]
-    """
-    total = _Sum("cityblock" if distance == "l1" else "sqeuclidean", len(snapshots), len(others), is_square=False)
-    total.add(_Block.of(snapshots), _Block.of(others))
-    return total.value() if distance == "l1" else total.root() / math.sqrt(snapshots.shape[1])
 
 
 class _Block(NamedTuple):
@@ -204,7 +187,7 @@ def _check(name: str, picked: Picked, source: SnapshotSource) -> None:
         raise BadCall(name, "must hold as many rows as replicas", got, kind=Kind.DATA)
 
 
-def _spans(source: SnapshotSource, distance: Distance, layers: Sequence[Layer]) -> list[tuple[int, int]]:
+def _spans(source: SnapshotSource, distance: EmbeddingDistance, layers: Sequence[Layer]) -> list[tuple[int, int]]:
     """Return the ranges of parameters that each get a distance of their own."""
     if distance != "layer":
         return [(0, source.n_parameters)]

@@ -22,11 +22,9 @@ from streamscalar.numerics.blocks import pad_rows
 from streamscalar.numerics.embedding.direct import direct_directions
 from streamscalar.numerics.embedding.gram import gram_directions
 from streamscalar.numerics.embedding.krylov import krylov_directions
-from streamscalar.numerics.embedding.signs import align, gap, orient, shares, squared
+from streamscalar.numerics.embedding.signs import align, gap, orient, squared
 from streamscalar.numerics.embedding.sources import Leading, SnapshotSource
 from streamscalar.types import REFERENCE
-
-__all__ = ["ExactSolution", "SnapshotSource", "exact_cmds"]
 
 DIRECT_VALUES = 2**22
 """Weights of a run (rows times replicas times parameters) up to which it is held in memory: 32 MiB."""
@@ -85,11 +83,6 @@ class ExactSolution:
     def total_variance(self) -> float:
         """Sum of all squared singular values, infinite where that overflows."""
         return squared(self.spread)
-
-    @property
-    def explained_variance_ratio(self) -> NDArray[np.float64]:
-        """Share of the total variance along each component, `(K,)`; 0 where nothing varies."""
-        return shares(self.singular_values, self.spread)
 
 
 def exact_cmds(

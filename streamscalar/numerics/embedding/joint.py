@@ -4,14 +4,12 @@ Coordinates of runs that were embedded one by one may not: each has a mean, a di
 the runs stand side by side on the replica axis of one source, which `exact_cmds` embeds like any other.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.blocks import differences, usable_rows
 from streamscalar.numerics.embedding.sources import SnapshotSource
 from streamscalar.types import Layer
 
@@ -56,37 +54,6 @@ class JointSource:
     def _first_rows(self, source: SnapshotSource) -> Iterator[tuple[int, NDArray[np.floating]]]:
         for offset, block in source.by_parameters():
             yield offset, block[: self.n_rows]
-
-    def separation(self, component: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Measure every replica's separation from the reference of its own run along a shared axis.
-
-        `ExactSolution.separation` is measured from the reference of the first run. And two coordinates must not
-        be subtracted for a tiny separation: this projects the difference of the weights.
-
-        Parameters
-        ----------
-        component
-            Direction `(P,)`, such as the first component of the joint solution.
-
-        Returns
-        -------
-        ndarray
-            `(N, R)`, signed, over the root of P; exactly 0 for a replica with its reference's bits, NaN where
-            either is not finite. One read by parameters.
-        """
-        found = np.zeros((self.n_rows, self.n_replicas))
-        usable = np.ones(found.shape, dtype=np.bool_)
-        for offset, block in self.by_parameters():
-            usable_here = usable_rows(block)
-            usable &= usable_here
-            along = component[offset : offset + block.shape[2]]
-            for places in self.replicas.values():
-                own = slice(places.start, places.stop)
-                found[:, own] += differences(block[:, own], usable_here[:, own]) @ along
-        for places in self.replicas.values():
-            own = slice(places.start, places.stop)
-            found[:, own][~(usable[:, own] & usable[:, places.start, None])] = math.nan
-        return found / math.sqrt(self.n_parameters)
 
 
 def joint_source(

@@ -16,7 +16,7 @@ from streamscalar.numerics.blocks import (
     power_of_two,
     usable_rows,
 )
-from streamscalar.numerics.embedding.signs import align, gap, shares, squared
+from streamscalar.numerics.embedding.signs import align, gap, squared
 
 OVERSAMPLING = 16
 """Directions kept beyond the published ones.
@@ -115,11 +115,6 @@ class OnlineCMDS:
     def total_variance(self) -> float:
         """Sum of all squared singular values, truncated ones included; infinite where that overflows."""
         return squared(self.spread)
-
-    @property
-    def explained_variance_ratio(self) -> NDArray[np.float64]:
-        """Share of the total variance along each component, `(K,)`; 0 where nothing varies."""
-        return shares(self.singular_values, self.spread)
 
     @property
     def eigengap(self) -> float:

@@ -96,74 +96,6 @@ def walk_explained_variance(
     (0.61, 0.61)
     """
     method = "random walks with matched moves"
-    shares = _draw(increments, n_parameters, rng, n_draws, confidence, method)
-    if isinstance(shares, Estimate):
-        return shares
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(shares, [tail, 1.0 - tail])
-    message = f"Between low and high lie {confidence:.0%} of the walks."
-    value = float(shares.mean())
-    return Estimate(value, Status.OK, float(low), float(high), confidence, n_draws, method, message=message)
-
-
-def explained_against_walk(
-    observed: float,
-    increments: NDArray[np.float64],
-    n_parameters: int,
-    rng: np.random.Generator,
-    n_draws: int = 199,
-    confidence: float = 0.95,
-) -> Estimate:
-    """Test whether the first component explains more than that of a random walk with the same moves.
-
-    Parameters
-    ----------
-    observed
-        Explained variance ratio of the first component, in [0, 1], of the same rows and replicas.
-    increments, n_parameters, rng, n_draws
-        See `walk_explained_variance`.
-    confidence
-        One minus the level of the test.
-
-    Returns
-    -------
-    Estimate
-        The rank p-value, `(1 + walks that explain as much) / (1 + n_draws)`, where it is at most one minus
-        `confidence`; otherwise `not_significant`, which does not say that training is a random walk. A walk is
-        called structured in at most one minus `confidence` of all cases, exactly so where walks are drawn as they are.
-        Other statuses as for `walk_explained_variance`, and `non_finite` for an `observed` that is not finite.
-
-    Examples
-    --------
-    >>> straight = np.ones((50, 1, 1))
-    >>> explained_against_walk(1.0, straight, 1000, np.random.default_rng(0)).value
-    0.005
-    """
-    method = "rank among random walks with matched moves"
-    if not math.isfinite(observed):
-        return Estimate.failed(Status.NON_FINITE, method=method)
-    if not 0.0 <= observed <= 1.0 + 1e-9:
-        raise BadCall("observed", "must lie between 0 and 1", str(observed))
-    shares = _draw(increments, n_parameters, rng, n_draws, confidence, method)
-    if isinstance(shares, Estimate):
-        return shares
-    # Where one move is nearly everything all walks are alike: equal up to rounding counts as equal.
-    rank = (1 + int((shares >= observed * (1.0 - 1e-9)).sum())) / (1 + n_draws)
-    what = f"The first component explains {observed:.3g}, that of the walks {shares.min():.3g} to {shares.max():.3g}."
-    if rank > 1.0 - confidence + 1e-12:
-        return Estimate.failed(Status.NOT_SIGNIFICANT, n=n_draws, method=method, what=f"{what} p = {rank:.3g}.")
-    return Estimate(rank, Status.OK, n=n_draws, method=method, message=what)
-
-
-def _draw(
-    increments: NDArray[np.float64],
-    n_parameters: int,
-    rng: np.random.Generator,
-    n_draws: int,
-    confidence: float,
-    method: str,
-) -> NDArray[np.float64] | Estimate:
-    """Return the explained variance ratio of `n_draws` walks, or why there are none."""
     if increments.ndim != 3 or increments.shape[1] != increments.shape[2] or increments.shape[1] == 0:
         must = "must have shape (rows, replicas, replicas)"
         raise BadCall("increments", must, str(increments.shape), kind=Kind.DATA)
@@ -187,9 +119,13 @@ def _draw(
         return Estimate.failed(Status.CONSTANT, method=method)
     n_rows, n_replicas, _ = moves.shape
     work = n_rows * n_replicas * n_parameters * (n_replicas + n_parameters)
-    if n_parameters <= max(LEADING) or work <= DIRECT_WORK:
-        return _shares_of_walks(moves, n_parameters, rng, n_draws)
-    return _shares_of_leading(moves, n_parameters, rng, n_draws)
+    draw = _shares_of_walks if n_parameters <= max(LEADING) or work <= DIRECT_WORK else _shares_of_leading
+    shares = draw(moves, n_parameters, rng, n_draws)
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(shares, [tail, 1.0 - tail])
+    message = f"Between low and high lie {confidence:.0%} of the walks."
+    value = float(shares.mean())
+    return Estimate(value, Status.OK, float(low), float(high), confidence, n_draws, method, message=message)
 
 
 def _shares_of_walks(

@@ -10,19 +10,16 @@ References
 .. [2] J. N. Arvesen, Jackknifing U-statistics, Ann. Math. Stat. 40, 2076 (1969).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.exponents.divergence import LEAST_REPLICAS, ftle, mean_log, nmle
-from streamscalar.numerics.exponents.local import check_rows
+from streamscalar.numerics.exponents.curves import LEAST_REPLICAS, check_rows, mean_log
+from streamscalar.numerics.exponents.divergence import nmle
 from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
-
-Slopes = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
 def pair_indices(n_members: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -48,78 +45,6 @@ def pair_indices(n_members: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         raise BadCall("n_members", "must be at least 1", str(n_members))
     first, second = np.triu_indices(n_members, 1)
     return first, second
-
-
-def pair_divergence(signed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the magnitude of the scalar separation of every pair.
-
-    A difference of two separations from the reference. Both are tiny and known to about 16 digits of their
-    own size, so their difference is known to 16 digits of that size; a difference of two coordinates, which
-    are many orders larger, would only be known to 16 digits of theirs.
-
-    Parameters
-    ----------
-    signed
-        Signed separations from the reference along one direction (embedded or random), `(T, n_members)`;
-        column 0, the reference itself, is 0. Projections of weight differences, not differences of
-        coordinates. Leave the control out: it does not separate.
-
-    Returns
-    -------
-    ndarray
-        `(T, n_pairs)`, at least 0, in the unit of `signed` and the order of `pair_indices`; NaN where
-        `signed` is not finite.
-
-    Raises
-    ------
-    BadCall
-        If `signed` is not of two dimensions, has no column, or holds a number other than 0 for the reference.
-
-    Examples
-    --------
-    >>> pair_divergence(np.array([[0.0, 3e-9, -1e-9]])).tolist()
-    [[3e-09, 1e-09, 4e-09]]
-    """
-    if signed.ndim != 2 or signed.shape[1] == 0:
-        raise BadCall("signed", "must have shape (T, n_members), n_members >= 1", str(signed.shape), kind=Kind.DATA)
-    reference = signed[:, 0]
-    if (np.isfinite(reference) & (reference != 0.0)).any():
-        row = int(np.argmax(np.isfinite(reference) & (reference != 0.0)))
-        must = "must be 0 in column 0, the separation of the reference from itself"
-        raise BadCall("signed", must, f"{reference[row]:g} in row {row}", kind=Kind.DATA)
-    first, second = pair_indices(signed.shape[1])
-    known = np.where(np.isfinite(signed), signed, np.nan)
-    return np.asarray(np.abs(known[:, first] - known[:, second]))
-
-
-def ftle_all_pairs(
-    steps: NDArray[np.int64], pairs: NDArray[np.float64], n_members: int, confidence: float = 0.95
-) -> Estimate:
-    """Estimate the finite-time exponent from the mean `ln d` over all pairs.
-
-    Window and value are those of `ftle` on the averaged curve; interval, statuses and errors as for
-    `nmle_all_pairs`.
-
-    Parameters
-    ----------
-    steps
-        Training step of each row, `(T,)`, rising.
-    pairs
-        Distances of all pairs, `(T, n_pairs)`, in the order of `pair_indices`.
-    n_members
-        Members behind the pairs.
-    confidence
-        Stated coverage of the interval.
-
-    Examples
-    --------
-    >>> steps = np.arange(50)
-    >>> signed = np.exp(0.3 * steps)[:, None] * np.array([0.0, 1e-8, -2e-8])
-    >>> found = ftle_all_pairs(steps, pair_divergence(signed), 3)
-    >>> round(found.value, 6), found.n
-    (0.3, 3)
-    """
-    return _over_pairs(ftle, _end_points, "ftle, end points", steps, pairs, n_members, confidence)
 
 
 def nmle_all_pairs(
@@ -170,25 +95,11 @@ def nmle_all_pairs(
     --------
     >>> steps = np.arange(200)
     >>> signed = np.minimum(1e-8 * np.exp(0.7 * steps), 10.0)[:, None] * np.array([0.0, 1.0, -2.0])
-    >>> found = nmle_all_pairs(steps, pair_divergence(signed), 3)
+    >>> pairs = np.abs(signed[:, [0, 0, 1]] - signed[:, [1, 2, 2]])
+    >>> found = nmle_all_pairs(steps, pairs, 3)
     >>> round(found.value, 6), found.window
     (0.7, (1, 23))
     """
-    return _over_pairs(
-        nmle, _least_squares, "nmle, amplitude-bounded least squares", steps, pairs, n_members, confidence
-    )
-
-
-def _over_pairs(
-    estimator: Callable[..., Estimate],
-    slopes: Slopes,
-    name: str,
-    steps: NDArray[np.int64],
-    pairs: NDArray[np.float64],
-    n_members: int,
-    confidence: float,
-) -> Estimate:
-    """Return the estimate on the averaged curve with a jackknife interval over the members."""
     check_rows(steps, pairs, "pairs")
     n_pairs = len(pair_indices(n_members)[0])
     if pairs.shape[1] != n_pairs:
@@ -196,21 +107,21 @@ def _over_pairs(
         raise BadCall("pairs", must, str(pairs.shape), kind=Kind.DATA)
     if not 0.0 < confidence < 1.0:
         raise BadCall("confidence", "must lie between 0 and 1", str(confidence))
-    method = f"{name}, mean_log over all pairs"
+    method = "nmle, amplitude-bounded least squares, mean_log over all pairs"
     is_finite = bool(np.isfinite(pairs).all())
     if is_finite and (pairs <= 0.0).any():
         n_zero = int((pairs <= 0.0).any(axis=0).sum())
         what = f"{n_zero} of {n_pairs} pairs reached separation 0."
         return Estimate.failed(Status.CONTRACTED, n=n_members, method=method, what=what)
     usable = n_pairs > 0 and is_finite
-    found = estimator(steps, np.exp(mean_log(pairs))[:, None] if usable else pairs)
+    found = nmle(steps, np.exp(mean_log(pairs))[:, None] if usable else pairs)
     found = replace(found, n=n_members, method=method)
     if not found.is_ok or found.value is None or found.window is None:
         return found
     if n_members < LEAST_REPLICAS:
         return replace(found, message=f"One pair of {n_members} members. No interval.")
     inside = slice(*np.searchsorted(steps, [found.window[0], found.window[1] + 1]).tolist())
-    of_pairs = slopes(steps[inside].astype(np.float64), np.log(pairs[inside]))
+    of_pairs = _slopes(steps[inside].astype(np.float64), np.log(pairs[inside]))
     low, high = student(_pseudo_values(of_pairs, n_members), confidence)
     half = (high - low) / 2.0
     message = f"{n_pairs} pairs; the interval is a jackknife over the {n_members} members of one run."
@@ -228,12 +139,7 @@ def _pseudo_values(of_pairs: NDArray[np.float64], n_members: int) -> NDArray[np.
     return np.asarray(n_members * of_pairs.mean() - (n_members - 1) * without)
 
 
-def _end_points(steps: NDArray[np.float64], log_d: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the slope between the end points of every column, `(n,)`."""
-    return np.asarray((log_d[-1] - log_d[0]) / (steps[-1] - steps[0]))
-
-
-def _least_squares(steps: NDArray[np.float64], log_d: NDArray[np.float64]) -> NDArray[np.float64]:
+def _slopes(steps: NDArray[np.float64], log_d: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the least-squares slope of every column, `(n,)`."""
     run = steps - steps.mean()
     return np.asarray(run @ (log_d - log_d[0]) / (run @ run))

@@ -10,8 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents.divergence import mean_log
-from streamscalar.numerics.exponents.local import check_rows
+from streamscalar.numerics.exponents.curves import check_rows, mean_log
 from streamscalar.types import Estimate, Status
 
 STARTS = range(0, 101, 5)

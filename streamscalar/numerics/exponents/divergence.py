@@ -13,26 +13,19 @@ References
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.numerics.exponents.curves import (
+    HUNDREDFOLD,
+    LEAST_REPLICAS,
+    Average,
+    mean_log,
+    saturation_level,
+)
 from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
-
-Average = Literal["mean_log", "log_mean"]
-
-HUNDREDFOLD = math.log(100.0)
-"""Growth that an exponential phase needs, and the distance its window keeps from saturation."""
-
-PLATEAU_SHARE = 0.1
-"""Largest share of the whole growth that may happen from the last fifth but one to the last fifth of a
-plateau.
-
-A curve that grows exponentially to the end gains 0.2 there; one that saturated after three quarters, 0.08.
-"""
 
 PHASE_GROWTH = math.log(10.0)
 """Growth inside the fitted window that makes it a phase.
@@ -49,93 +42,6 @@ LEAST_RIVAL_ROWS = 10
 
 POWER_LAW_SHARE = 0.25
 """A power law wins where it leaves less than this share of the squared residuals of the exponential."""
-
-LEAST_REPLICAS = 3
-"""Perturbed replicas from which a run has an interval of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Saturation:
-    """Where a divergence curve stops growing.
-
-    Attributes
-    ----------
-    level
-        Mean of `ln d` over the last fifth of the rows (at least two rows).
-    growth
-        `level` minus the first `ln d`.
-    is_reached
-        Whether the last fifth is a plateau: the mean over it exceeds the mean over the fifth before by at
-        most `PLATEAU_SHARE` of `growth`. False for fewer than ten rows and where nothing has grown.
-    row
-        First row at which d is at least half of its saturated value.
-    """
-
-    level: float
-    growth: float
-    is_reached: bool
-    row: int
-
-    @property
-    def is_of_growth(self) -> bool:
-        """Whether the plateau ends a growth of a hundredfold at least, so that it can be a saturation."""
-        return self.is_reached and self.growth >= HUNDREDFOLD
-
-
-def mean_log(divergence: NDArray[np.float64], average: Average = "mean_log") -> NDArray[np.float64]:
-    """Average divergence curves over replicas.
-
-    Parameters
-    ----------
-    divergence
-        Distances from the reference `(T, M)`, M >= 1.
-    average
-        `mean_log`: mean of the logarithms, the default, as it weighs each replica's growth alike. `log_mean`:
-        logarithm of the mean, as in arXiv 2404.05782, which follows the fastest replica.
-
-    Returns
-    -------
-    ndarray
-        `ln d`, `(T,)`; minus infinity where d is 0, NaN or infinite where the data are.
-
-    Examples
-    --------
-    >>> mean_log(np.array([[1.0, np.e**2]])).round(6).tolist()
-    [1.0]
-    """
-    with np.errstate(all="ignore"):
-        if average == "mean_log":
-            return np.asarray(np.log(divergence).mean(axis=1))
-        # The mean of d / max cannot overflow where the mean of d would.
-        peak = divergence.max(axis=1)
-        safe = np.where(peak > 0.0, peak, 1.0)
-        return np.asarray(np.log((divergence / safe[:, None]).mean(axis=1)) + np.log(safe))
-
-
-def saturation_level(log_d: NDArray[np.float64]) -> Saturation:
-    """Find the plateau of a divergence curve and test whether it was reached.
-
-    Parameters
-    ----------
-    log_d
-        Finite `ln d`, `(T,)`, T >= 1, rows evenly spaced.
-
-    Examples
-    --------
-    >>> found = saturation_level(np.minimum(np.arange(100) * 0.7 - 18.0, 2.0))
-    >>> found.level, found.is_reached, found.row
-    (2.0, True, 28)
-    """
-    n_rows = len(log_d)
-    fifth = max(2, n_rows // 5)
-    level = float(log_d[-fifth:].mean())
-    growth = level - float(log_d[0])
-    is_reached = False
-    if n_rows >= 10 and growth > 0.0:
-        rise = level - float(log_d[-2 * fifth : -fifth].mean())
-        is_reached = rise <= PLATEAU_SHARE * growth
-    row = int(np.argmax(log_d >= level - math.log(2.0)))
-    return Saturation(level, growth, is_reached, row)
 
 
 def ftle(
@@ -259,39 +165,6 @@ def nmle(
             return Estimate.failed(Status.NO_EXPONENTIAL_PHASE, n=n_replicas, method=method, what=what, window=window)
     slopes = np.array([_line(inside, column)[0] for column in np.log(divergence[1:stop]).T])
     return _with_interval(value, slopes, confidence, method, window, "Second row to 1 % of saturation.")
-
-
-def steps_to_accuracy(steps: NDArray[np.int64], accuracy: NDArray[np.float64], target: float) -> Estimate:
-    """Return the first recorded step at which the accuracy is at least `target`.
-
-    Parameters
-    ----------
-    steps
-        Training step of each row, `(T,)`.
-    accuracy
-        Accuracy `(T,)` in [0, 1]; NaN never reaches a target.
-    target
-        Accuracy to reach.
-
-    Returns
-    -------
-    Estimate
-        A step; `not_reached`, or `too_few_rows` without any row.
-
-    Examples
-    --------
-    >>> steps_to_accuracy(np.array([0, 10, 20]), np.array([0.1, 0.8, 0.7]), 0.75).value
-    10.0
-    """
-    method = f"first step with accuracy >= {target:g}"
-    if len(steps) == 0:
-        return Estimate.failed(Status.TOO_FEW_ROWS, method=method)
-    reached = np.flatnonzero(accuracy >= target)
-    if len(reached) == 0:
-        known = accuracy[np.isfinite(accuracy)]
-        best = f"The best accuracy was {float(known.max()):.4g}." if len(known) else ""
-        return Estimate.failed(Status.NOT_REACHED, n=1, method=method, what=best)
-    return Estimate(float(steps[reached[0]]), Status.OK, n=1, method=method)
 
 
 def _unusable(divergence: NDArray[np.float64], least_rows: int, method: str) -> Estimate | None:

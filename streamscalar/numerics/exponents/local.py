@@ -6,8 +6,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.exponents.divergence import LEAST_REPLICAS
+from streamscalar.errors import BadCall
+from streamscalar.numerics.exponents.curves import LEAST_REPLICAS, check_rows
 from streamscalar.types import ADVICE, Status
 
 
@@ -114,13 +114,6 @@ def local_exponents(steps: NDArray[np.int64], divergence: NDArray[np.float64], w
     n_out = int((~whole).sum())
     what = f"Left out: {n_out} of {len(whole)} windows, with a separation that is 0 or not finite." if n_out else ""
     return LocalExponents(centres[whole], slopes[whole].mean(axis=1), spread, Status.OK, n_replicas, width, what)
-
-
-def check_rows(steps: NDArray[np.int64], rows: NDArray[np.float64], name: str) -> None:
-    """Raise `BadCall` unless `rows` is an array `(T, n)` and `steps` one `(T,)`."""
-    if rows.ndim != 2 or steps.shape != rows.shape[:1]:
-        got = f"{rows.shape} and {steps.shape}"
-        raise BadCall(name, "must have shape (T, n), and steps (T,)", got, kind=Kind.DATA)
 
 
 def _slopes(

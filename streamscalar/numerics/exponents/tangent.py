@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.numerics.exponents.local import check_rows
+from streamscalar.numerics.exponents.curves import check_rows
 from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
 

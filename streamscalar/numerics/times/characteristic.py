@@ -21,15 +21,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.exponents.divergence import (
-    HUNDREDFOLD,
-    LEAST_FIT_ROWS,
-    LEAST_REPLICAS,
-    Average,
-    mean_log,
-    nmle,
-)
+from streamscalar.numerics.exponents.curves import HUNDREDFOLD, LEAST_REPLICAS, Average, mean_log
+from streamscalar.numerics.exponents.divergence import LEAST_FIT_ROWS, nmle
 from streamscalar.numerics.intervals import student
+from streamscalar.numerics.times.replica_times import mean_over_replicas
 from streamscalar.types import Estimate, Status
 
 PUBLISHED_FLOOR = 1e-12
@@ -275,39 +270,6 @@ def characteristic_time(
     message = f"The interval is over the {phase.n} perturbed replicas of one run (jackknife)."
     value = fit.breakpoint
     return Estimate(value, Status.OK, value - half, value + half, confidence, phase.n, method, window, message)
-
-
-def mean_over_replicas(
-    times: NDArray[np.float64],
-    missing: Status,
-    method: str,
-    confidence: float,
-    blur: float = 0.0,
-    window: tuple[int, int] | None = None,
-) -> Estimate:
-    """Average the replicas' own times, with Student's interval where three have one.
-
-    Parameters
-    ----------
-    times
-        Steps `(M,)`; NaN where a replica has none.
-    missing
-        Status where no replica has one.
-    method, confidence, window
-        Of the estimate.
-    blur
-        Added to either side of the interval: steps within which no single time is known.
-    """
-    known = times[np.isfinite(times)]
-    if len(known) == 0:
-        return Estimate.failed(missing, n=len(times), method=method)
-    value = float(known.mean())
-    message = f"{len(known)} of {len(times)} perturbed replicas of one run have a time."
-    if len(known) < LEAST_REPLICAS:
-        message += f" No interval: it needs {LEAST_REPLICAS}."
-        return Estimate(value, Status.OK, n=len(known), method=method, window=window, message=message)
-    low, high = student(known, confidence)
-    return Estimate(value, Status.OK, low - blur, high + blur, confidence, len(known), method, window, message)
 
 
 def _check_shapes(steps: NDArray[np.int64], separation: NDArray[np.float64]) -> None:

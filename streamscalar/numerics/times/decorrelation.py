@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall
-from streamscalar.numerics.times.characteristic import mean_over_replicas
+from streamscalar.numerics.times.replica_times import mean_over_replicas
 from streamscalar.types import Estimate, Status
 
 WINDOW_ROWS = 20

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.numerics.exponents.divergence import Average, mean_log
+from streamscalar.numerics.exponents.curves import Average, mean_log
 from streamscalar.report.figures.base import (
     COLOURS,
     DASHES,

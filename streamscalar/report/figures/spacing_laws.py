@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import skewnorm
 
 from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.numerics.asymptotic.spacings import SpacingNull
+from streamscalar.numerics.asymptotic.independent_draws import SpacingNull
 from streamscalar.report.figures.base import COLOURS, INK, Drawing, new_figure, setting_name, style
 from streamscalar.types import Regime
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
 from streamscalar.config import Config, RunPlan, plan_packs
-from streamscalar.config.logs import LogFormat
+from streamscalar.config.log_settings import LogFormat
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.errors import Kind, StreamscalarError, WorkFailed
 from streamscalar.logs import set_up_logs
@@ -37,7 +37,7 @@ from streamscalar.protocol.schedule import (
     TrainingStopped,
 )
 from streamscalar.runtime.ray.pool import Placed, Pool, UnfitNode
-from streamscalar.store import Fsync, Store, Unreachable, is_url
+from streamscalar.store import Fsync, Store, Unreachable, medium_of, place
 from streamscalar.workers.coordinator import Coordinator
 from streamscalar.workers.embedder import Embedder
 from streamscalar.workers.trainer import Outcome, Trainer
@@ -187,7 +187,7 @@ class CoordinatorActor:
         with self._lock:
             self._take(self._coordinator.begin())
         looked_at = -math.inf
-        every_s = OBEY_BUCKET_EVERY_S if is_url(self._store_url) else 0.0
+        every_s = OBEY_BUCKET_EVERY_S if medium_of(place(self._store_url)).is_remote else 0.0
         while True:
             with self._lock:
                 if self._inbox:

@@ -18,7 +18,7 @@ from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from streamscalar.config import Config
-from streamscalar.config.logs import log_format
+from streamscalar.config.log_settings import log_format
 from streamscalar.config.models import ClusterSection
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.protocol.progress import Snapshot

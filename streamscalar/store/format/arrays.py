@@ -31,11 +31,12 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore, MemoryStore, ObjectStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from streamscalar.errors import Kind, WorkFailed
-from streamscalar.store.media.files import fsync_path, json_bytes, write_durable
-from streamscalar.store.media.objects import ObjectPath, Place, fetch
+from streamscalar.store.media.files import fsync_path
+from streamscalar.store.media.medium import Medium
+from streamscalar.store.media.objects import Place
 
 Codec = Literal["zstd", "lz4"]
 
@@ -54,15 +55,18 @@ class StoredArray:
         Directory of the array, or its prefix in a bucket.
     document
         Its `zarr.json`; only the shape in it changes over time.
+    medium
+        The medium of `path`.
     """
 
     path: Place
     document: dict[str, Any]
+    medium: Medium[Any]
 
     @classmethod
-    def load(cls, path: Place) -> "StoredArray":
-        """Read the metadata of an array from disk."""
-        return cls(path, json.loads((path / "zarr.json").read_bytes()))
+    def load(cls, path: Place, medium: Medium[Any]) -> "StoredArray":
+        """Read the metadata of an array."""
+        return cls(path, json.loads((path / "zarr.json").read_bytes()), medium)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -96,14 +100,10 @@ class StoredArray:
         if self._is_series:
             self._put_series(scratch, names, values)
         else:
-            self._opened(scratch, first + len(values))[first:] = values
+            self._opened(StorePath(LocalStore(scratch)), first + len(values))[first:] = values
         for name in names:
             fsync_path(scratch / name)
         return names
-
-    def write_shape(self, n_rows: int) -> None:
-        """Let plain Zarr readers see `n_rows` rows of an array in a folder."""
-        write_durable(Path(str(self.path)) / "zarr.json", json_bytes(self.with_shape(n_rows)))
 
     def with_shape(self, n_rows: int) -> dict[str, Any]:
         """Return the metadata of the array with `n_rows` rows."""
@@ -131,23 +131,23 @@ class StoredArray:
         try:
             if self._is_series:
                 return self._read_series(first, stop)[(slice(None), *inner)]
-            if isinstance(self.path, ObjectPath) and all(part == slice(None) for part in inner):
-                return self._read_whole(self.path, first, stop)
-            values = self._opened(self.path, stop)[(slice(first, stop), *inner)]
+            if self.medium.is_remote and all(part == slice(None) for part in inner):
+                return self._read_whole(first, stop)
+            values = self._opened(self.medium.zarr_path(self.path), stop)[(slice(first, stop), *inner)]
         except (ValueError, RuntimeError, IndexError) as error:
             raise self._corrupt(first, stop, str(error)) from error
-        # Zarr answers a missing file with zeros. Looked for afterwards, so that a file removed meanwhile is noticed.
+        # Zarr returns zeros for a missing file. Checked afterwards, so that a file removed meanwhile is noticed.
         for name in self.files(first, stop):
             if not (self.path / name).exists():
                 raise self._corrupt(first, stop, f"{name} is missing")
         return np.asarray(values)
 
-    def _read_whole(self, path: ObjectPath, first: int, stop: int) -> NDArray[Any]:
+    def _read_whole(self, first: int, stop: int) -> NDArray[Any]:
         """Read whole files, one request each; parts of files cost one for the index and one for each chunk."""
         names = list(self.files(first, stop))
         make = default_buffer_prototype().buffer.from_bytes
-        memory: Any = dict(zip(names, map(make, self._contents(path, names, first, stop)), strict=True))
-        array = self._array_of(StorePath(MemoryStore(memory)), stop)
+        memory: Any = dict(zip(names, map(make, self._contents(names, first, stop)), strict=True))
+        array = self._opened(StorePath(MemoryStore(memory)), stop)
         return np.asarray(array[first:stop])
 
     def files(self, first: int, stop: int) -> Iterator[str]:
@@ -183,7 +183,7 @@ class StoredArray:
     def _read_series(self, first: int, stop: int) -> NDArray[Any]:
         chunks = []
         names = list(self.files(first, stop))
-        for name, stored in zip(names, self._contents(self.path, names, first, stop), strict=True):
+        for name, stored in zip(names, self._contents(names, first, stop), strict=True):
             data = stored
             if self._is_sharded:
                 entry = _without_checksum(data[-_ENTRY.size - _CHECKSUM_BYTES :])
@@ -198,24 +198,17 @@ class StoredArray:
         values = np.concatenate(chunks)[first - start : stop - start]
         return values.astype(self.dtype)
 
-    def _contents(self, path: Place, names: list[str], first: int, stop: int) -> list[bytes]:
+    def _contents(self, names: list[str], first: int, stop: int) -> list[bytes]:
         try:
-            if isinstance(path, ObjectPath):
-                return fetch(path / name for name in names)
-            return [(path / name).read_bytes() for name in names]
+            return self.medium.read_all(self.path / name for name in names)
         except FileNotFoundError as error:
             raise self._corrupt(first, stop, f"{Path(str(error.filename)).name} is missing") from error
 
-    def _opened(self, root: Place, n_rows: int) -> zarr.Array[Any]:
-        if isinstance(root, ObjectPath):
-            return self._array_of(StorePath(ObjectStore(root.client), root.key), n_rows)
-        return self._array_of(StorePath(LocalStore(root)), n_rows)
-
-    def _array_of(self, place: StorePath, n_rows: int) -> zarr.Array[Any]:
+    def _opened(self, path: StorePath, n_rows: int) -> zarr.Array[Any]:
         metadata: Any = self.with_shape(n_rows)
         # Without write_empty_chunks a segment in which nothing moved would have no file, like a lost one.
         config: Any = {"write_empty_chunks": True}
-        return zarr.Array(zarr.AsyncArray(metadata, place, config))
+        return zarr.Array(zarr.AsyncArray(metadata, path, config))
 
     def _corrupt(self, first: int, stop: int, got: str) -> WorkFailed:
         return WorkFailed(
@@ -225,6 +218,11 @@ class StoredArray:
             fix="Run `streamscalar verify` to see what is left",
             kind=Kind.STORE_CORRUPT,
         )
+
+
+def stored_document(document: dict[str, Any], medium: Medium[Any]) -> dict[str, Any]:
+    """Return the metadata of an array as it is stored on a medium."""
+    return sharded(document) if medium.marks_files else document
 
 
 def sharded(document: dict[str, Any]) -> dict[str, Any]:

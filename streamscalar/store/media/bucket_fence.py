@@ -1,14 +1,18 @@
-"""One writer per stream in a bucket: what `streamscalar.store.media.folder_fence` is on a disk, without a lock.
+"""One writer per stream in a bucket: what `streamscalar.store.media.folder_fence` is for a folder, without a lock.
 
-The attributes of a stream's group (its commit point) name the newest attempt and a mark that only its writer knows.
-A claim and every commit replace that object only where it still is the version that this writer wrote last, so the
-chain of versions belongs to one writer, and a claim breaks it for every older one.
+The attributes of a stream's group (its commit point) hold the newest attempt and a mark that only its writer has.
+A claim and every commit replace that object under the condition that it still is the version that this writer wrote
+last. The chain of versions therefore belongs to one writer, and a claim breaks it for every older one.
 
 Chunks come before the commit, and nothing binds them to it. So a writer (1) creates a chunk where there is none;
-(2) replaces one that is there only after it has looked at its version, and then seen that the stream is still its
-own; and (3) writes bytes that no other attempt can write, by its mark in a gap of each chunk's file. A chunk of a newer
-attempt is therefore safe: an older one could have learned its version only after the claim, when (2) stops it. Without
-the marks this would not hold, as a version in S3 is a checksum of the content, which may come back.
+(2) replaces one that is there only after it has read its version and then verified that it still owns the stream; and
+(3) writes bytes that no other attempt can write, by its mark in a gap of each chunk's file. A chunk of a newer
+attempt is therefore safe: an older writer could have read its version only after the claim, when (2) stops it. Without
+the marks this would not hold, as a version in S3 is a checksum of the content, and a content may come back.
+
+Rejected: commits of Icechunk. A store is a log of many streams, two per run, each with one writer and its own
+publication point. An Icechunk commit covers one snapshot of a whole repository, so every stream of every run would
+contend for one branch head. Measured on a local disk, it was no faster.
 """
 
 import json
@@ -24,7 +28,7 @@ from streamscalar.store.media.objects import Changed, ObjectPath
 _ATTEMPTS = 20
 
 
-class Claim:
+class BucketFence:
     """An attempt number, claimed as the newest, and the right to write while it is.
 
     Parameters
@@ -46,7 +50,7 @@ class Claim:
     Raises
     ------
     WorkFailed
-        Other writers claim the stream all the time.
+        Other writers keep claiming the stream.
     """
 
     def __init__(self, group: ObjectPath, context: str) -> None:
@@ -100,7 +104,7 @@ class Claim:
                 self._version = self._path.replace(data, self._version)
             except Changed:
                 self.check()
-                # An earlier commit of this writer, whose answer was lost.
+                # An earlier commit of this writer, whose response was lost.
                 self._version = self._path.read()[1]
                 continue
             self.attributes = json.loads(data)["attributes"]
@@ -110,7 +114,7 @@ class Claim:
     def _take_over(self, path: ObjectPath, data: bytes) -> None:
         for _ in range(_ATTEMPTS):
             version = path.version()
-            # After the look, never before it: see above.
+            # After the version was read, never before it: see the module's docstring.
             self.check()
             try:
                 if version is None:

@@ -1,4 +1,4 @@
-"""One writer per stream: a newer attempt locks every older one out."""
+"""One writer per stream in a folder: a newer attempt locks every older one out."""
 
 import contextlib
 import fcntl
@@ -11,11 +11,11 @@ from streamscalar.errors import Fenced, Kind
 _WIDTH = 20
 
 
-class Fence:
+class FolderFence:
     """An attempt number, claimed as the newest, and the right to write while it is.
 
-    The file holds the newest attempt. A claim takes it exclusively; every write holds it shared, so that none of an
-    older attempt's writes can land after the claim. The lock is advisory and local: it dies with its process.
+    The file holds the newest attempt. A claim locks it exclusively, and every write holds a shared lock, so that
+    no write of an older attempt can follow the claim. The lock is advisory and ends with its process.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path, mode: int) -> Iterator[int]:
-    # A descriptor of its own for every use: locks belong to open files, so threads do not release each other's.
+    # A separate descriptor for every use: locks belong to open files, so threads do not release each other's.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, mode)

@@ -1,11 +1,11 @@
-"""Objects in a bucket where the store otherwise has files, through `obstore`.
+"""Paths of objects in a bucket, through `obstore`.
 
-A bucket has no folders, no renames and no locks; what it has is one atomic write of a whole object that can be bound
-to a condition: that there is no such object, or that it still is the version that was read. The fence between
-machines (`streamscalar.store.media.bucket_fence`) needs nothing else.
+A bucket has no folders, no renames and no locks. It has one atomic write of a whole object, which can be made
+conditional: that there is no such object, or that it still is the version that was read. The fence between machines
+(`streamscalar.store.media.bucket_fence`) needs nothing else.
 
-Rejected: `s3fs`, whose wheels are four times as large (20 MB against 5.6 MB) and whose writes know no `If-Match`; a
-mounted bucket (`fuse.s3fs`, `gcsfuse`, ...), which promises neither atomic renames nor locks.
+Rejected: `s3fs`, whose wheels are four times as large (20 MB against 5.6 MB) and whose writes do not support
+`If-Match`; a mounted bucket (`fuse.s3fs`, `gcsfuse`, ...), which guarantees neither atomic renames nor locks.
 """
 
 import contextlib
@@ -23,13 +23,12 @@ from typing import Any, Self, TypeAlias
 from streamscalar.errors import BadCall, Kind, WorkFailed
 
 Version: TypeAlias = dict[str, str]
-"""Tells one content of an object from every other: entity tag, and generation where the service has one."""
+"""Identifies one content of an object: entity tag, and generation where the service has one."""
 
 N_PARALLEL = 16
-"""Requests of one publication or reading under way at once: a request waits, it does not compute."""
+"""Concurrent requests of one publication or read: a request waits, it does not compute."""
 
 _URL = re.compile(r"(s3|gs|az)://([^/]+)/*(.*)")
-_MANGLED = re.compile(r"(?:^|.*/)(s3|gs|az):/+(.+)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _REQUEST_S = 120
@@ -40,8 +39,8 @@ _CREDENTIALS = {
 }
 
 
-_ASKED_OF_THE_MACHINE = ("/latest/api/token", "/latest/meta-data", "/metadata/identity", "/computeMetadata/")
-"""Paths of the service that hands credentials to machines in a cloud: asked where the environment has none."""
+_METADATA_PATHS = ("/latest/api/token", "/latest/meta-data", "/metadata/identity", "/computeMetadata/")
+"""Paths of the metadata service of cloud machines, which clients query for credentials if the environment has none."""
 
 
 class Changed(Exception):
@@ -49,12 +48,12 @@ class Changed(Exception):
 
 
 class Unreachable(WorkFailed):
-    """The bucket did not answer for about a minute; worth another try."""
+    """The bucket did not answer for about a minute; a retry may succeed."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectPath:
-    """An object, or a prefix of objects, with as much of `pathlib.Path` as the store needs.
+    """An object, or a prefix of objects, with the part of the interface of `pathlib.Path` that the store needs.
 
     Attributes
     ----------
@@ -95,19 +94,16 @@ class ObjectPath:
 
     @property
     def client(self) -> Any:
-        """What `obstore` talks to the bucket with; made once per process and bucket."""
+        """Client of `obstore` for the bucket; made once per process and bucket."""
         return _client(self.bucket)
 
     def with_name(self, name: str) -> "ObjectPath":
-        """Return the object of another name beside this one."""
+        """Return the object of another name below the same prefix."""
         return ObjectPath(self.bucket, "/".join([*self.key.split("/")[:-1], name]))
-
-    def mkdir(self, **_: object) -> None:
-        """Do nothing: a bucket has no folders."""
 
     def read(self) -> tuple[bytes, Version]:
         """Return content and version; `FileNotFoundError` where there is no such object."""
-        with _meaning(self):
+        with _translated(self):
             found = _obstore().get(self.client, self.key)
             return bytes(found.bytes()), _version(found.meta)
 
@@ -118,7 +114,7 @@ class ObjectPath:
     def stamp(self) -> tuple[Version, float] | None:
         """Return the version that is there and when it was written, in seconds since 1970; `None` for none."""
         try:
-            with _meaning(self):
+            with _translated(self):
                 found = _obstore().head(self.client, self.key)
         except FileNotFoundError:
             return None
@@ -134,46 +130,46 @@ class ObjectPath:
         return self.version() is not None
 
     def write_bytes(self, data: bytes) -> None:
-        """Write the object, whatever was there."""
+        """Write the object unconditionally."""
         self._put(data, "overwrite")
 
     def create(self, data: bytes) -> Version:
-        """Write the object where there is none, or this very content; `FileExistsError` otherwise."""
+        """Write the object where there is none, or the same content; `FileExistsError` otherwise."""
         return self._put(data, "create")
 
     def replace(self, data: bytes, version: Version) -> Version:
-        """Write the object where it still is `version`, or this very content already; `Changed` otherwise."""
+        """Write the object where it still is `version`, or has the same content; `Changed` otherwise."""
         return self._put(data, version)
 
     def unlink(self, missing_ok: bool = True) -> None:
-        """Delete the object; that it is gone already is no error."""
+        """Delete the object; a missing one is no error."""
         del missing_ok
         remove([self])
 
     def names(self) -> list[str]:
-        """Return the names of the objects right below this prefix, sorted."""
+        """Return the sorted names of the objects directly below this prefix."""
         return sorted(found["path"].rpartition("/")[2] for found in self._below()["objects"])
 
     def folders(self) -> list[str]:
-        """Return the names of the prefixes right below this one, sorted."""
+        """Return the sorted names of the prefixes directly below this one."""
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in self._below()["common_prefixes"])
 
     def is_empty(self) -> bool:
         """Return whether there is nothing below this prefix."""
-        with _meaning(self):
+        with _translated(self):
             return next(iter(_obstore().list(self.client, self.key or None, chunk_size=1)), None) is None
 
     def _below(self) -> Any:
-        with _meaning(self):
+        with _translated(self):
             return _obstore().list_with_delimiter(self.client, self.key or None)
 
     def _put(self, data: bytes, mode: str | Version) -> Version:
-        """Write under a condition; what a lost answer left open is settled by reading the object."""
+        """Write under a condition; after a lost response, read the object to learn whether it was written."""
         try:
-            with _meaning(self, is_write=True):
+            with _translated(self, is_write=True):
                 return _version(_obstore().put(self.client, self.key, data, mode=_mode(mode), use_multipart=False))
         except (FileExistsError, Changed):
-            # The library sends a request again whose answer was lost, and is then told that it comes too late.
+            # The library repeats a request whose response was lost; the repetition then fails its condition.
             with contextlib.suppress(FileNotFoundError):
                 there, version = self.read()
                 if there == data:
@@ -182,30 +178,11 @@ class ObjectPath:
 
 
 Place: TypeAlias = Path | ObjectPath
-"""Where a store lies: a folder, or a prefix in a bucket."""
-
-
-def is_url(where: object) -> bool:
-    """Return whether this names an object store by its URL."""
-    return isinstance(where, str) and "://" in where
-
-
-def place(where: str | os.PathLike[str] | ObjectPath) -> Place:
-    """Return a folder, or the prefix in a bucket that a URL names."""
-    if isinstance(where, ObjectPath):
-        return where
-    if isinstance(where, str) and is_url(where):
-        return ObjectPath.parse(where)
-    folder = Path(where)
-    # A path loses one slash of a URL; a folder of that name would be made where nobody looks for it.
-    if lost := _MANGLED.match(str(folder)):
-        url = f"{lost[1]}://{lost[2]}"
-        raise BadCall("store", "must be a folder here", url, "Where a URL can be given, give it as text", Kind.CONFIG)
-    return folder
+"""Where a store, or a part of it, lies: a folder, or a prefix in a bucket; see `streamscalar.store.media.opening`."""
 
 
 def fetch(paths: Iterable[ObjectPath]) -> list[bytes]:
-    """Return the contents of objects, read side by side."""
+    """Return the contents of objects, read concurrently."""
     wanted = list(paths)
     if len(wanted) <= 1:
         return [path.read_bytes() for path in wanted]
@@ -214,15 +191,15 @@ def fetch(paths: Iterable[ObjectPath]) -> list[bytes]:
 
 
 def remove(paths: Iterable[ObjectPath]) -> None:
-    """Delete objects of one bucket, by the thousand where the service can."""
+    """Delete objects of one bucket, in batches of a thousand where the service supports that."""
     wanted = list(paths)
     if wanted:
-        with _meaning(wanted[0]), contextlib.suppress(FileNotFoundError):
+        with _translated(wanted[0]), contextlib.suppress(FileNotFoundError):
             _obstore().delete(wanted[0].client, [path.key for path in wanted])
 
 
 def _obstore() -> Any:
-    """Return the package, which a store in a folder never loads."""
+    """Return the package, which is not imported for a store in a folder."""
     import obstore
     import obstore.exceptions
 
@@ -233,7 +210,7 @@ def _obstore() -> Any:
 def _client(bucket: str) -> Any:
     from obstore.store import from_url
 
-    # Credentials and endpoint come from the environment alone. A plain-text endpoint is the user's own choice there.
+    # Credentials and endpoint come from the environment alone, where the user may choose a plain-text endpoint.
     endpoints = (os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
     options: Any = {"allow_http": True} if next(filter(None, endpoints), "").startswith("http://") else {}
     options.update(connect_timeout=timedelta(seconds=5), timeout=timedelta(seconds=_REQUEST_S))
@@ -241,7 +218,7 @@ def _client(bucket: str) -> Any:
         bucket,
         client_options=options,
         retry_config={
-            # The time is the bound: pauses grow slowly, and twenty of them are over in ten seconds.
+            # The time is the limit, not the count: twenty retries take only ten seconds.
             "max_retries": 1000,
             "retry_timeout": timedelta(seconds=60),
             "backoff": {
@@ -262,8 +239,8 @@ def _mode(mode: str | Version) -> Any:
 
 
 @contextlib.contextmanager
-def _meaning(path: ObjectPath, *, is_write: bool = False) -> Iterator[None]:
-    """Translate what the service and the network answer into this package's errors."""
+def _translated(path: ObjectPath, *, is_write: bool = False) -> Iterator[None]:
+    """Translate errors of the service and the network into those of this package."""
     exceptions = _obstore().exceptions
     try:
         yield
@@ -285,11 +262,11 @@ def _bad(path: ObjectPath, must: str, got: str, fix: str, kind: Kind) -> BadCall
 
 
 def _refusal(path: ObjectPath, text: str) -> BadCall | WorkFailed:
-    """Return what an answer means; of its text only a code is repeated, so that nothing secret can be."""
+    """Return the error for a response; only its code is quoted, so that no secret can be."""
     code = found[1] if (found := _CODE.search(text)) else ""
     status = int(found[1]) if (found := _STATUS.search(text)) else 0
     scheme = path.bucket.partition(":")[0]
-    if any(asked in text for asked in _ASKED_OF_THE_MACHINE):
+    if any(part in text for part in _METADATA_PATHS):
         return _bad(path, "needs credentials from the environment", "none", _CREDENTIALS[scheme], Kind.CONFIG)
     if code == "NoSuchBucket":
         return _bad(path, "must lie in a bucket that exists", "no such bucket", "Make it, or correct store.url",

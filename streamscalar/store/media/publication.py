@@ -1,60 +1,78 @@
-"""One publication: files written aside, moved into place, and made visible by one last attribute write.
+"""A publication: files that become visible together, by one last write of a stream's attributes.
 
-Encoding and writing take long and happen in a scratch directory without any lock. Then, under the stream's fence:
-move the files into place, let the array shapes follow, write the new length (an atomic rename), each step durable
-before the next. A crash at any point leaves the old length, which hides whatever was moved; a fenced writer moves
-nothing. Scratch is named after the attempt, and swept when the next writer opens.
-
-In a bucket the files are put instead, side by side, and the length is written under the condition that the stream is
-still the writer's own. There the shapes follow only when a stream ends: one request per array and segment otherwise.
+Encoding and writing take long and happen in a scratch folder without any lock. The commit then puts the files in
+place and writes the new length. A crash before that leaves the old length, which hides the new files. The scratch is
+named after the attempt, and the next writer removes it when it opens the stream.
 """
 
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
-from streamscalar.store.format.arrays import StoredArray
-from streamscalar.store.media.bucket_fence import Claim
-from streamscalar.store.media.files import PARTIAL, fsync_path, json_bytes, storage_errors, waiting, write_group
-from streamscalar.store.media.folder_fence import Fence
-from streamscalar.store.media.objects import N_PARALLEL, ObjectPath, Place
+from streamscalar.store.media.files import PARTIAL, fsync_path, storage_errors
+from streamscalar.store.media.objects import Place
+
+
+class GrowingArray(Protocol):
+    """An array that grows by whole files, such as `streamscalar.store.format.arrays.StoredArray`."""
+
+    @property
+    def path(self) -> Any:
+        """Place of the array."""
+        ...
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Its `zarr.json`."""
+        ...
+
+    def put(self, scratch: Path, first: int, values: NDArray[Any]) -> list[str]:
+        """Encode rows from `first` on into files under `scratch`; return their names."""
+        ...
+
+    def with_shape(self, n_rows: int) -> dict[str, Any]:
+        """Return the metadata of the array with `n_rows` rows."""
+        ...
+
+    def marked(self, data: bytes, mark: bytes) -> bytes:
+        """Return the bytes of one of its files with a writer's mark in them."""
+        ...
 
 
 class Publication(ABC):
-    """What becomes visible together. A context manager: leaving it removes the scratch.
+    """Files that become visible together. A context manager: leaving it removes the scratch.
 
     Parameters
     ----------
     log
-        Directory of the stream's lock, for the scratch; on the file system of a group in a folder.
-    group
-        Zarr group whose attributes hold the stream's length.
+        Folder for the scratch; on the file system of the store where that is a folder.
+    named
+        The place to name in messages about a full disk.
     attempt
         Number of the writer.
     """
 
-    def __init__(self, log: Path, group: Place, attempt: int) -> None:
+    def __init__(self, log: Path, named: Place, attempt: int) -> None:
         self._scratch = log / f"scratch-{attempt}{PARTIAL}"
-        self._blamed: Place = group
-        self._moves: list[tuple[Path, Place, StoredArray | None]] = []
-        self._lengths: list[tuple[StoredArray, int]] = []
+        self._named = named
+        self._moves: list[tuple[Path, Any, GrowingArray | None]] = []
+        self._lengths: list[tuple[GrowingArray, int]] = []
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._scratch, ignore_errors=True)
-        with storage_errors(self._blamed):
+        with storage_errors(self._named):
             self._scratch.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def put(self, array: StoredArray, first: int, values: NDArray[Any]) -> None:
-        """Write whole chunks of an array that already has its metadata in place."""
+    def put(self, array: GrowingArray, first: int, values: NDArray[Any]) -> None:
+        """Write whole files of an array whose metadata is in place."""
         target = self._scratch / f"{len(self._lengths)}"
         self._guarded(target.mkdir)
         names: list[str] = []
@@ -63,7 +81,7 @@ class Publication(ABC):
         self._lengths.append((array, first + len(values)))
 
     def put_file(self, path: Place, data: bytes) -> None:
-        """Write a plain file, under a name that no other attempt uses in a bucket."""
+        """Write a plain file, under a name from `Stream.own_name`."""
         aside = self._scratch / path.name
 
         def write() -> None:
@@ -74,8 +92,8 @@ class Publication(ABC):
         self._moves.append((aside, path, None))
 
     @abstractmethod
-    def end(self, array: StoredArray, n_rows: int) -> None:
-        """Say that an array will not grow beyond `n_rows` rows."""
+    def end(self, array: GrowingArray, n_rows: int) -> None:
+        """Declare that an array will not grow beyond `n_rows` rows."""
 
     @abstractmethod
     def commit(self, attributes: Mapping[str, Any]) -> None:
@@ -95,76 +113,9 @@ class Publication(ABC):
 
     def _guarded(self, write: Callable[[], object]) -> None:
         try:
-            with storage_errors(self._blamed):
+            with storage_errors(self._named):
                 write()
         except FileNotFoundError:
-            # A newer attempt sweeps the scratch of older ones.
+            # A newer attempt removes the scratch of older ones.
             self._check()
             raise
-
-
-class FolderPublication(Publication):
-    """A publication on a file system."""
-
-    def __init__(self, log: Path, group: Path, fence: Fence) -> None:
-        super().__init__(log, group, fence.attempt)
-        self._folder = group
-        self._fence = fence
-
-    def end(self, array: StoredArray, n_rows: int) -> None:
-        """Do nothing: here the shapes follow every segment."""
-
-    def commit(self, attributes: Mapping[str, Any]) -> None:
-        """Move everything into place and write the attributes."""
-        moves = [(aside, Path(str(path))) for aside, path, _ in self._moves]
-        with storage_errors(self._folder), self._fence.held():
-            for aside, path in moves:
-                aside.replace(path)
-            for directory in {path.parent for _, path in moves}:
-                fsync_path(directory)
-            for array, n_rows in self._lengths:
-                array.write_shape(n_rows)
-            write_group(self._folder, attributes)
-
-    def _check(self) -> None:
-        self._fence.check()
-
-
-class BucketPublication(Publication):
-    """A publication in a bucket: one request for each file, and one for the commit."""
-
-    def __init__(self, log: Path, group: ObjectPath, claim: Claim) -> None:
-        super().__init__(log, group, claim.attempt)
-        self._blamed = log
-        self._claim = claim
-        self._ended: list[tuple[StoredArray, int]] = []
-
-    def put(self, array: StoredArray, first: int, values: NDArray[Any]) -> None:
-        """Write whole chunks into the scratch; no need to wait for the disk, as they are put from there."""
-        with waiting(False):
-            super().put(array, first, values)
-
-    def end(self, array: StoredArray, n_rows: int) -> None:
-        """Have the shape of an array follow with this publication."""
-        self._ended.append((array, n_rows))
-
-    def commit(self, attributes: Mapping[str, Any]) -> None:
-        """Put every file, then the shapes of arrays that end, then the attributes."""
-        with storage_errors(self._blamed), ThreadPoolExecutor(N_PARALLEL) as pool:
-            # `list` waits for all of them and raises the first error.
-            list(pool.map(lambda move: self._upload(*move), self._moves))
-            list(pool.map(lambda ended: self._write_shape(*ended), self._ended))
-        self._claim.commit(attributes)
-
-    def _upload(self, aside: Path, path: Place, array: StoredArray | None) -> None:
-        assert isinstance(path, ObjectPath)
-        data = aside.read_bytes()
-        self._claim.put(path, data if array is None else array.marked(data, self._claim.mark))
-
-    def _write_shape(self, array: StoredArray, n_rows: int) -> None:
-        assert isinstance(array.path, ObjectPath)
-        document = {**array.with_shape(n_rows), "attributes": {"writer": self._claim.mark.hex()}}
-        self._claim.put(array.path / "zarr.json", json_bytes(document))
-
-    def _check(self) -> None:
-        self._claim.check()

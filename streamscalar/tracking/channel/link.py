@@ -22,7 +22,7 @@ from streamscalar.tracking.channel.messages import (
     Begin,
     Done,
     Facts,
-    Finish,
+    FinishRun,
     Named,
     Open,
     Opened,
@@ -137,7 +137,7 @@ class Link:
         self._n_heard = said
         self._read_all(self._line)
 
-    def finish(self, order: Finish) -> str:
+    def finish(self, order: FinishRun) -> str:
         """Have everything stored and wait for it; return what went wrong, empty where nothing did."""
         until = time.monotonic() + FINISH_S
         while time.monotonic() < until:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from streamscalar.config import RunSetting
 from streamscalar.types import Layout
 
 Resume = Literal["never", "allow", "must"]
@@ -41,7 +42,7 @@ class Open:
     resume: Resume
     keeps_pace: bool
     layout: Layout
-    setting: dict[str, Any]
+    setting: RunSetting
     seed: int
     n_slots: int
     attach: str | None = None
@@ -90,14 +91,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Finish:
+class FinishRun:
     """The training is over; `failure` says why it broke off, empty where it did not."""
 
     facts: Facts
     failure: str
 
 
-Order = Begin | Row | Finish
+Order = Begin | Row | FinishRun
 
 
 @dataclass(frozen=True)

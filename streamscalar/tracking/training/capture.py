@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.types import Layer, Layout
 
 LEAST_PER_LAYER = 8
@@ -99,7 +100,7 @@ def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
     indices = None
     counts = [p.numel() for p in trainable.values()]
     if probe is not None:
-        indices = _sample(counts, probe, np.random.default_rng(seed))
+        indices = _sample(counts, probe, generator(seed, SeedStream.PROBE))
         counts = [len(index) for index in indices]
     shapes = [tuple(p.shape) if probe is None else (n,) for p, n in zip(trainable.values(), counts, strict=True)]
     offsets = np.cumsum([0, *counts])[:-1].tolist()

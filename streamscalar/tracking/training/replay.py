@@ -61,11 +61,6 @@ class Rehearsal:
         self._modes: list[bool] = []
         self._handle = model.register_forward_pre_hook(self._look)
 
-    @property
-    def is_seen(self) -> bool:
-        """Whether there was a forward pass since the last update."""
-        return self._start is not None
-
     def _look(self, *_: object) -> None:
         if self._start is not None or not (self._model.training and torch.is_grad_enabled()):
             return

@@ -5,20 +5,17 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.tracking.training.capture import Selection
 from streamscalar.tracking.training.replay import Rehearsal
 
 LossFunction = Callable[[Any, Any], Tensor]
 """Takes (model, batch), returns the scalar loss that the training minimises."""
-
-SHADOW_STREAM = 5
-"""Key of the perturbations among the streams of a run's seed."""
 
 FLOAT64_EPSILON = 1e-8
 MOST, LEAST = 0.9, 0.5
@@ -102,7 +99,7 @@ class Shadows:
                 for into, values in zip(_tensors(shadow), _tensors(self._model), strict=True):
                     into.copy_(values)
                 self._optimizers[index] = self._copied_optimizer(shadow)
-                rng = np.random.default_rng(np.random.SeedSequence([self._seed, SHADOW_STREAM, index]))
+                rng = generator(self._seed, SeedStream.SHADOW_PERTURBATIONS, index)
                 for p in weights_of(self._selection, self._own[index]):
                     noise = torch.from_numpy(rng.uniform(-self._epsilon, self._epsilon, tuple(p.shape)))
                     p.copy_(p.double() + noise.to(p.device))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamscalar.tracking.channel.link import Link
-from streamscalar.tracking.channel.messages import Facts, Finish, Opened
+from streamscalar.tracking.channel.messages import Facts, FinishRun, Opened
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
@@ -92,7 +92,7 @@ class Tracker:
         for row in [self._flat] if self._flat is not None else self._slots:
             # The first copy into a row takes ten times as long; none of them falls into the training.
             self._capture.copy(row, self._replicas())
-        self._airborne: list[_Row] = []
+        self._airborne: list[_PendingRow] = []
         self._pid = os.getpid()
         self._is_over = opened is None
         self._has_begun = False
@@ -243,7 +243,7 @@ class Tracker:
             self._capture.copy(self._flat, replicas)
             on_device.append(self._flat)
         flight = Flight.start(on_device) if on_device else None
-        self._airborne.append(_Row(slot, number, values, places, flight))
+        self._airborne.append(_PendingRow(slot, number, values, places, flight))
         self._land(wait=False)
 
     def _replicas(self) -> list[Sequence[Tensor]]:
@@ -280,7 +280,7 @@ class Tracker:
         try:
             self._companions.remove()
             self._land(wait=True)
-            trouble = self._link.finish(Finish(self._facts(), failure))
+            trouble = self._link.finish(FinishRun(self._facts(), failure))
             if trouble:
                 self._notices.say("finish", f"run {self.run_id} is not complete: {trouble}")
         except Exception as error:  # noqa: BLE001  (nothing of the recording may end the training)
@@ -293,7 +293,7 @@ class Tracker:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _PendingRow:
     """A row whose numbers may still be on their way; `places` are those of the metrics among them."""
 
     slot: int

@@ -23,7 +23,7 @@ from streamscalar.tracking.channel.messages import (
     Begin,
     Done,
     Facts,
-    Finish,
+    FinishRun,
     Named,
     Open,
     Opened,
@@ -35,7 +35,7 @@ from streamscalar.tracking.channel.messages import (
 )
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.worker.remote import connect
-from streamscalar.tracking.worker.sink import Say, Sink, StoreSink, describe
+from streamscalar.tracking.worker.sink import RowSink, Say, StoreSink, describe
 
 LOOK_S = 0.5
 """How often to look whether the training lives: its children may hold the line open after its death."""
@@ -90,7 +90,7 @@ class Worker:
         self._run_id = opened.run_id
         self._reply(opened)
         while (order := self._next()) is not None:
-            if isinstance(order, Finish):
+            if isinstance(order, FinishRun):
                 self._finish(sink, order)
                 return
             if isinstance(order, Begin | Row) and order.number >= self._ring.counts[Ring.DONE]:
@@ -114,7 +114,7 @@ class Worker:
         self._ring.worker_s[Ring.ROWS if is_row else Ring.OTHER] += now_s - self._counted_s
         self._counted_s = now_s
 
-    def _carry_out(self, sink: Sink, order: Begin | Row) -> None:
+    def _carry_out(self, sink: RowSink, order: Begin | Row) -> None:
         counts = self._ring.counts
         try:
             if isinstance(order, Begin):
@@ -131,7 +131,7 @@ class Worker:
                 counts[Ring.LOST] += 1
             self._say("store", f"rows are lost: {describe(error)}")
 
-    def _finish(self, sink: Sink, order: Finish) -> None:
+    def _finish(self, sink: RowSink, order: FinishRun) -> None:
         try:
             if order.failure:
                 sink.close(order.failure)
@@ -164,7 +164,7 @@ class Ending:
     facts: Facts
 
 
-def open_sink(request: Open, say: Say) -> tuple[Sink, Opened]:
+def open_sink(request: Open, say: Say) -> tuple[RowSink, Opened]:
     """Return an open sink: on the cluster that was asked for, or on this machine where that cannot be reached."""
     if request.address is not None:
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 
-class Claim:
+class NameLock:
     """The right to a run's name, held by one process of this machine until it ends, however it ends."""
 
     def __init__(self, file: int) -> None:
@@ -14,7 +14,7 @@ class Claim:
 
     @classmethod
     def take(cls, store: Path, run_id: str) -> Self | None:
-        """Claim a name; `None` where another process holds it."""
+        """NameLock a name; `None` where another process holds it."""
         folder = store / "tracking"
         folder.mkdir(exist_ok=True)
         file = os.open(folder / f"{run_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

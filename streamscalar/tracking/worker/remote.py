@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import Kind, WorkFailed
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
-from streamscalar.tracking.worker.sink import Say, Sink, StoreSink
+from streamscalar.tracking.worker.sink import RowSink, Say, StoreSink
 
 
-def connect(address: str, say: Say) -> Sink:
+def connect(address: str, say: Say) -> RowSink:
     """Return a sink whose rows are stored and embedded on the cluster at `address`, in its file system.
 
     Raises
@@ -37,7 +37,7 @@ class _Hosted:
 
 
 class _RemoteSink:
-    """See `Sink`; an actor that died is made anew once for each call, and takes up the run from the store."""
+    """See `RowSink`; an actor that died is made anew once for each call, and takes up the run from the store."""
 
     def __init__(self, address: str, say: Say) -> None:
         self._address = address
@@ -47,13 +47,13 @@ class _RemoteSink:
         self._make()
 
     def open(self, request: Open) -> Opened:
-        """See `Sink.open`."""
+        """See `RowSink.open`."""
         opened: Opened = self._call("open", request)
         self._request = replace(request, attach=opened.run_id)
         return opened
 
     def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> str:
-        """See `Sink.begin`."""
+        """See `RowSink.begin`."""
         run_id: str = self._call("begin", metrics, fork_step)
         if self._request is not None:
             self._request = replace(self._request, attach=run_id)
@@ -61,25 +61,25 @@ class _RemoteSink:
         return run_id
 
     def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
-        """See `Sink.put`."""
+        """See `RowSink.put`."""
         self._call("put", step, weights, metrics, facts)
 
     def finish(self, facts: Facts) -> None:
-        """See `Sink.finish`."""
+        """See `RowSink.finish`."""
         self._call("finish", facts)
 
     def pause(self) -> list[str]:
-        """See `Sink.pause`."""
+        """See `RowSink.pause`."""
         runs: list[str] = self._call("pause")
         return runs
 
     def resume(self, runs: list[str]) -> None:
-        """See `Sink.resume`."""
+        """See `RowSink.resume`."""
         self._runs = runs
         self._call("resume", runs)
 
     def close(self, reason: str) -> None:
-        """See `Sink.close`."""
+        """See `RowSink.close`."""
         self._call("close", reason)
 
     def _make(self) -> None:

@@ -15,7 +15,7 @@ from streamscalar.config import Config
 from streamscalar.errors import BadCall, Kind, StreamscalarError, WorkFailed
 from streamscalar.store import Store, WeightsWriter
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
-from streamscalar.tracking.worker.name_lock import Claim
+from streamscalar.tracking.worker.name_lock import NameLock
 from streamscalar.workers.embedder import Embedder
 
 Say = Callable[[str, str], None]
@@ -28,7 +28,7 @@ RETRY_S = 5.0
 """Pause after a row could not be stored; rows until then are lost."""
 
 
-class Sink(Protocol):
+class RowSink(Protocol):
     """Takes the rows of one tracker; what it raises is told to the training, which goes on."""
 
     def open(self, request: Open) -> Opened:
@@ -73,11 +73,10 @@ class StoreSink:
         self._newest = -1
         self._retry_at_s = 0.0
         self._facts = Facts(0, 0, 0.0)
-        self._recent: dict[int, NDArray[Any]] = {}
         self._written: list[str] = []
 
     def open(self, request: Open) -> Opened:
-        """See `Sink.open`.
+        """See `RowSink.open`.
 
         Raises
         ------
@@ -101,7 +100,7 @@ class StoreSink:
         return self._resume()
 
     def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> str:
-        """See `Sink.begin`."""
+        """See `RowSink.begin`."""
         self._metrics = metrics
         if fork_step is not None:
             self._leave()
@@ -114,7 +113,7 @@ class StoreSink:
         return self._run_id
 
     def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
-        """See `Sink.put`.
+        """See `RowSink.put`.
 
         Raises
         ------
@@ -135,7 +134,7 @@ class StoreSink:
             raise
 
     def finish(self, facts: Facts) -> None:
-        """See `Sink.finish`."""
+        """See `RowSink.finish`."""
         self._facts = facts
         if self._written and self._writer is None:
             self._open_writer()
@@ -150,18 +149,18 @@ class StoreSink:
             self._tell("done", "")
 
     def pause(self) -> list[str]:
-        """See `Sink.pause`."""
+        """See `RowSink.pause`."""
         self._close_writer()
         self._embedding.drain()
         self._claim.release()
         return self._written
 
     def resume(self, runs: list[str]) -> None:
-        """See `Sink.resume`."""
+        """See `RowSink.resume`."""
         self._written = runs
 
     def close(self, reason: str) -> None:
-        """See `Sink.close`."""
+        """See `RowSink.close`."""
         self._close_writer()
         self._embedding.drain()
         if self._written:
@@ -174,16 +173,13 @@ class StoreSink:
         row = writer.n_durable
         writer.append(row, step, weights, dict(zip(self._metrics, metrics, strict=True)))
         self._newest = step
-        self._recent[row] = weights.copy()
         self._hand_on(writer)
 
     def _hand_on(self, writer: WeightsWriter) -> None:
-        """Let the blocks be embedded that were published since."""
+        """Embed the blocks published since the last call."""
         published = writer.take_published()
-        for first, n_rows in published:
-            rows = [self._recent.pop(row) for row in range(first, first + n_rows) if row in self._recent]
-            if len(rows) == n_rows:
-                self._embedding.push(self._run_id, first, np.stack(rows))
+        for first, block in published:
+            self._embedding.push(self._run_id, first, block)
         if published:
             self._tell("training", "")
 
@@ -195,7 +191,6 @@ class StoreSink:
         self._attempt = self._writer.attempt
         steps = self._store.reader(self._run_id).steps()
         self._newest = int(steps[-1]) if len(steps) else -1
-        self._recent.clear()
         if self._run_id not in self._written:
             self._written.append(self._run_id)
             self._tell("training", "")
@@ -255,7 +250,7 @@ class StoreSink:
         return next(name for name in _candidates(self._request.name) if self._claims(name))
 
     def _claims(self, name: str) -> bool:
-        claim = Claim.take(self._store.path, name)
+        claim = NameLock.take(self._store.path, name)
         if claim is None:
             return False
         # The claim first: whoever held it before may just have made the run.
@@ -267,7 +262,7 @@ class StoreSink:
 
     def _claim_old(self, name: str) -> None:
         until = time.monotonic() + RESUME_WAIT_S
-        while (claim := Claim.take(self._store.path, name)) is None:
+        while (claim := NameLock.take(self._store.path, name)) is None:
             if time.monotonic() > until:
                 fix = "End that process first, or track under another name"
                 raise BadCall("resume", "needs a run that nobody writes", f"{name}, which is being written", fix)

@@ -5,23 +5,19 @@ import math
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import streamscalar
-from streamscalar import runtime
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
 from streamscalar.analysis.estimator_options import Options
-from streamscalar.analysis.rules import LEVELS, RULES, Alert, checkpoints
+from streamscalar.analysis.rules import RULES, Alert, checkpoints
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
 from streamscalar.errors import BadCall
 from streamscalar.numerics.exponents.divergence import nmle
-from streamscalar.types import Status
-from tests.conftest import small_config
+from streamscalar.types import ALERT_LEVELS, Status
 
 Floats = NDArray[np.float64]
 
@@ -387,34 +383,6 @@ def test_small_groups_and_equal_losses_say_nothing() -> None:
     assert watch_group(noisy) == []
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> streamscalar.Experiment:
-    """Real training on digits: regular, chaotic for a while, and diverging."""
-    store: Path = tmp_path_factory.mktemp("alerts") / "store"
-    config = small_config(
-        store,
-        experiment={"n_initial_conditions": 2},
-        model={"widths": [32]},
-        training={"learning_rate": [0.5, 2.5, 12], "n_steps": 120},
-        store={"fsync": "none"},
-    )
-    return runtime.run(config)
-
-
-def test_real_training_raises_what_it_does_on_every_prefix(trained: streamscalar.Experiment) -> None:
-    found: dict[float, list[str]] = {}
-    for run in trained.runs.values():
-        whole = run.series()
-        alerts = watch(whole)
-        found.setdefault(whole.learning_rate, []).extend(alert.rule for alert in alerts)
-        by_row = RunWatch(options=OPTIONS)
-        # As a live reader sees it: the embedding of that time, in the basis of that time.
-        live = [alert for n in range(1, 122, 3) for alert in by_row.update(run.series(n))]
-        assert [*live, *by_row.update(whole)] == alerts
-    assert found == {0.5: [], 2.5: ["became_chaotic"] * 2, 12.0: ["diverged"] * 2}
-    assert watch_group([run.series() for run in trained.runs.values()]) is not None
-
-
 def test_values_that_are_not_finite_have_names_in_json() -> None:
     run = with_loss(series(0.0005), lambda loss: np.where(np.arange(300) > 100, math.inf, loss))
     found = {alert.rule: alert for alert in watch(run)}
@@ -435,7 +403,7 @@ def test_numbers_near_the_largest_float_raise_alerts_and_no_errors() -> None:
 
 def test_each_rule_is_a_level_of_the_config_and_each_threshold_belongs_to_a_rule() -> None:
     fields = AlertsSection.model_fields
-    levels = {name for name, value in AlertsSection().model_dump().items() if value in LEVELS}
+    levels = {name for name, value in AlertsSection().model_dump().items() if value in ALERT_LEVELS}
     assert levels == set(RULES)
     used = {threshold for rule in RULES.values() for threshold in rule.thresholds}
     assert used | levels | {"cool_down_rows"} == set(fields)

@@ -14,11 +14,11 @@ from streamscalar.analysis.run import analyze_run
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.setting import is_positive
 from streamscalar.analysis.table import Table, analyze
-from streamscalar.numerics.exponents.all_pairs import pair_divergence
 from streamscalar.types import Estimate, Regime, Status
+from tests.oracles.exponents import pair_divergence
 
 M = 5
-OPTIONS = Options(accuracy_target=0.75)
+OPTIONS = Options(accuracy_target=0.75, n_surrogates=39, n_bootstrap=200)
 
 
 def series(learning_rate: float, initial_condition: int, rate: float, **changes: object) -> RunSeries:

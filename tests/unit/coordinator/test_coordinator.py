@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamscalar as ss
-from streamscalar.config import RunPlan
+from streamscalar.config import RunPlan, RunSetting
 from streamscalar.protocol.progress import MAX_VIEWS, RunProgress
 from streamscalar.protocol.schedule import (
     FinalisePack,
@@ -88,7 +88,7 @@ def _store(folder: Path, *run_ids: str) -> Store:
         layout = Layout((Layer("w", 0, (2,)),), "float64", 1, False)
         store.add_run(
             run_id,
-            setting={},
+            setting=RunSetting(),
             seed=0,
             layout=layout,
             n_rows=N_ROWS,

@@ -13,11 +13,11 @@ from streamscalar.protocol.onset_search import (
     MAX_WIDENINGS,
     N_COARSE,
     SENSITIVE,
-    Finish,
+    FinishSearch,
     OnsetResult,
     OnsetSearch,
     OnsetStatus,
-    Probe,
+    ProbeRates,
     RateProbed,
 )
 from streamscalar.types import Estimate, Regime, Status
@@ -62,9 +62,9 @@ def searched(
         *early, last = [search.handle(world.probed(rate)) for rate in stages[-1]]
         assert not any(early)
         (instruction,) = last
-        if isinstance(instruction, Finish):
+        if isinstance(instruction, FinishSearch):
             return instruction.result, stages
-        assert isinstance(instruction, Probe)
+        assert isinstance(instruction, ProbeRates)
         stages.append(instruction.learning_rates)
 
 
@@ -235,13 +235,13 @@ def test_the_result_follows_from_the_probes_whatever_their_order() -> None:
     world = World(2.0, 1.5)
     search = OnsetSearch(0.1, 20, steps_per_rate=COST, budget_steps=PLENTY)
     rates = search.start().learning_rates
-    instructions: list[Probe | Finish] = []
-    while not instructions or isinstance(instructions[-1], Probe):
+    instructions: list[ProbeRates | FinishSearch] = []
+    while not instructions or isinstance(instructions[-1], ProbeRates):
         for rate in reversed(rates):
             instructions += search.handle(world.probed(rate))
         last = instructions[-1]
-        rates = last.learning_rates if isinstance(last, Probe) else ()
-    assert isinstance(last, Finish)
+        rates = last.learning_rates if isinstance(last, ProbeRates) else ()
+    assert isinstance(last, FinishSearch)
     assert last.result == searched(world)[0]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamscalar.config import load_config
+from streamscalar.config import RunSetting, load_config
 from streamscalar.store import Store
 from streamscalar.types import Layer, Layout
 from streamscalar.workers.embedder import Embedder
@@ -25,7 +25,7 @@ def made(folder: Path) -> Store:
     config = load_config({"task": {"name": "tracked"}, "analysis": {"alerts": {"silent_after_s": 300}}})
     store = Store.create(folder, config.identity(), {})
     layout = Layout((Layer("weight", 0, (3,)),), "float64", 0, has_control=False)
-    setting = {"learning_rate": None, "epsilon": None, "initial_condition": 0, "is_tracked": True}
+    setting = RunSetting(learning_rate=None, epsilon=None, initial_condition=0, is_tracked=True)
     store.add_run(
         "a", setting=setting, seed=0, layout=layout, n_rows=None, metrics=("loss",), n_components=16, segment_rows=8,
         codec="lz4",

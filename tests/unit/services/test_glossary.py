@@ -6,8 +6,9 @@ from typing import get_args
 from streamscalar.analysis.quantities import QUANTITIES, keys
 from streamscalar.analysis.rules import RULES
 from streamscalar.types import Regime, Status
+from streamscalar_services.api.estimate_schemas import RunEstimatesDocument, SettingDocument
 from streamscalar_services.api.glossary import glossary
-from streamscalar_services.api.schemas import RunEstimatesDocument, SettingDocument, State
+from streamscalar_services.api.schemas import State
 
 
 def test_the_glossary_holds_every_name() -> None:

@@ -57,7 +57,7 @@ def test_a_store_is_not_made_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert real.kind
     table = f"{MOUNTS}40 22 0:50 / {tmp_path.resolve()} rw - fuse.rclone remote: rw\n"
     usable = filesystem.require_usable
-    monkeypatch.setattr("streamscalar.store.root.require_usable", lambda path: usable(path, table))
+    monkeypatch.setattr("streamscalar.store.media.folder.require_usable", lambda path: usable(path, table))
     with pytest.raises(BadCall, match="writes reach the remote side later"):
         Store.create(tmp_path / "store", {}, {})
     assert not list(tmp_path.iterdir())

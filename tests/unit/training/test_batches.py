@@ -10,8 +10,8 @@ from streamscalar.errors import BadCall
 from streamscalar.training.batches import Batches, build_batches
 from streamscalar.training.ensemble import Ensemble
 from streamscalar.training.optimizers import Descent
-from streamscalar.training.problems import Problem, Product, build_problem
-from streamscalar.workers.trainer import pack_batches
+from streamscalar.training.problem import Problem, Product
+from streamscalar.training.setup import build_problem, pack_batches
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def test_every_learning_rate_of_an_initial_condition_has_one_order() -> None:
     problem = build_problem(config.task, config.model, torch.float64, CPU)
     orders = {}
     for pack in plan_packs(config):
-        found = pack_batches(problem, config, pack, CPU)
+        found = pack_batches(config, pack, problem, CPU)
         assert found is not None
         orders[pack[0].run_id] = [found.at(step).tolist() for step in range(14)]
     assert orders["lr0.1_ic0"] == orders["lr1_ic0"] != orders["lr0.1_ic1"] == orders["lr1_ic1"]

@@ -15,7 +15,10 @@ from streamscalar.training.batches import Batches
 from streamscalar.training.data import Data
 from streamscalar.training.ensemble import Ensemble, check_twins, initial_replicas, initial_tangents
 from streamscalar.training.optimizers import Adam, Descent, Optimizer
-from streamscalar.training.problems import Perceptron, Product, Quadratic, build_problem
+from streamscalar.training.perceptron import Perceptron
+from streamscalar.training.problem import Product
+from streamscalar.training.quadratic import Quadratic
+from streamscalar.training.setup import build_problem
 from streamscalar.types import Layout
 
 CPU = torch.device("cpu")

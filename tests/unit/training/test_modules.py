@@ -18,7 +18,9 @@ from streamscalar.training.ensemble import Ensemble, check_twins, initial_tangen
 from streamscalar.training.modules import N_MAPPED, N_MEASURED, ModuleProblem
 from streamscalar.training.networks import Build, convolutional, perceptron
 from streamscalar.training.optimizers import Adam, Descent, Optimizer
-from streamscalar.training.problems import Perceptron, Product, build_problem
+from streamscalar.training.perceptron import Perceptron
+from streamscalar.training.problem import Product
+from streamscalar.training.setup import build_problem
 from streamscalar.training.tasks import LoadedTask, Samples, Task, cross_entropy, share_right
 from tests.unit.training.own_networks import Tied, normed, sentences
 

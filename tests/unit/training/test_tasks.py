@@ -10,7 +10,9 @@ import torch
 from streamscalar.config.models import ModelSection, TaskSection
 from streamscalar.errors import BadCall
 from streamscalar.training.networks import as_images, network
-from streamscalar.training.problems import Perceptron, Product, build_problem
+from streamscalar.training.perceptron import Perceptron
+from streamscalar.training.problem import Product
+from streamscalar.training.setup import build_problem
 from streamscalar.training.tasks import LoadedTask, cross_entropy, load_task, share_right, squared_error
 from streamscalar.training.user_functions import find_own
 from tests.unit.training import own_networks

@@ -1,0 +1,6 @@
+"""Handles on a stored experiment and its runs."""
+
+from streamscalar.experiment.stored_experiment import Experiment, open  # noqa: A004  (`ss.open` is the public name)
+from streamscalar.experiment.stored_run import Run, Series
+
+__all__ = ["Experiment", "Run", "Series", "open"]

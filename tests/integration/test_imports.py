@@ -1,0 +1,22 @@
+"""What a fresh Python loads with the package, and what it does not load until it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("streamscalar", "torch ray zarr numpy pydantic"),
+        # Every tracked training starts one.
+        ("streamscalar.tracking.worker.main", "torch ray"),
+    ],
+)
+def test_an_import_loads_no_large_package(module: str, absent: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert module in loaded
+    assert not loaded & set(absent.split())
