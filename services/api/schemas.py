@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from streamscalar.types import AlertLevel, Regime
 from streamscalar_services.api.estimate_schemas import (
@@ -72,6 +72,7 @@ class RunItem(Document):
     loss: Number | None
     """Newest loss of the reference; null if not recorded."""
     accuracy: Number | None
+    """Newest test accuracy of the reference; null if not recorded."""
     updated_at: Annotated[float, Field(description="Unix time of its newest row, in seconds.")]
     parent: tuple[str, int] | None
     """Run and step from which it was forked."""
@@ -333,6 +334,8 @@ class Health(Document):
 
 class ProblemDocument(BaseModel):
     """An error, as RFC 9457 defines it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     """Kind of the problem, a URI reference."""

@@ -81,6 +81,7 @@ def test_events_alert_and_log_lines_carry_the_id_of_the_change(
     later = dict(monitor.poll())
     assert later["alert"]["rule"] == "non_finite"
     assert later["alert"]["change_id"] == change_id != later["runs"]["change_id"]
+    options.sinks.close()
     assert json.loads(log.read_text())["change_id"] == change_id
     assert [record.getMessage() for record in caplog.records if "mine:a.non_finite.7" in record.getMessage()] == [
         f"alert mine:a.non_finite.7: NaN or infinity in loss at step 7. [change {change_id}]"

@@ -23,9 +23,9 @@ def test_the_glossary_holds_every_name() -> None:
 
 
 def test_the_schema_lists_the_estimates_of_a_run_and_of_a_setting_with_their_meaning() -> None:
-    for document, level in ((RunEstimatesDocument, "run"), (SettingDocument, "setting")):
+    for document, expected in ((RunEstimatesDocument, keys("run")), (SettingDocument, keys("setting"))):
         schema = document.model_json_schema()["properties"]["estimates"]
-        assert list(schema["properties"]) == schema["required"] == keys(level)
+        assert list(schema["properties"]) == schema["required"] == expected
         assert schema["additionalProperties"] is False
         assert QUANTITIES["ftle"].meaning in schema["properties"]["ftle"]["description"]
         assert schema["properties"]["ftle"]["$ref"].endswith("EstimateDocument")
