@@ -22,7 +22,7 @@ import numpy as np
 
 from streamscalar.config.log_settings import LogFormat
 
-FIELDS = ("experiment", "run", "attempt", "row", "node", "reason")
+FIELDS = ("experiment", "run", "attempt", "row", "node", "event", "reason")
 """Keys of the subject of an event, in the order of a line."""
 
 OURS = ("streamscalar", "streamscalar_services")

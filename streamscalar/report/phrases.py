@@ -26,7 +26,7 @@ def interval(estimate: Estimate) -> str:
     return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
-def place(setting: SettingEstimates, table: Table) -> str:
+def label(setting: SettingEstimates, table: Table) -> str:
     """Return the words that distinguish a setting from the others."""
     rates = {other.learning_rate for other in table.settings}
     epsilons = {other.epsilon for other in table.settings}
@@ -37,7 +37,7 @@ def place(setting: SettingEstimates, table: Table) -> str:
     return f"lr {setting.learning_rate:g} (epsilon {setting.epsilon:g})"
 
 
-def places(settings: Sequence[SettingEstimates], table: Table) -> str:
+def labels(settings: Sequence[SettingEstimates], table: Table) -> str:
     """Return the words that distinguish some settings from the others, as one list; neighbours become a span."""
     if len(settings) == len(table.settings) > 1:
         return "every setting"
@@ -45,8 +45,8 @@ def places(settings: Sequence[SettingEstimates], table: Table) -> str:
     epsilons = {other.epsilon for other in table.settings}
     if len(rates) > 1 and len(epsilons) > 1:
         return listed(_by_rate(settings, table))
-    ordered = [place(setting, table) for setting in table.settings]
-    chosen = [place(setting, table) for setting in settings]
+    ordered = [label(setting, table) for setting in table.settings]
+    chosen = [label(setting, table) for setting in settings]
     first = ordered.index(chosen[0])
     if len(chosen) >= LEAST_SPAN and ordered[first : first + len(chosen)] == chosen:
         return f"{chosen[0]} to {chosen[-1].split(' ')[-1]}"

@@ -9,7 +9,7 @@ from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.setting import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.report.figures.spacing_laws import most_spaced
-from streamscalar.report.phrases import interval, place
+from streamscalar.report.phrases import interval, label
 from streamscalar.types import Estimate, Status
 
 ALWAYS = frozenset({"positive_fraction", "ftle", "nmle", "nmle_embedded", "nmle_random_direction"})
@@ -85,7 +85,7 @@ def laws_table(table: Table) -> str:
                 f"<tr><td>skew lognormal of independent draws</td><td colspan=3>{bands} "
                 f"({null.confidence:.0%} band)</td></tr>"
             )
-        head = _head(f"law at {place(setting, table)}", "parameters", "AIC above the best", "KS distance")
+        head = _head(f"law at {label(setting, table)}", "parameters", "AIC above the best", "KS distance")
         parts.append(_scrolling(f"{head}<tbody>{lines}</tbody>", "laws"))
     return "".join(parts)
 

@@ -13,7 +13,7 @@ from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student
 from streamscalar.report.figures.base import one_epsilon
 from streamscalar.report.figures.spacing_laws import most_spaced
 from streamscalar.report.figures.variance import ILL_DEFINED_BELOW
-from streamscalar.report.phrases import are, counted, interval, listed, lower, place, places, span
+from streamscalar.report.phrases import are, counted, interval, label, labels, listed, lower, span
 from streamscalar.types import Estimate, Regime, Status
 
 CONFIDENCE = 0.95
@@ -79,7 +79,7 @@ def _regimes(table: Table) -> list[str]:
     named = {regime: [setting for setting in judged if setting.regime is regime] for regime in Regime}
     words = {Regime.ONSET: "at the onset", Regime.DIVERGED: "diverging"}
     parts = [
-        f"{words.get(regime, str(regime))} at {places(settings, table)}"
+        f"{words.get(regime, str(regime))} at {labels(settings, table)}"
         for regime, settings in named.items()
         if settings
     ]
@@ -90,7 +90,7 @@ def _regimes(table: Table) -> list[str]:
         low = "" if share.low is None else f"; with {share.n} of them the true share may be as low as {share.low:.0%}"
         sentences.append(
             f"The smallest rate at which every initial condition has a positive exponent is "
-            f"{place(full[0], table)}{low}."
+            f"{label(full[0], table)}{low}."
         )
     return sentences
 
@@ -104,7 +104,7 @@ def _sureness(table: Table) -> list[str]:
     bare = [s for s in few if s.regime is not Regime.DIVERGED]
     if bare:
         sentences.append(
-            f"At {places(bare, table)} there are fewer than {LEAST_INITIAL_CONDITIONS} initial conditions: regimes "
+            f"At {labels(bare, table)} there are fewer than {LEAST_INITIAL_CONDITIONS} initial conditions: regimes "
             f"are based on the spread between the replicas of single runs and hold for these initial weights only."
         )
     sure = [s for s in with_replicas if s.estimates["ftle"].low is not None]
@@ -117,7 +117,7 @@ def _sureness(table: Table) -> list[str]:
             f"all of them together."
         )
     sentences += [
-        f"At {place(s, table)} the regime is undecided: {lower(s.regime_reason)}"
+        f"At {label(s, table)} the regime is undecided: {lower(s.regime_reason)}"
         for s in with_replicas
         if s.regime is Regime.UNDECIDED
     ]
@@ -151,7 +151,7 @@ def _absent(table: Table) -> list[str]:
             if status is not Status.OK and not _is_covered(setting, name, status):
                 by_status.setdefault(status, []).append(setting)
         for status, settings in by_status.items():
-            quantities.setdefault((status, places(settings, table)), []).append(f"the {QUANTITIES[name].label}")
+            quantities.setdefault((status, labels(settings, table)), []).append(f"the {QUANTITIES[name].label}")
     sentences = []
     for (status, where), words_of in quantities.items():
         has = "has" if len(words_of) == 1 else "have"
@@ -212,18 +212,18 @@ def _summary(table: Table) -> list[str]:
         return []
     sentences = [f"The scalar holds {span(values)} of the variance of a trajectory; it does not show the rest."]
     if above:
-        sentences.append(f"That is more than a random walk with the same moves would give at {places(above, table)}.")
+        sentences.append(f"That is more than a random walk with the same moves would give at {labels(above, table)}.")
     if below:
         sentences.append(
-            f"At {places(below, table)} it is not significantly more than a random walk with the same moves gives: "
+            f"At {labels(below, table)} it is not significantly more than a random walk with the same moves gives: "
             f"the shape of the scalar there is no evidence of structure."
         )
     if unknown:
-        sentences.append(f"At {places(unknown, table)} there is no random walk to compare it with.")
+        sentences.append(f"At {labels(unknown, table)} there is no random walk to compare it with.")
     ill = [s for s in table.settings if (gap := _eigengap(s, table.runs)) is not None and gap < ILL_DEFINED_BELOW]
     if ill:
         sentences.append(
-            f"At {places(ill, table)} the two leading directions hold nearly the same variance (eigengap under "
+            f"At {labels(ill, table)} the two leading directions hold nearly the same variance (eigengap under "
             f"{ILL_DEFINED_BELOW:g}): which of them the scalar follows is chance."
         )
     return sentences
@@ -254,15 +254,15 @@ def _random_direction(table: Table) -> list[str]:
     if nearer:
         sentences.append(
             f"The exponent of the scalar is nearer to that of the weights than a random direction's at "
-            f"{places(nearer, table)}."
+            f"{labels(nearer, table)}."
         )
     if farther:
         sentences.append(
-            f"At {places(farther, table)} a random direction keeps the exponent of the weights better than the scalar."
+            f"At {labels(farther, table)} a random direction keeps the exponent of the weights better than the scalar."
         )
     if alike:
         sentences.append(
-            f"At {places(alike, table)} a random direction keeps the exponent of the weights as well as the scalar, "
+            f"At {labels(alike, table)} a random direction keeps the exponent of the weights as well as the scalar, "
             f"within the intervals: agreement there is no evidence for the embedding."
         )
     return sentences
@@ -309,7 +309,7 @@ def _spacings(table: Table) -> list[str]:
         return []
     setting = shown[0]
     spacings, difference = setting.spacings, setting.estimates["spacing_difference"]
-    where = f"{spacings.fits.n} spacings of asymptotic states at {place(setting, table)}"
+    where = f"{spacings.fits.n} spacings of asymptotic states at {label(setting, table)}"
     if difference.is_ok:
         sentence = f"The {where} differ from those of independent draws (p = {difference.value:.2g})."
     elif difference.status is Status.NOT_SIGNIFICANT:

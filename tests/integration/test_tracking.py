@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.optim import SGD, Optimizer
 
 import streamscalar as ss
-from streamscalar.config import Config
+from streamscalar.config import Config, RunSetting
 from streamscalar.config.models import PerturbationSection, TaskSection
 from streamscalar.errors import BadCall
 from streamscalar.store import Store
@@ -385,7 +385,7 @@ def test_a_row_that_is_handed_over_again_is_stored_once(tmp_path: Path) -> None:
     config = Config(
         task=TaskSection(name="tracked"), perturbation=PerturbationSection(n_perturbed=0, control=False)
     ).identity()
-    setting = {"learning_rate": None, "epsilon": None, "initial_condition": 0}
+    setting = RunSetting.model_validate({"learning_rate": None, "epsilon": None, "initial_condition": 0})
     request = Open(str(tmp_path / "s"), config, {}, None, "a", True, "never", False, layout, setting, 0, 4)
     sink = StoreSink(lambda kind, text: pytest.fail(f"{kind}: {text}"))
     assert sink.open(request).run_id == "a"

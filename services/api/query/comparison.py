@@ -74,7 +74,7 @@ def on_shared_axes(readers: Readers, entries: Sequence[Entry], n_axes: int) -> t
     if len(layouts) > 1:
         return None, []
     axes = shared_axes(bases, n_axes)
-    return axes, [(steps, axes.place(index, scores)) for index, (steps, scores) in enumerate(own)]
+    return axes, [(steps, axes.transform(index, scores)) for index, (steps, scores) in enumerate(own)]
 
 
 def _curve(readers: Readers, entry: Entry, name: str) -> Curve:

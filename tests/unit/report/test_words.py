@@ -15,7 +15,7 @@ from streamscalar.analysis.table import Table
 from streamscalar.numerics.asymptotic.laws import SpacingFit
 from streamscalar.numerics.asymptotic.spacings import SpacingFits
 from streamscalar.numerics.asymptotic.states import AsymptoticStates
-from streamscalar.report.phrases import interval, listed, lower, places
+from streamscalar.report.phrases import interval, labels, listed, lower
 from streamscalar.report.words import conclusions
 from streamscalar.types import ADVICE, Estimate, Regime, Status
 
@@ -249,11 +249,11 @@ def test_spacings_against_independent_draws(difference: Estimate, words: str) ->
 def test_settings_are_named_by_what_differs() -> None:
     grid = [replace(setting(lr), epsilon=epsilon) for lr in (1, 5) for epsilon in (1e-8, 1e-6)]
     both = Table({}, grid, [])
-    assert places(grid[:3], both) == "lr 1 and 5 (epsilon 1e-08)"
-    assert places(grid, both) == "every setting"
-    assert places(grid[1:2], Table({}, grid[:2], [])) == "epsilon 1e-06"
+    assert labels(grid[:3], both) == "lr 1 and 5 (epsilon 1e-08)"
+    assert labels(grid, both) == "every setting"
+    assert labels(grid[1:2], Table({}, grid[:2], [])) == "epsilon 1e-06"
     sweep = [setting(lr) for lr in (0.1, 0.5, 1, 2.5, 5, 7.5)]
-    assert places(sweep[1:5], Table({}, sweep, [])) == "lr 0.5 to 5"
-    assert places([sweep[0], *sweep[2:5]], Table({}, sweep, [])) == "lr 0.1, 1, 2.5 and 5"
+    assert labels(sweep[1:5], Table({}, sweep, [])) == "lr 0.5 to 5"
+    assert labels([sweep[0], *sweep[2:5]], Table({}, sweep, [])) == "lr 0.1, 1, 2.5 and 5"
     assert listed(["one", "two"]) == "one and two"
     assert interval(failed(Status.NOT_REACHED)) == "not reached"
