@@ -33,8 +33,8 @@ def made(folder: Path) -> Store:
     return store
 
 
-def test_a_run_without_rows_for_as_long_as_its_rule_says_is_told_once(tmp_path: Path) -> None:
-    """The state of a run turns silent earlier than that, and never changes again; the rule has a clock of its own."""
+def test_a_silent_run_raises_one_alert_after_the_time_of_its_rule(tmp_path: Path) -> None:
+    """The state of the run turns silent earlier and does not change again; the rule has its own limit."""
     store = made(tmp_path / "mine")
     with store.weights_writer("a", "none") as writer:
         for row in range(3):
