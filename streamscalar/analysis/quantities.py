@@ -311,7 +311,7 @@ def advice(status: Status, *, is_tracked: bool) -> str:
     Examples
     --------
     >>> advice(Status.TOO_FEW_REPLICAS, is_tracked=False)
-    'Carry more perturbed replicas: raise perturbation.n_perturbed.'
+    'Use more perturbed replicas: raise perturbation.n_perturbed.'
     >>> advice(Status.TOO_FEW_REPLICAS, is_tracked=True)
     'Train perturbed copies of the model: ss.track(..., shadow=True) trains one, shadow=3 three.'
     """
@@ -325,10 +325,21 @@ def advised(key: str, estimate: Estimate, *, is_tracked: bool) -> Estimate:
     """
     if estimate.is_ok or not is_tracked:
         return estimate
-    message = estimate.message
-    for status, text in TRACKED.items():
-        message = message.replace(ADVICE[status], text)
+    message = for_tracked(estimate.message)
     own = QUANTITIES[key].advice.get(estimate.status)
     if own is not None:
         message = message.replace(own.config, own.track)
     return replace(estimate, message=message)
+
+
+def for_tracked(message: str) -> str:
+    """Return a message whose advice for a config is replaced by that for a call of `ss.track`.
+
+    Examples
+    --------
+    >>> for_tracked("At least 10 rows. " + ADVICE[Status.DRIFTING])
+    'At least 10 rows. The series still drifts over its last window; train longer.'
+    """
+    for status, text in TRACKED.items():
+        message = message.replace(ADVICE[status], text)
+    return message
