@@ -282,11 +282,11 @@ TRACKED: Mapping[Status, str] = {
     Status.TOO_FEW_ROWS: "Record more steps: train longer, or pass a lower every_n_steps to ss.track.",
     Status.TOO_FEW_REPLICAS: "Train perturbed copies of the model: ss.track(..., shadow=True) trains one, shadow=3 "
     "three.",
-    Status.TOO_FEW_INITIAL_CONDITIONS: "An interval needs three: track three runs of one group and learning rate, each "
-    "from other initial weights.",
-    Status.NOT_SATURATED: "Separations still grow at the end; train longer or read ftle.",
+    Status.TOO_FEW_INITIAL_CONDITIONS: "A confidence interval needs three: track three runs of one group and learning "
+    "rate, each from other initial weights.",
+    Status.NOT_SATURATED: "Separations still grow at the end; train longer or use ftle.",
     Status.NOT_REACHED: "No run reached the target; train longer.",
-    Status.NOT_ENOUGH_RECURRENCES: "The trajectory hardly comes back near itself; train a perturbed copy instead "
+    Status.NOT_ENOUGH_RECURRENCES: "The trajectory rarely returns near itself; train a perturbed copy instead "
     "(ss.track(..., shadow=True)), or train longer.",
     Status.DRIFTING: "The series still drifts over its last window; train longer.",
     Status.NOT_DECORRELATED: "Reference and replicas stay correlated to the end; train longer.",
