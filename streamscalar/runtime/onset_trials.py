@@ -185,7 +185,7 @@ class RangeTest:
     Attributes
     ----------
     learning_rates
-        Rates, shape (n,), rising geometrically.
+        Rates, shape (n,), in a geometric sequence.
     losses, smoothed
         Training loss after the update at that rate, and its bias-corrected exponential average, shape (n,).
     steepest
@@ -220,7 +220,7 @@ def range_test(config: Config, *, low: float, high: float, n_steps: int = 100) -
         Number of updates over the whole range.
     """
     if not 0.0 < low < high < math.inf:
-        raise BadCall("low, high", "must be a rising range of rates", f"{low:g} and {high:g}", kind=Kind.CONFIG)
+        raise BadCall("low, high", "must be an ascending range of rates", f"{low:g} and {high:g}", kind=Kind.CONFIG)
     if n_steps < 10:
         raise BadCall("n_steps", "must be at least 10", str(n_steps), kind=Kind.CONFIG)
     rates = np.geomspace(low, high, n_steps)

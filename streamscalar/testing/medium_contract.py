@@ -91,10 +91,11 @@ class MediumContract:
             Store.open(str(there))
 
     def test_stores_are_found_below(self, root: Root) -> None:
-        outer = Store.create(root, {}, {})
-        for name in ("b", "a"):
-            Store.create(str(outer.place / name), {}, {})
-        assert outer.medium.stores_below(outer.place) == [outer.place / "a", outer.place / "b"]
+        outer = place(root)
+        made = [Store.create(str(outer / name), {}, {}) for name in ("b", "a")]
+        medium = made[0].medium
+        medium.create(outer / "c" / "no-store", b"")
+        assert medium.stores_below(outer) == [outer / "a", outer / "b"]
 
     def test_racing_writers_make_one_run_and_one_order(self, root: Root) -> None:
         rows = sample_run.trajectory(24, (3, 13))

@@ -107,7 +107,7 @@ def _sentence(done: subprocess.CompletedProcess[str]) -> str:
     [
         (["--set", "training.learning_rate=-1"], ["training.learning_rate", "-1"]),
         (["--set", "trainin.x=1"], ["trainin", "Did you mean training?"]),
-        (["--set", "training.dtype=float32"], ["perturbation.epsilon", "of the weights would move", "1e-08"]),
+        (["--set", "training.dtype=float32"], ["perturbation.epsilon", "of the weights would change", "1e-08"]),
         (["--set", "task.name=idx", "--set", "task.path=nowhere"], ["task.path", "t10k-images", "https://"]),
         (["--set", "recording.max_bytes=1000"], ["recording.max_bytes", "1,000"]),
         (["--executor", "ray", "--address", "127.0.0.1:1"], ["cluster.address", "127.0.0.1:1"]),

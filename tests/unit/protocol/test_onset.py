@@ -258,7 +258,7 @@ def test_the_result_is_a_json_document() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "budget", "tolerance", "words"),
     [
-        (5, 1, PLENTY, 0.1, "rising range of more than a factor 1.46"),
+        (5, 1, PLENTY, 0.1, "ascending range of more than a factor 1.46"),
         (0, 1, PLENTY, 0.1, "positive"),
         (1, math.inf, PLENTY, 0.1, "positive"),
         (math.nan, 1, PLENTY, 0.1, "positive"),
