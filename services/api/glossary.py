@@ -3,7 +3,8 @@
 from streamscalar.analysis.quantities import QUANTITIES, EstimateLevel
 from streamscalar.analysis.rules import RULES
 from streamscalar.types import ADVICE, ALERT_LEVELS, REGIMES, AlertLevel, Regime, Status
-from streamscalar_services.api.schemas import STATES, Document, State
+from streamscalar_services.api.estimate_schemas import Document
+from streamscalar_services.api.schemas import STATES, State
 
 
 class QuantityDocument(Document):
@@ -14,6 +15,7 @@ class QuantityDocument(Document):
     short: str
     """Name in column heads and legends."""
     unit: str
+    """`per step`, `steps`, `share`, `p-value` or `correlation`."""
     source: str
     """What it is computed from."""
     meaning: str
@@ -35,11 +37,15 @@ class Glossary(Document):
     """The names that documents use, each with its meaning, in the order in which tables show them."""
 
     quantities: dict[str, QuantityDocument]
+    """Estimates by key."""
     regimes: dict[Regime, str]
+    """What each regime means."""
     states: dict[State, str]
+    """What each state of a run means."""
     statuses: dict[Status, str]
     """What each failing status of an estimate means, and what to try."""
     rules: dict[str, RuleDocument]
+    """Alert rules by name."""
     levels: list[AlertLevel]
     """Levels of alerts, lowest first."""
 

@@ -1,34 +1,22 @@
 """The documents that the API returns; the OpenAPI schema is generated from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field
 
-from streamscalar.analysis.quantities import QUANTITIES, EstimateLevel, keys
-from streamscalar.types import AlertLevel, Regime, Status, json_float
-
-NonFinite = Literal["nan", "inf", "-inf"]
-Number = float | NonFinite
-"""A float; JSON has no numbers for the values that are not finite."""
-
-
-def number(value: float | None) -> Number | None:
-    """Return a float in the form of the documents."""
-    return cast(Number | None, json_float(value))
-
+from streamscalar.types import AlertLevel, Regime
+from streamscalar_services.api.estimate_schemas import (
+    Document,
+    Epsilon,
+    EstimateDocument,
+    LearningRate,
+    Number,
+    RunKey,
+    SettingDocument,
+)
 
 State = Literal["waiting", "training", "trained", "done", "failed", "cancelled", "silent"]
-"""`trained`: all rows are there, the exact embedding is not yet. `silent`: neither ended nor written to lately."""
-
-RunKey = Annotated[str, Field(description="Id of the run, `<experiment>:<run id>`.")]
-LearningRate = Annotated[Number | None, Field(description="Learning rate; null where it is not known.")]
-Epsilon = Annotated[Number | None, Field(description="Size of the perturbation; null without one.")]
-IntervalEnd = Annotated[Number | None, Field(description="End of the interval; null without one.")]
-RegimeReason = Annotated[str, Field(description="One sentence of reason for the regime.")]
-NextCursor = Annotated[str | None, Field(description="Pass it as `cursor` for the next page; null on the last.")]
 STATES: Mapping[State, str] = {
     "waiting": "The run has not started.",
     "training": "Rows are being written.",
@@ -40,63 +28,7 @@ STATES: Mapping[State, str] = {
 }
 """What each state means, in the order of a run's life."""
 
-
-class Document(BaseModel):
-    """Base of all documents."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class EstimateDocument(Document):
-    """A number with its interval and its status; `value` is null unless `status` is ok."""
-
-    value: Number | None
-    """The number."""
-    low: IntervalEnd
-    high: IntervalEnd
-    confidence: float | None
-    """Stated coverage of the interval, in (0, 1)."""
-    n: int
-    """Independent pieces behind the value."""
-    status: Status
-    """`ok`, or why there is no number."""
-    method: str
-    """Name of the estimator."""
-    window: tuple[int, int] | None
-    """First and last step used."""
-    message: str
-    """What happened and what to try; empty where there is nothing to add."""
-
-
-EstimatesByName = Annotated[dict[str, EstimateDocument], Field(description="Estimates by name.")]
-
-
-@dataclass(frozen=True)
-class EstimatesOf:
-    """Lists, in the schema of a mapping of estimates, the quantities of a level with their meaning."""
-
-    level: EstimateLevel
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Return the schema of an object with one property per quantity."""
-        schema = handler(core)
-        one = schema["additionalProperties"]
-        properties = {
-            key: {**one, "title": QUANTITIES[key].label, "description": about(key)} for key in keys(self.level)
-        }
-        return {**schema, "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def about(key: str) -> str:
-    """Return the meaning of a quantity with its unit and source.
-
-    Examples
-    --------
-    >>> about("nmle")
-    'Growth rate of separations while they grow exponentially. Unit: per step. Computed from: weights.'
-    """
-    quantity = QUANTITIES[key]
-    return f"{quantity.meaning} Unit: {quantity.unit}. Computed from: {quantity.source}."
+NextCursor = Annotated[str | None, Field(description="Pass it as `cursor` for the next page; null on the last.")]
 
 
 class Sparkline(Document):
@@ -120,13 +52,13 @@ class RunItem(Document):
     run_id: str
     """Name of the run in its store."""
     state: State
-    """What the run does now."""
+    """State of the run."""
     is_tracked: bool
     """Whether a training loop of the user writes it, through `ss.track`."""
     group: str
-    """Group that it is listed under."""
+    """Group of the run."""
     tags: list[str]
-    """Words to find it by."""
+    """Tags of the run and of its experiment."""
     learning_rate: LearningRate
     epsilon: Epsilon
     initial_condition: int | None
@@ -138,8 +70,9 @@ class RunItem(Document):
     step: int | None
     """Training step of the newest row."""
     loss: Number | None
-    """Newest loss of the reference; null where not recorded."""
+    """Newest loss of the reference; null if not recorded."""
     accuracy: Number | None
+    """Newest test accuracy of the reference; null if not recorded."""
     updated_at: Annotated[float, Field(description="Unix time of its newest row, in seconds.")]
     parent: tuple[str, int] | None
     """Run and step from which it was forked."""
@@ -150,7 +83,7 @@ class RunItem(Document):
     exponent: EstimateDocument | None
     """Finite-time exponent per step; null until it is analysed."""
     explained_variance: float | None
-    """Share of the variance along the scalar; null before there is an embedding."""
+    """Share of the variance along the scalar; null without an embedding."""
     sparkline: Sparkline | None
     """Curve of the scalar; null before there is one."""
     n_alerts: int
@@ -168,17 +101,16 @@ class RunPageDocument(Document):
     """Runs that match the filter."""
     n_analysed: int
     """Of those, how many are analysed; sorting by regime or exponent puts the others last."""
-    next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last."""
+    next_cursor: NextCursor
 
 
 class RunDetails(Document):
     """Setting, layout and state of one run."""
 
     item: RunItem
-    """Its line of the list."""
+    """Its row in the list."""
     setting: dict[str, Any]
-    """What distinguishes the run, such as its learning rate."""
+    """Setting of the run, such as its learning rate."""
     seed: int
     """Seed of its initial condition."""
     n_parameters: int
@@ -198,7 +130,7 @@ class RunDetails(Document):
     bases: list[int]
     """Versions of the live basis, oldest first."""
     has_exact: bool
-    """Whether the exact embedding is there."""
+    """Whether the exact embedding is stored."""
     exact: dict[str, Any]
     """Method, passes and residual of the exact embedding; empty until it is computed."""
 
@@ -213,7 +145,7 @@ class SeriesDocument(Document):
 
     run: RunKey
     name: str
-    """What was measured."""
+    """Name of the series."""
     replicas: list[str]
     """Meaning of each list of values: `reference`, `perturbed 1`..., `control`."""
     steps: list[int]
@@ -234,52 +166,25 @@ class SeriesDocument(Document):
     """Pass it to get only newer points."""
 
 
-class RunEstimatesDocument(Document):
-    """Estimates of one run by quantity."""
-
-    run: RunKey
-    n_rows: int
-    """Rows that were analysed."""
-    regime: Regime
-    """Regime by this run alone."""
-    regime_reason: RegimeReason
-    control_divergence: Number | None
-    """Largest L1 distance between control and reference; null without a control."""
-    eigengap: Number | None
-    estimates: Annotated[dict[str, EstimateDocument], EstimatesOf("run")]
-
-
-class SettingDocument(Document):
-    """Estimates over the initial conditions of one setting."""
-
-    learning_rate: LearningRate
-    epsilon: Epsilon
-    regime: Regime
-    """Regime of the setting."""
-    regime_reason: RegimeReason
-    n_runs: int
-    estimates: Annotated[dict[str, EstimateDocument], EstimatesOf("setting")]
-
-
 class ExperimentItem(Document):
     """One row of the experiment list."""
 
     name: str
     """Name of the experiment."""
     task: str
-    """Task of its config; `tracked` for trainings recorded by `ss.track`."""
+    """Task of its config; `tracked` for runs recorded by `ss.track`."""
     is_tracked: bool
-    """Whether a user's own loop trains its runs."""
+    """Whether training loops of users write its runs, through `ss.track`."""
     n_runs: int
-    """Number of runs that have begun."""
+    """Number of runs that have started."""
     states: dict[str, int]
     """Runs by state."""
     n_rows: int
     """Rows of all runs together."""
     created_at: float
-    """Seconds since 1970 when the store was made."""
+    """Unix time in seconds when the store was created."""
     updated_at: float
-    """Seconds since 1970 when its newest row was written."""
+    """Unix time of its newest row, in seconds."""
 
 
 class ExperimentPageDocument(Document):
@@ -297,11 +202,11 @@ class ExperimentDetails(Document):
     """An experiment: config, provenance, and estimates per setting."""
 
     item: ExperimentItem
-    """Its line of the list."""
+    """Its row in the list."""
     config: dict[str, Any]
     """Config under which it was recorded."""
     provenance: dict[str, Any]
-    """Versions, device and seeds: what the bits depend on."""
+    """Versions, device and seeds, which the stored bits depend on."""
     settings: list[SettingDocument]
     """One entry per learning rate and epsilon."""
     n_analysed: int
@@ -324,7 +229,7 @@ class Comparison(Document):
     axis: Literal["shared", "own"]
     """`shared`: coordinates of all runs in one joint basis. `own`: one basis per run; only shapes can be compared."""
     message: str
-    """Why the axis is shared or not."""
+    """Whether the axis is shared, and why."""
     steps: list[int]
     """Steps of all columns."""
     runs: list[Compared]
@@ -356,7 +261,7 @@ class Neighbours(Document):
     """`weights`: RMS distance along the shared components at equal steps, for runs of one layout. `shape`: speed,
     curvature, autocorrelation and exponent of the scalar, standardised over the runs compared."""
     message: str
-    """What was measured."""
+    """Name of the series."""
     items: list[Neighbour]
     """The nearest runs, nearest first."""
     n: int
@@ -384,7 +289,7 @@ class AlertDocument(Document):
     change_id: str
     """Id of the poll that found the change behind the alert; events and log lines of that poll carry it too."""
     message: str
-    """One sentence: what happened."""
+    """One sentence."""
     evidence: dict[str, Any]
     """Numbers that the rule compared."""
 
@@ -408,6 +313,7 @@ class NewRuns(Document):
     """Runs to add to an experiment."""
 
     learning_rate: list[Rate] = Field(min_length=1, max_length=100)
+    """Learning rates of the new runs."""
     n_initial_conditions: Annotated[int, Field(ge=1, le=1000)] | None = None
     """By default as many as the experiment has; runs that exist already are not run again."""
 
@@ -428,6 +334,8 @@ class Health(Document):
 
 class ProblemDocument(BaseModel):
     """An error, as RFC 9457 defines it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     """Kind of the problem, a URI reference."""

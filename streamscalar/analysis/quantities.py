@@ -113,7 +113,7 @@ _ENTRIES = (
     ),
     Quantity(
         "nmle_all_pairs",
-        "exponent of the exponential phase over all pairs",
+        "exponent over all pairs of replicas",
         "nMLE, all pairs",
         "per step",
         "weights",
@@ -282,11 +282,11 @@ TRACKED: Mapping[Status, str] = {
     Status.TOO_FEW_ROWS: "Record more steps: train longer, or pass a lower every_n_steps to ss.track.",
     Status.TOO_FEW_REPLICAS: "Train perturbed copies of the model: ss.track(..., shadow=True) trains one, shadow=3 "
     "three.",
-    Status.TOO_FEW_INITIAL_CONDITIONS: "An interval needs three: track three runs of one group and learning rate, each "
-    "from other initial weights.",
-    Status.NOT_SATURATED: "Separations still grow at the end; train longer or read ftle.",
+    Status.TOO_FEW_INITIAL_CONDITIONS: "A confidence interval needs three: track three runs of one group and learning "
+    "rate, each from other initial weights.",
+    Status.NOT_SATURATED: "Separations still grow at the end; train longer or use ftle.",
     Status.NOT_REACHED: "No run reached the target; train longer.",
-    Status.NOT_ENOUGH_RECURRENCES: "The trajectory hardly comes back near itself; train a perturbed copy instead "
+    Status.NOT_ENOUGH_RECURRENCES: "The trajectory rarely returns near itself; train a perturbed copy instead "
     "(ss.track(..., shadow=True)), or train longer.",
     Status.DRIFTING: "The series still drifts over its last window; train longer.",
     Status.NOT_DECORRELATED: "Reference and replicas stay correlated to the end; train longer.",
@@ -325,10 +325,21 @@ def advised(key: str, estimate: Estimate, *, is_tracked: bool) -> Estimate:
     """
     if estimate.is_ok or not is_tracked:
         return estimate
-    message = estimate.message
-    for status, text in TRACKED.items():
-        message = message.replace(ADVICE[status], text)
+    message = for_tracked(estimate.message)
     own = QUANTITIES[key].advice.get(estimate.status)
     if own is not None:
         message = message.replace(own.config, own.track)
     return replace(estimate, message=message)
+
+
+def for_tracked(message: str) -> str:
+    """Return a message whose advice for a config is replaced by that for a call of `ss.track`.
+
+    Examples
+    --------
+    >>> for_tracked("At least 10 rows. " + ADVICE[Status.DRIFTING])
+    'At least 10 rows. The series still drifts over its last window; train longer.'
+    """
+    for status, text in TRACKED.items():
+        message = message.replace(ADVICE[status], text)
+    return message

@@ -1,14 +1,14 @@
 """Estimates of one run, from the rows stored so far."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.analysis.estimator_options import Options
-from streamscalar.analysis.quantities import NO_TANGENT, advised, keys
+from streamscalar.analysis.quantities import NO_TANGENT, advised, for_tracked, keys
 from streamscalar.analysis.series import RunSeries
 from streamscalar.numerics.asymptotic.states import AsymptoticStates, asymptotic_states
 from streamscalar.numerics.embedding.walk import walk_explained_variance
@@ -107,6 +107,7 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
     estimates = {key: _estimate(key, series, options) for key in keys("run")}
     regime, reason = _regime(estimates, series, options)
     scalar = series.scores[:, series.members, 0]
+    states = asymptotic_states(series.steps, scalar, options.asymptotic_rows, 1 - options.confidence)
     return RunEstimates(
         run_id=series.run_id,
         learning_rate=series.learning_rate,
@@ -116,7 +117,7 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
         n_rows=len(series.steps),
         n_planned=series.n_planned,
         estimates=estimates,
-        states=asymptotic_states(series.steps, scalar, options.asymptotic_rows, 1 - options.confidence),
+        states=replace(states, message=for_tracked(states.message)) if options.is_tracked else states,
         regime=regime,
         regime_reason=reason,
         has_diverged=series.has_diverged,

@@ -1,13 +1,14 @@
 """Asymptotic states of one setting: rescaled spacings, fitted laws, and the comparison with independent draws."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.analysis.estimator_options import Options
+from streamscalar.analysis.quantities import for_tracked
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.numerics.asymptotic.collapse import collapse
 from streamscalar.numerics.asymptotic.independent_draws import SpacingNull, differs_from_iid, spacing_null
@@ -86,10 +87,11 @@ def analyze_spacings(runs: Sequence[RunEstimates], options: Options, purpose: st
     null = None
     if len(pooled) >= LEAST_SPACINGS:
         null = spacing_null([len(states.values) for states in used], rng, options.n_surrogates, options.confidence)
+    fits = fit_spacings(pooled)
     return Spacings(
         samples=samples,
         n_drifting=sum(states.status is Status.DRIFTING for states in used),
-        fits=fit_spacings(pooled),
+        fits=replace(fits, message=for_tracked(fits.message)) if options.is_tracked else fits,
         null=null,
         collapse=collapse(samples, rng, level=level),
         difference=differs_from_iid(samples, rng, [states.values for states in used], level=level),

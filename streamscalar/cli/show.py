@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from streamscalar.analysis.quantities import QUANTITIES
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.types import Regime, Status
 
@@ -30,13 +31,8 @@ SHORT = {
     Status.TOO_FEW_INITIAL_CONDITIONS: "too few runs",
     Status.NO_EXPONENTIAL_PHASE: "no exp. phase",
 }
-COLUMNS = {
-    "ftle": "FTLE",
-    "nmle": "nMLE weights",
-    "nmle_embedded": "nMLE scalar",
-    "steps_to_accuracy": "steps to target",
-    "explained_variance": "explained",
-}
+COLUMNS = ("ftle", "nmle", "nmle_embedded", "steps_to_accuracy", "explained_variance")
+"""Estimates in the table of settings."""
 
 
 def document(data: Any) -> None:
@@ -78,8 +74,8 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
     if has_ladder:
         grid.add_column("epsilon", justify="right")
     grid.add_column("regime")
-    for name in COLUMNS.values():
-        grid.add_column(name)
+    for key in COLUMNS:
+        grid.add_column(QUANTITIES[key].short)
     for setting in analysis.settings:
         grid.add_row(
             f"{setting.learning_rate:g}",

@@ -3,9 +3,11 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from streamscalar.analysis.claims import judge_claims
+from streamscalar.analysis.quantities import for_tracked
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table
 from streamscalar.config import Config
@@ -92,6 +94,8 @@ def draw(experiment: Experiment, table: Table) -> dict[str, Drawing]:
         figures.spacing_figure(table.settings),
         figures.variance_figure(table.runs, table.settings),
     ]
+    if config.task.name == "tracked":
+        drawings = [replace(drawing, text=for_tracked(drawing.text)) for drawing in drawings]
     return {drawing.name: drawing for drawing in drawings}
 
 

@@ -63,7 +63,7 @@ def test_the_page_of_http_holds_every_request_and_document() -> None:
     for path, methods in document["paths"].items():
         for method in methods:
             assert f"### {method.upper()} {path}\n" in page
-    for name in ("RunItem", "Series", "Problem", "Regime"):
+    for name in ("RunItem", "SeriesDocument", "ProblemDocument", "Regime"):
         assert f"### {name}\n" in page
 
 

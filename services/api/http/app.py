@@ -17,6 +17,7 @@ from starlette.middleware.gzip import GZipMiddleware
 import streamscalar
 from streamscalar.errors import BadCall, Kind
 from streamscalar.types import DISTANCES, RUN_ID_PATTERN, AlertLevel
+from streamscalar_services.api.estimate_schemas import RunEstimatesDocument
 from streamscalar_services.api.glossary import Glossary, glossary
 from streamscalar_services.api.http.guards import EntityTags, Guard
 from streamscalar_services.api.http.problem_json import add_handlers, problem
@@ -35,7 +36,6 @@ from streamscalar_services.api.schemas import (
     NewRuns,
     ProblemDocument,
     RunDetails,
-    RunEstimatesDocument,
     RunPageDocument,
     SeriesDocument,
 )
@@ -53,7 +53,7 @@ RUN = f"^{RUN_ID_PATTERN}:{RUN_ID_PATTERN}$"
 RunId = Annotated[str, InPath(pattern=RUN, max_length=401, description="`experiment:run`, as in the list of runs")]
 ExperimentName = Annotated[str, InPath(pattern=NAME, description="Name of the experiment")]
 CursorText = Annotated[
-    str | None, Query(max_length=500, description="Cursor of the previous page; the start if absent")
+    str | None, Query(max_length=500, description="Cursor of the previous answer; by default from the start")
 ]
 
 _CONTENT = {"content": {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}}
@@ -198,10 +198,10 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
     def runs(
         monitor: Living,
         filter_text: Annotated[
-            str, Query(alias="filter", max_length=500, description="Conditions on the runs, or part of a name")
+            str, Query(alias="filter", max_length=500, description="Terms that a run must meet, or part of its id")
         ] = "",
         sort: Annotated[
-            str, Query(max_length=50, description="Field to sort by; - sorts in descending order")
+            str, Query(max_length=50, description="Key to sort by; descending with a minus")
         ] = "-updated_at",
         cursor: CursorText = None,
         limit: limit = PAGE,
@@ -258,7 +258,7 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
     def estimates(
         run: RunId,
         monitor: Living,
-        rows: Annotated[int | None, Query(ge=0, le=2**53, description="Rows to use; all by default")] = None,
+        rows: Annotated[int | None, Query(ge=0, le=2**53, description="Rows to analyse; all by default")] = None,
     ) -> Response:
         """Return the estimates of one run: now, or as they were when `rows` rows were embedded."""
         return _json(monitor.queries.estimates(run, rows))
@@ -269,7 +269,7 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         monitor: Living,
         k: Annotated[int, Query(ge=1, le=63, description="Number of runs to return")] = 5,
         method: Annotated[
-            Method, Query(description="`weights`, `shape`, or `auto`: weights where another run has the same layout")
+            Method, Query(description="`weights`, `shape`, or `auto`: weights if another run has the same layout")
         ] = "auto",
     ) -> Response:
         """Return the runs with the nearest trajectories."""

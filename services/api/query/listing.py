@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar_services.api.schemas import EstimateDocument, Number, RunItem, Sparkline, number
+from streamscalar_services.api.estimate_schemas import EstimateDocument, Number, number
+from streamscalar_services.api.schemas import RunItem, Sparkline
 from streamscalar_services.api.watch.entries import Entry
 
 

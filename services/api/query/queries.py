@@ -14,20 +14,17 @@ from streamscalar.analysis.table import tabulate
 from streamscalar.errors import BadCall, Kind
 from streamscalar.experiment import Run
 from streamscalar.types import Estimate, Layout
+from streamscalar_services.api.estimate_schemas import EstimateDocument, RunEstimatesDocument, SettingDocument, number
 from streamscalar_services.api.query.listing import Clock, item, matcher, ordered, page
 from streamscalar_services.api.query.readers import Readers
 from streamscalar_services.api.query.sampling import Window, numbers, sample
 from streamscalar_services.api.schemas import (
-    EstimateDocument,
     ExperimentDetails,
     ExperimentItem,
     ExperimentPageDocument,
     RunDetails,
-    RunEstimatesDocument,
     RunPageDocument,
     SeriesDocument,
-    SettingDocument,
-    number,
 )
 from streamscalar_services.api.service_options import ServiceOptions
 from streamscalar_services.api.watch.catalog import Catalog

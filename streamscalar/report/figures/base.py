@@ -62,7 +62,6 @@ DASHES: dict[Regime, str] = {
     Regime.DIVERGED: "-.",
     Regime.UNDECIDED: ":",
 }
-NEUTRAL = "#777777"
 INK = "#222222"
 
 

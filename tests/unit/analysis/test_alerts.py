@@ -187,7 +187,7 @@ def test_rules_are_turned_off_and_have_levels() -> None:
     assert [alert.rule for alert in chaos_off] == ["left_regular"]
 
 
-def test_regular_to_chaotic_at_once_is_told_once() -> None:
+def test_a_direct_change_from_regular_to_chaotic_raises_one_alert() -> None:
     late = series(0.0)
     grown = np.exp(np.clip((np.arange(300) - 40.0) * 2.0, 0.0, 18.0))[:, None] * late.divergence["l1"]
     run = replace(late, divergence={"l1": grown})
@@ -199,7 +199,7 @@ def test_regular_to_chaotic_at_once_is_told_once() -> None:
     assert [a.rule for a in watch(run, rules=rules.model_copy(update={"became_chaotic": "none"}))] == ["left_regular"]
 
 
-def test_chaos_that_grows_on_is_told_once() -> None:
+def test_chaos_that_continues_raises_one_alert() -> None:
     run = series(0.5)
     again = np.exp(np.clip((np.arange(300) - 120.0) * 0.25, 0.0, 20.0))[:, None]
     run = replace(run, divergence={"l1": again * run.divergence["l1"]})
@@ -222,7 +222,7 @@ def test_a_loss_that_comes_back_has_not_diverged() -> None:
     assert alert.evidence["loss"] > alert.evidence["start"]
 
 
-def test_what_is_not_finite_is_told_once_per_time() -> None:
+def test_each_stretch_that_is_not_finite_raises_one_alert() -> None:
     run = busy()["breaks"]
     assert kinds(watch(run, rules=AlertsSection(cool_down_rows=5))) == [("non_finite", 170), ("non_finite", 180)]
     weights = series(0.0005)
@@ -331,7 +331,7 @@ def leaving(run: RunSeries) -> RunSeries:
     return with_loss(run, lambda loss: np.where(t > 100, loss[100] * (t / 100.0) ** 1.5, loss))
 
 
-def test_a_run_that_leaves_its_group_is_told_with_the_correlation() -> None:
+def test_a_run_that_leaves_its_group_raises_an_alert_with_the_correlation() -> None:
     alike = group()
     assert watch_group(alike) == []
     alike[2] = leaving(alike[2])

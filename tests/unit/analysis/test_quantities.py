@@ -88,3 +88,13 @@ def test_a_tracked_run_without_shadows_is_pointed_to_the_arguments_of_track() ->
 def test_the_replaced_advice_is_the_advice_that_names_a_config_key() -> None:
     named = {status for status, text in ADVICE.items() if any(key in text for key in CONFIG_KEYS)}
     assert named == set(TRACKED)
+
+
+def test_states_and_spacings_of_a_tracked_run_name_no_config_key() -> None:
+    few = first_rows(series(0.5), 5)
+    for options, is_config in ((FAST, True), (replace(FAST, is_tracked=True), False)):
+        run = analyze_run(few, options)
+        spacings = analyze_setting(1.0, 0.0, [run], options).spacings
+        for message in (run.states.message, spacings.fits.message):
+            assert message
+            assert any(key in message for key in CONFIG_KEYS) is is_config

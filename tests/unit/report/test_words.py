@@ -104,7 +104,7 @@ def test_regimes_and_where_all_initial_conditions_are_sensitive() -> None:
     assert "over 4 initial conditions with a stated coverage of 95% each" in text
 
 
-def test_two_initial_conditions_give_no_interval_and_that_is_said() -> None:
+def test_two_initial_conditions_give_no_interval_and_a_sentence() -> None:
     few = failed(Status.TOO_FEW_INITIAL_CONDITIONS)
     text = said(table((setting(5, n=2, ftle=few, nmle=few, nmle_embedded=few), runs(5, 2))))
     assert "At lr 5 there are fewer than 3 initial conditions" in text

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import get_args
 
-from streamscalar.analysis.quantities import QUANTITIES, EstimateLevel, keys
+from streamscalar.analysis.quantities import QUANTITIES, keys
 from streamscalar.analysis.rules import RULES
 from streamscalar.types import Regime, Status
+from streamscalar_services.api.estimate_schemas import RunEstimatesDocument, SettingDocument
 from streamscalar_services.api.glossary import glossary
-from streamscalar_services.api.schemas import Document, RunEstimatesDocument, SettingDocument, State
+from streamscalar_services.api.schemas import State
 
 
 def test_the_glossary_holds_every_name() -> None:
@@ -22,10 +23,9 @@ def test_the_glossary_holds_every_name() -> None:
 
 
 def test_the_schema_lists_the_estimates_of_a_run_and_of_a_setting_with_their_meaning() -> None:
-    levels: list[tuple[type[Document], EstimateLevel]] = [(RunEstimatesDocument, "run"), (SettingDocument, "setting")]
-    for document, level in levels:
+    for document, expected in ((RunEstimatesDocument, keys("run")), (SettingDocument, keys("setting"))):
         schema = document.model_json_schema()["properties"]["estimates"]
-        assert list(schema["properties"]) == schema["required"] == keys(level)
+        assert list(schema["properties"]) == schema["required"] == expected
         assert schema["additionalProperties"] is False
         assert QUANTITIES["ftle"].meaning in schema["properties"]["ftle"]["description"]
         assert schema["properties"]["ftle"]["$ref"].endswith("EstimateDocument")
