@@ -1,4 +1,4 @@
-"""Configuration: the only reader of config files and of the environment."""
+"""Config: sections and keys, and the only code that reads config files and the environment."""
 
 from streamscalar.config.loading import load_config, preset_names
 from streamscalar.config.models import Config

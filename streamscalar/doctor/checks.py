@@ -262,11 +262,12 @@ def _tokens() -> CheckResult:
         if mode & 0o077:
             open_ones.append((path, mode))
     if open_ones:
+        names = " ".join(str(path) for path, _ in open_ones)
         found = ", ".join(f"{path} has mode {mode:04o}" for path, mode in open_ones)
         return CheckResult(
             CheckStatus.FAIL,
             f"others may read a token: {found}",
-            f"Run chmod 600 {' '.join(str(path) for path, _ in open_ones)}; renew the tokens if others use this machine",
+            f"Run chmod 600 {names}; renew the tokens if others use this machine",
         )
     return CheckResult(
         CheckStatus.OK, f"{len(there)} token files, readable by their owner only" if there else "no token files yet"

@@ -14,7 +14,7 @@ from streamscalar.types import DISTANCES
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something damaged.
+    """One damaged part of a run.
 
     Attributes
     ----------

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import streamscalar as ss
-from streamscalar import Experiment
 from tests.cluster.experiments import run_command, run_trained_on
 from tests.cluster.hosts import Hosts
+from tests.conftest import Truth
 from tests.processes import wait_for
 from tests.slow import slow_config
 
+short = partial(slow_config, n_steps=60)
 TRAINS = "ray::TrainerActor.train"
 
 
@@ -34,12 +35,12 @@ def head(started: Hosts) -> Iterator[Hosts]:
 
 
 def test_an_experiment_spreads_over_hosts_that_join_and_see_its_store(
-    head: Hosts, tmp_path: Path, undisturbed: Experiment
+    head: Hosts, tmp_path: Path, truth: Truth
 ) -> None:
     store = tmp_path / "shared" / "store"
     store.parent.mkdir()
-    driver = head.head.start(*run_command(head, slow_config(store)))
-    wait_for("the driver to say that no host is there", lambda: "waits for a node with 1 CPU" in driver.said)
+    driver = head.head.start(*run_command(head, short(store)))
+    wait_for("the driver to say that no host is there", lambda: "waiting for a node with 1 CPU" in driver.said)
     blind, seeing = head.stranger, head.worker1
     blind.environment["RAY_AUTH_TOKEN"] = head.token
     head.start_worker(blind, hidden=store.parent)
@@ -55,26 +56,26 @@ def test_an_experiment_spreads_over_hosts_that_join_and_see_its_store(
     head.release()
     driver.finish()
     assert not blind.pids_of(TRAINS)
-    assert ss.open(store).digest() == undisturbed.digest()
+    assert ss.open(store).digest() == truth(short(tmp_path / "unused")).digest()
     wait_for("the actors to end", lambda: not any(worker.pids_of("Actor") for worker in head.workers))
     blind.close()
 
 
-def test_a_second_experiment_waits_for_the_first(head: Hosts, tmp_path: Path, undisturbed: Experiment) -> None:
+def test_a_second_experiment_waits_for_the_first(head: Hosts, tmp_path: Path, truth: Truth) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     head.start_worker(head.worker1)
-    drivers = [head.head.start(*run_command(head, slow_config(first)))]
+    drivers = [head.head.start(*run_command(head, short(first)))]
     run_trained_on(head.worker1, first)
-    drivers.append(head.head.start(*run_command(head, slow_config(second))))
-    wait_for("the second to queue", lambda: "waits for 1 CPU, which others use" in drivers[1].said)
+    drivers.append(head.head.start(*run_command(head, short(second))))
+    wait_for("the second to queue", lambda: "waiting for 1 CPU to become free" in drivers[1].said)
     head.release()
     for driver in drivers:
         driver.finish()
-    assert [ss.open(store).digest() for store in (first, second)] == [undisturbed.digest()] * 2
+    assert [ss.open(store).digest() for store in (first, second)] == [truth(short(tmp_path / "unused")).digest()] * 2
 
 
 def test_a_fraction_of_a_gpu_lets_trainers_share_it(head: Hosts, tmp_path: Path) -> None:
-    config = slow_config(tmp_path / "store", n_runs=4, n_steps=60)
+    config = short(tmp_path / "store", n_runs=4)
     shared = config.cluster.model_copy(update={"gpus_per_trainer": 0.5, "cpus_per_trainer": 0.5})
     # Ray counts what it is told of; torch finds no device here and trains on the CPU.
     head.start_worker(head.worker1, n_cpus=4, n_gpus=1)

@@ -18,9 +18,9 @@ from streamscalar.doctor.checks import Check, CheckResult, CheckStatus, cpu_quot
 from streamscalar.doctor.store import store_checks
 from streamscalar.errors import BadCall
 from streamscalar.store import Store
+from streamscalar.testing.sample_run import add, layout
 from tests.conftest import small_config
 from tests.forkserver import forkserver
-from tests.oracles.replay import add, layout
 
 TOKEN = "the-token-of-the-doctor-tests-".ljust(64, "0")
 

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from streamscalar.config import Config
 from streamscalar.errors import BadCall, WorkFailed
 from streamscalar.runtime import attach, continue_store, run
 from streamscalar.runtime.onset_trials import find_onset
@@ -20,20 +22,20 @@ from tests.integration.test_onset import PER_RATE, SEARCH, digits
 from tests.integration.test_requests import check_requests_are_obeyed, settings_of
 
 
-@pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize(("n_trainers", "pack_size"), [(1, 1), (2, 1), (None, 3)])
-def test_executors_give_equal_digests(tmp_path: Path, truth: Truth, n_trainers: int | None, pack_size: int) -> None:
-    cluster = {"executor": "ray", "max_concurrent_runs": n_trainers}
-    config = small_config(tmp_path / "store", training={"pack_size": pack_size}, cluster=cluster)
-    assert run(config).digest() == truth(config).digest()
+def check_digests_are_equal(config: Config, truth: Truth, **cluster: Any) -> None:
+    """Run an experiment on Ray and inline."""
+    on_ray = config.cluster.model_copy(update={"executor": "ray", **cluster})
+    assert run(config.model_copy(update={"cluster": on_ray})).digest() == truth(config).digest()
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("kind", ["cnn", "own"])
-def test_executors_give_equal_digests_for_modules(tmp_path: Path, truth: Truth, kind: str) -> None:
-    config = config_of(kind, tmp_path / "store", n_steps=20)
-    ray = config.model_copy(update={"cluster": config.cluster.model_copy(update={"executor": "ray"})})
-    assert run(ray).digest() == truth(config).digest()
+def test_executors_give_equal_digests(tmp_path: Path, truth: Truth) -> None:
+    check_digests_are_equal(small_config(tmp_path / "store"), truth, max_concurrent_runs=2)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_executors_give_equal_digests_for_packs_of_own_modules(tmp_path: Path, truth: Truth) -> None:
+    check_digests_are_equal(config_of("own", tmp_path / "store", n_steps=20, pack_size=3), truth)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -68,7 +68,7 @@ class SharedAxes:
     maps: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
     kept_share: float
 
-    def place(self, run: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    def transform(self, run: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return coordinates (..., K) of one run on the shared axes, `(..., L)`."""
         matrix, offset = self.maps[run]
         return np.asarray(scores[..., : matrix.shape[1]] @ matrix.T + offset)

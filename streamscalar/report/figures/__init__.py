@@ -1,4 +1,4 @@
-"""The figures of a report, each a `Drawing` that can also say why there is nothing to draw."""
+"""The figures of a report, each a `Drawing`, which may be a reason instead of a figure."""
 
 from streamscalar.report.figures.base import COLOURS, Drawing
 from streamscalar.report.figures.divergence_curves import divergence_figure

@@ -1,4 +1,4 @@
-"""A sink on a Ray cluster: the rows go to an actor there, which stores and embeds them."""
+"""A sink on a Ray cluster: an actor there stores and embeds the rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,40 +8,40 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import Kind, WorkFailed
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
-from streamscalar.tracking.worker.sink import RowSink, Say, StoreSink
+from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink
 
 
-def connect(address: str, say: Say) -> RowSink:
+def connect(address: str, report: Report) -> RowSink:
     """Return a sink whose rows are stored and embedded on the cluster at `address`, in its file system.
 
     Raises
     ------
     BadCall
-        The cluster cannot be reached.
+        The cluster does not answer.
     """
-    return _RemoteSink(address, say)
+    return _RemoteSink(address, report)
 
 
 class _Hosted:
-    """A sink in its actor; what it has to say is handed back with its answers."""
+    """A sink in its actor; its problems are returned with the results."""
 
     def __init__(self) -> None:
         self._said: list[tuple[str, str]] = []
         self._sink = StoreSink(lambda kind, text: self._said.append((kind, text)))
 
     def call(self, name: str, *arguments: Any) -> tuple[Any, list[tuple[str, str]]]:
-        """Return the answer of one of the sink's methods, and what it said."""
+        """Call a method of the sink; return its result and the problems that it reported."""
         answer = getattr(self._sink, name)(*arguments)
         said, self._said = self._said, []
         return answer, said
 
 
 class _RemoteSink:
-    """See `RowSink`; an actor that died is made anew once for each call, and takes up the run from the store."""
+    """See `RowSink`; an actor that died is recreated, at most once per call, and resumes the run from the store."""
 
-    def __init__(self, address: str, say: Say) -> None:
+    def __init__(self, address: str, report: Report) -> None:
         self._address = address
-        self._say = say
+        self._report = report
         self._request: Open | None = None
         self._runs: list[str] = []
         self._make()
@@ -98,5 +98,5 @@ class _RemoteSink:
             self._remote("call", "resume", self._runs)
             answer, said = self._remote("call", name, *arguments)
         for kind, text in said:
-            self._say(kind, text)
+            self._report(kind, text)
         return answer
