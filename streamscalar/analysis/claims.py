@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.numerics.asymptotic.laws import log_likelihood
 from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student

@@ -12,7 +12,7 @@ from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.quantities import advised, keys
 from streamscalar.analysis.run import RunEstimates, analyze_run
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import SettingEstimates, analyze_setting
+from streamscalar.analysis.setting_estimates import SettingEstimates, analyze_setting
 from streamscalar.numerics.exponents.ladder import LEAST_RUNGS, extrapolate
 from streamscalar.types import Estimate
 

@@ -14,8 +14,8 @@ from streamscalar.config import Config
 from streamscalar.config.models import ModelSection
 from streamscalar.experiment import Experiment
 from streamscalar.report import figures
-from streamscalar.report.figures.base import COLOURS, Drawing, thin
 from streamscalar.report.figures.divergence_curves import MOST_CURVES
+from streamscalar.report.figures.drawing import COLOURS, Drawing, thin
 from streamscalar.report.phrases import counted
 from streamscalar.report.tables import claims_table, laws_table, methods_table, settings_table
 from streamscalar.report.words import conclusions

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.types import Estimate
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from streamscalar.analysis.claims import ClaimResult
 from streamscalar.analysis.quantities import QUANTITIES, keys
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.report.figures.spacing_laws import most_spaced
 from streamscalar.report.phrases import interval, label

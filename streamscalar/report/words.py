@@ -7,10 +7,10 @@ import numpy as np
 
 from streamscalar.analysis.quantities import QUANTITIES, advice
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student
-from streamscalar.report.figures.base import one_epsilon
+from streamscalar.report.figures.drawing import one_epsilon
 from streamscalar.report.figures.spacing_laws import most_spaced
 from streamscalar.report.figures.variance import ILL_DEFINED_BELOW
 from streamscalar.report.phrases import are, counted, interval, label, labels, listed, lower, span

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import tabulate
 from streamscalar.errors import BadCall, Kind
 from streamscalar.experiment import Run

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.numerics.exponents.curves import Average, mean_log
-from streamscalar.report.figures.base import (
+from streamscalar.report.figures.drawing import (
     COLOURS,
     DASHES,
     INK,

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.numerics.exponents.local import LocalExponents, local_exponents
-from streamscalar.report.figures.base import COLOURS, DASHES, Drawing, new_figure, style
+from streamscalar.report.figures.drawing import COLOURS, DASHES, Drawing, new_figure, style
 from streamscalar.types import Regime
 
 NAME = "local-exponents"

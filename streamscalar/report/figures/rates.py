@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import COLOURS, LOOKS
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import COLOURS, LOOKS
 from streamscalar.report.figures.labels import with_room
 from streamscalar.types import Estimate, Status
 

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import COLOURS, MARKS, SMALL, Drawing, new_figure, one_epsilon, style
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import COLOURS, MARKS, SMALL, Drawing, new_figure, one_epsilon, style
 from streamscalar.report.figures.rates import RateScale, draw_points, has_points, points
 from streamscalar.types import Regime, Status
 

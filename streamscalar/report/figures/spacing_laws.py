@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.stats import skewnorm
 
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.numerics.asymptotic.independent_draws import SpacingNull
-from streamscalar.report.figures.base import COLOURS, INK, Drawing, new_figure, setting_name, style
+from streamscalar.report.figures.drawing import COLOURS, INK, Drawing, new_figure, setting_name, style
 from streamscalar.types import Regime
 
 NAME = "spacings"

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS
-from streamscalar.report.figures.base import COLOURS, INK, MARKS, SMALL, Drawing, new_figure, setting_name, style
+from streamscalar.report.figures.drawing import COLOURS, INK, MARKS, SMALL, Drawing, new_figure, setting_name, style
 from streamscalar.types import Estimate
 
 NAME = "times"

@@ -6,8 +6,8 @@ import numpy as np
 
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import COLOURS, SMALL, Drawing, new_figure, setting_name, style
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import COLOURS, SMALL, Drawing, new_figure, setting_name, style
 from streamscalar.types import REFERENCE
 
 NAME = "trajectories"

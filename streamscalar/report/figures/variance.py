@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import COLOURS, INK, MARKS, SMALL, Drawing, new_figure, one_epsilon, style
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import COLOURS, INK, MARKS, SMALL, Drawing, new_figure, one_epsilon, style
 from streamscalar.report.figures.rates import RateScale, draw_points, has_points
 
 NAME = "explained-variance"

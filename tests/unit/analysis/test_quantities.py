@@ -8,7 +8,7 @@ from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.quantities import QUANTITIES, TRACKED, advice, advised, keys
 from streamscalar.analysis.run import ESTIMATORS, analyze_run
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import analyze_setting
+from streamscalar.analysis.setting_estimates import analyze_setting
 from streamscalar.analysis.table import analyze
 from streamscalar.types import ADVICE, REGIMES, Estimate, Regime, Status
 from tests.unit.analysis.test_alerts import first_rows, series

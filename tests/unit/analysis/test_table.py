@@ -12,7 +12,7 @@ from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.quantities import keys
 from streamscalar.analysis.run import analyze_run
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import is_positive
+from streamscalar.analysis.setting_estimates import is_positive
 from streamscalar.analysis.table import Table, analyze
 from streamscalar.types import Estimate, Regime, Status
 from tests.oracles.exponents import pair_divergence

@@ -9,7 +9,7 @@ import pytest
 
 from streamscalar.analysis.quantities import keys
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.spacing_analysis import Spacings
 from streamscalar.analysis.table import Table
 from streamscalar.numerics.asymptotic.laws import SpacingFit

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from streamscalar.analysis.quantities import QUANTITIES
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.types import Regime
 
 WIDTH_IN = 10.0
