@@ -168,7 +168,7 @@ class Client:
     def compare(self, runs: Sequence[str], name: str = "embedding", **query: Any) -> "pd.DataFrame":
         """Return one series of the references of several runs, with one column per run.
 
-        `attrs["axis"]` of the data frame says whether the values share an axis and may be compared, `attrs["message"]`
+        `attrs["axis"]` of the result states whether the values share an axis and may be compared, `attrs["message"]`
         why.
         """
         import pandas as pd

@@ -206,7 +206,7 @@ def claims(
 @app.command()
 def report(
     store: StoreArgument,
-    beside: Annotated[
+    further: Annotated[
         list[str] | None, typer.Option("--with", help="Further store for the test of the claims; may be repeated.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="HTML file to write (default: STORE/report.html).")] = None,
@@ -223,7 +223,7 @@ def report(
 
     path = output or place(store) / "report.html"
     experiment = streamscalar.open(store)
-    others = [streamscalar.open(other) for other in beside or ()]
+    others = [streamscalar.open(other) for other in further or ()]
     for other in others:
         analyzed(other, quiet=quiet)
     write_report(experiment, path, analyzed(experiment, quiet=quiet), others=others, figures_folder=figures)

@@ -92,6 +92,6 @@ def cost(config: Config, n_parameters: int, segment_rows: int, n_concurrent: int
     if kept_rows is None:
         kept_rows = min(config.n_rows, int(retain.removeprefix("segments:")) * segment_rows)
     kept = n_runs * kept_rows * row_bytes
-    # A finished run still waits for its exact solution while the next one trains.
+    # A finished run waits for its exact embedding while the next one trains.
     in_flight = min(n_runs, 2 * n_concurrent * config.training.pack_size) * (config.n_rows - kept_rows) * row_bytes
     return Cost(n_runs, n_runs * config.n_rows, row_bytes, kept, kept + in_flight)

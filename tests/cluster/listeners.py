@@ -71,7 +71,7 @@ def table(heading: str) -> list[dict[str, str]]:
 def said(*headings: str) -> list[Row]:
     """Return the listeners of some tables of the page."""
     return [
-        Row(row["process"], row["interface"], row["port"], row["speaks"], row["asks for"])
+        Row(row["process"], row["interface"], row["port"], row["protocol"], row["requires"])
         for heading in headings
         for row in table(heading)
     ]
@@ -82,7 +82,7 @@ def open_routes() -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in table("What answers without a token"):
         for process in row["process"].split(", "):
-            found[process, row["speaks"]] |= set(row["answers"].split(", "))
+            found[process, row["protocol"]] |= set(row["answers"].split(", "))
     return found
 
 

@@ -165,7 +165,7 @@ def _run_figures(run: RunCosts) -> list[Figure]:
         Figure(f"{size}: trainer, step", run.step_s * 1e3, "core ms"),
         Figure(f"{size}: store, row", run.store_s * row_ms, "core ms"),
         Figure(f"{size}: embedder, row", run.embed_s * row_ms, "core ms"),
-        Figure(f"{size}: exact solution of {run.n_rows} rows", run.exact_s * 1e3, "core ms"),
+        Figure(f"{size}: exact embedding of {run.n_rows} rows", run.exact_s * 1e3, "core ms"),
         Figure(f"{size}: embedder's memory of a run", run.open_bytes / 1e6, "MB"),
         Figure(f"{size}: files of a run", run.n_files, ""),
         Figure(f"{size}: files written when a run is made and solved", run.run_files, ""),
