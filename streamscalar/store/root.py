@@ -221,12 +221,12 @@ def _attributes(path: Place) -> dict[str, Any]:
     return attributes
 
 
-def _require_same(path: Place, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    if stored != asked:
+def _require_same(path: Place, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    if stored != requested:
         raise BadCall(
             str(path),
             "holds another experiment",
-            _first_difference(stored, asked),
+            _first_difference(stored, requested),
             "Choose another folder with --store, or another experiment.name",
             Kind.STORE_OTHER_CONFIG,
         )
@@ -244,15 +244,15 @@ def _require_same_run(path: Place, spec: RunSpec) -> None:
         )
 
 
-def _first_difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    differences = [f"{key}: stored {old}, asked {new}" for key, old, new in _differences(stored, asked, "")]
+def _first_difference(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    differences = [f"{key}: stored {old}, requested {new}" for key, old, new in _differences(stored, requested, "")]
     more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
     return "; ".join(differences[:3]) + more
 
 
-def _differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
-    for key in sorted({*stored, *asked}):
-        old, new = stored.get(key), asked.get(key)
+def _differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted({*stored, *given}):
+        old, new = stored.get(key), given.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")
         elif old != new:

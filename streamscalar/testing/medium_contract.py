@@ -73,7 +73,7 @@ class MediumContract:
         again = Store.create(root, {"a": 1}, {"of": "another"})
         assert again.provenance == {"of": "the first"}
         assert Store.open(first.url, writable=True).url == first.url
-        with pytest.raises(BadCall, match="a: stored 1, asked 2") as refused:
+        with pytest.raises(BadCall, match="a: stored 1, requested 2") as refused:
             Store.create(root, {"a": 2}, {})
         assert refused.value.kind is Kind.STORE_OTHER_CONFIG
 
@@ -116,7 +116,7 @@ class MediumContract:
 
     def test_a_run_of_another_definition_is_refused(self, root: Root) -> None:
         store = self.store(root, sample_run.trajectory(24, (3, 13)))
-        with pytest.raises(BadCall, match="n_planned: stored 24, asked 25"):
+        with pytest.raises(BadCall, match="n_planned: stored 24, requested 25"):
             sample_run.add(store, "r", sample_run.layout(), 25, 8)
         # A name must not lead out of the store.
         with pytest.raises(BadCall, match="must be letters"):

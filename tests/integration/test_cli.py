@@ -128,7 +128,7 @@ def test_a_store_of_another_config_is_refused_and_unchanged(store: Path) -> None
     before = streamscalar("digest", store).stdout
     config = store.parent / "config.json"
     text = _sentence(streamscalar("run", config, "--quiet", "--set", "training.n_steps=41"))
-    assert "training.n_steps: stored 40, asked 41" in text
+    assert "training.n_steps: stored 40, requested 41" in text
     assert streamscalar("digest", store).stdout == before
 
 

@@ -124,7 +124,7 @@ def test_a_store_is_no_folder_for_stages(root: Path, result: OnsetResult) -> Non
 
 def test_stages_of_another_config_are_refused(root: Path, result: OnsetResult) -> None:
     before = (root / "onset.json").read_bytes()
-    with pytest.raises(BadCall, match=r"training\.n_steps: stored 25, asked 26"):
+    with pytest.raises(BadCall, match=r"training\.n_steps: stored 25, requested 26"):
         find_onset(digits(training={"n_steps": 26}), root, **SEARCH | {"budget_steps": 10**6})
     assert (root / "onset.json").read_bytes() == before
 
