@@ -201,7 +201,7 @@ def test_where_nothing_reaches_the_accuracy_there_is_no_fastest_rate() -> None:
     result, stages = searched(World(2.0))
     assert result.fastest is None
     assert result.steps_to_accuracy.status is Status.NOT_REACHED
-    assert "no rate reached the accuracy" in result.message
+    assert "no rate reached the target accuracy" in result.message
     assert all(len(stage) == 1 for stage in stages[1:])
     assert not result.ran_out
 
@@ -274,5 +274,5 @@ def test_a_bad_call_says_what_is_wrong(low: float, high: float, budget: int, tol
 def test_a_rate_that_was_not_asked_for_is_refused() -> None:
     search = OnsetSearch(0.1, 20, steps_per_rate=COST, budget_steps=PLENTY)
     search.start()
-    with pytest.raises(BadCall, match="asked for"):
+    with pytest.raises(BadCall, match="must be a requested rate"):
         search.handle(World(2.0).probed(0.7))
