@@ -86,10 +86,7 @@ ADVICE: Mapping[Status, str] = {
     Status.MISSING: "The series was not recorded.",
     Status.UNEVEN_STEPS: "Record at a fixed interval: ss.track(..., every_n_steps=...).",
 }
-"""What each failing status means and what to try; `analysis.quantities` has the counterparts for tracked runs.
-
-Messages are part of `Experiment.digest`: another text here is another digest of every experiment that shows it.
-"""
+"""What each failing status means and what to try; `analysis.quantities` has the counterparts for tracked runs."""
 
 
 class Regime(StrEnum):

@@ -311,7 +311,7 @@ def advice(status: Status, *, is_tracked: bool) -> str:
     Examples
     --------
     >>> advice(Status.TOO_FEW_REPLICAS, is_tracked=False)
-    'Carry more perturbed replicas: raise perturbation.n_perturbed.'
+    'Use more perturbed replicas: raise perturbation.n_perturbed.'
     >>> advice(Status.TOO_FEW_REPLICAS, is_tracked=True)
     'Train perturbed copies of the model: ss.track(..., shadow=True) trains one, shadow=3 three.'
     """

@@ -91,10 +91,11 @@ class MediumContract:
             Store.open(str(there))
 
     def test_stores_are_found_below(self, root: Root) -> None:
-        outer = Store.create(root, {}, {})
-        for name in ("b", "a"):
-            Store.create(str(outer.place / name), {}, {})
-        assert outer.medium.stores_below(outer.place) == [outer.place / "a", outer.place / "b"]
+        outer = place(root)
+        made = [Store.create(str(outer / name), {}, {}) for name in ("b", "a")]
+        medium = made[0].medium
+        medium.create(outer / "c" / "no-store", b"")
+        assert medium.stores_below(outer) == [outer / "a", outer / "b"]
 
     def test_racing_writers_make_one_run_and_one_order(self, root: Root) -> None:
         rows = sample_run.trajectory(24, (3, 13))
@@ -117,8 +118,11 @@ class MediumContract:
         store = self.store(root, sample_run.trajectory(24, (3, 13)))
         with pytest.raises(BadCall, match="n_planned: stored 24, asked 25"):
             sample_run.add(store, "r", sample_run.layout(), 25, 8)
+        # A name must not lead out of the store.
+        with pytest.raises(BadCall, match="must be letters"):
+            sample_run.add(store, "../r", sample_run.layout(), 24, 8)
         with pytest.raises(BadCall, match="must be a run of"):
-            store.reader("../r")
+            store.reader("./r")
 
     def test_requests_and_status_reach_other_processes(self, root: Root) -> None:
         store = self.store(root, sample_run.trajectory(24, (3, 13)))

@@ -239,14 +239,16 @@ class StoreContract(MediumContract):
         run = store.place / "runs" / "r"
         with store.weights_writer("r", spool=spool) as writer:
             sample_run.write(writer, rows[:5])
-            before = run_stamp(run, is_complete=False)
+            before = run_stamp(run, is_complete=False)[0]
             reader = pickle.loads(pickle.dumps(store.reader("r")))
             assert reader.n_rows == (5 if self.shows_log else 0)
             assert segment_written_at(run, 0) is None
-            sample_run.write(writer, rows, 5)
+            sample_run.write(writer, rows[:6], 5)
+            assert (run_stamp(run, is_complete=False)[0] != before) is self.shows_log
+            sample_run.write(writer, rows, 6)
             writer.finish()
             assert reader.weights().tobytes() == rows.tobytes()
-        assert run_stamp(run, is_complete=False)[0] != before[0]
+        assert run_stamp(run, is_complete=False)[0] != before
         assert segment_written_at(run, 0) is not None
 
     # Embedding.

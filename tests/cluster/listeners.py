@@ -92,7 +92,7 @@ def rows_of(listener: Listener, rows: Sequence[Row]) -> list[Row]:
     return [row for row in found if row.ports != "any"] or found
 
 
-def differences(host: Host, rows: Sequence[Row], timeout_s: float = 60.0) -> list[str]:
+def differences(host: Host, rows: Sequence[Row], timeout_s: float = 120.0) -> list[str]:
     """Return what listens without a row, and the rows without a listener; wait while there are such."""
     deadline = time.monotonic() + timeout_s
     while True:

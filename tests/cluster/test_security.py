@@ -64,6 +64,17 @@ def with_web_page(needs_namespaces: None, tmp_path_factory: pytest.TempPathFacto
         yield hosts
 
 
+@pytest.fixture
+def idle(hosts: Hosts) -> Iterator[Hosts]:
+    """Hosts on which nothing runs; what a test starts and sets there ends with it."""
+    chosen = (hosts.head, hosts.worker2, hosts.stranger)
+    environments = [dict(host.environment) for host in chosen]
+    yield hosts
+    for host, environment in zip(chosen, environments, strict=True):
+        host.close()
+        host.environment = environment
+
+
 def check_guards(visitor: Stranger, host: Host, rows: Sequence[Row]) -> None:
     """Check that what a visitor without a token reaches of a host lets it do what its row says, and no more.
 
@@ -251,8 +262,8 @@ def test_jobs_need_the_token(with_web_page: Hosts, tmp_path: Path) -> None:
     assert [status for status, _ in submitted] == [401, 403, 200]
 
 
-def test_a_local_run_opens_what_the_page_says(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host, home, folder = hosts.worker2, tmp_path / "fresh", Path(f"/tmp/{hosts.mark}-local")
+def test_a_local_run_opens_what_the_page_says(idle: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, home, folder = idle.worker2, tmp_path / "fresh", Path(f"/tmp/{idle.mark}-local")
     home.mkdir()
     folder.mkdir(mode=0o700)
     for name in [name for name in host.environment if name.startswith("RAY_")]:
@@ -264,7 +275,7 @@ def test_a_local_run_opens_what_the_page_says(hosts: Hosts, tmp_path: Path, monk
     wait_for("a trainer", partial(host.pids_of, "ray::TrainerActor.train"), 180)
 
     assert differences(host, said("Local run")) == []
-    stranger = Stranger(hosts.stranger, tmp_path)
+    stranger = Stranger(idle.stranger, tmp_path)
     check_guards(stranger, host, said("Local run"))
     check_guards(Stranger(host, tmp_path), host, said("Local run"))
     found = sorted(listeners(host))
@@ -281,17 +292,17 @@ def test_a_local_run_opens_what_the_page_says(hosts: Hosts, tmp_path: Path, monk
     assert as_nobody("ls", str(folder)).returncode != 0, "a folder of mode 0700 keeps others out of Ray's"
 
 
-def test_the_service_answers_only_its_open_routes(hosts: Hosts, tmp_path: Path) -> None:
+def test_the_service_answers_only_its_open_routes(idle: Hosts, tmp_path: Path) -> None:
     store = tmp_path / "stores" / SECRET
     run(small_config(store, experiment={"name": SECRET}))
-    host = hosts.head
+    host = idle.head
     host.environment.update(STREAMSCALAR_TOKEN=TOKEN, STREAMSCALAR_ADMIN_TOKEN=ADMIN)
     host.start(*host.streamscalar("serve", str(tmp_path / "stores")))
     assert differences(host, said("The query API")) == []
     host.close()
     serve = host.streamscalar("serve", str(tmp_path / "stores"), "--host", host.address)
     host.start(*serve)
-    stranger = Stranger(hosts.stranger, tmp_path)
+    stranger = Stranger(idle.stranger, tmp_path)
     wait_for("the service", lambda: stranger.ask([(host.address, 8870, "GET", "/ready", {})])[0][0] == 200)
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     schema, runs = stranger.ask((host.address, 8870, "GET", path, bearer) for path in ("/v1/openapi.json", "/v1/runs"))
@@ -334,8 +345,8 @@ def test_the_service_answers_only_its_open_routes(hosts: Hosts, tmp_path: Path) 
     assert [status for status, _ in stranger.ask(asked)] == [401] * 4, "a new token ends old ones and their cookies"
 
 
-def test_a_service_beyond_loopback_needs_a_token_of_its_own(hosts: Hosts, tmp_path: Path) -> None:
-    done = hosts.head.run(*hosts.head.streamscalar("serve", str(tmp_path), "--host", "0.0.0.0"))
+def test_a_service_beyond_loopback_needs_a_token_of_its_own(idle: Hosts, tmp_path: Path) -> None:
+    done = idle.head.run(*idle.head.streamscalar("serve", str(tmp_path), "--host", "0.0.0.0"))
     assert done.returncode == 2
     assert "STREAMSCALAR_TOKEN" in done.stderr
 

@@ -9,18 +9,20 @@ from streamscalar.testing import StoreContract
 from tests.bucket import Bucket, running
 
 
+@pytest.fixture(scope="module")
+def service() -> Iterator[Bucket]:
+    with running() as service:
+        yield service
+
+
 class TestBucket(StoreContract):
     """A store in a bucket of a local S3 service."""
 
     shows_log = False
 
-    @pytest.fixture(autouse=True, scope="class")
-    def service(self, request: pytest.FixtureRequest) -> Iterator[Bucket]:
-        with running() as service:
-            request.cls.bucket = service
-            yield service
-
-    bucket: Bucket
+    @pytest.fixture(autouse=True)
+    def use(self, service: Bucket) -> None:
+        self.service = service
 
     def make_root(self, tmp_path: Path) -> str:
-        return self.bucket.make()
+        return self.service.make()

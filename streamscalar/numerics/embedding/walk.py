@@ -105,7 +105,7 @@ def walk_explained_variance(
     if not 0.0 < confidence < 1.0:
         raise BadCall("confidence", "must lie between 0 and 1", str(confidence))
     if len(increments) < LEAST_ROWS:
-        what = f"{len(increments)} rows, of {LEAST_ROWS} that are needed."
+        what = f"{len(increments)} rows; {LEAST_ROWS} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, method=method, what=what)
     if not np.isfinite(increments).all():
         row = int(np.argmax(~np.isfinite(increments).all(axis=(1, 2))))

@@ -115,7 +115,7 @@ def _unusable(divergence: NDArray[np.float64], method: str) -> Estimate | None:
     if n_replicas == 0:
         return Estimate.failed(Status.TOO_FEW_REPLICAS, method=method)
     if n_rows < LENGTHS[0]:
-        what = f"{n_rows} rows, of {LENGTHS[0]} in the shortest window."
+        what = f"{n_rows} rows; the shortest window has {LENGTHS[0]}."
         return Estimate.failed(Status.TOO_FEW_ROWS, n=n_replicas, method=method, what=what)
     is_bad = ~np.isfinite(divergence).all(axis=1)
     if is_bad.any():

@@ -172,7 +172,7 @@ def _unusable(divergence: NDArray[np.float64], least_rows: int, method: str) -> 
     if n_replicas == 0:
         return Estimate.failed(Status.TOO_FEW_REPLICAS, method=method)
     if n_rows < least_rows:
-        what = f"{n_rows} rows, of {least_rows} that are needed."
+        what = f"{n_rows} rows; {least_rows} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, n=n_replicas, method=method, what=what)
     if not np.isfinite(divergence).all():
         bad = ~np.isfinite(divergence).all(axis=1)

@@ -98,7 +98,7 @@ def local_exponents(steps: NDArray[np.int64], divergence: NDArray[np.float64], w
     if n_replicas == 0:
         return _none(Status.TOO_FEW_REPLICAS, 0, width)
     if n_rows < width:
-        return _none(Status.TOO_FEW_ROWS, n_replicas, width, f"{n_rows} rows, of {width} in one window.")
+        return _none(Status.TOO_FEW_ROWS, n_replicas, width, f"{n_rows} rows; one window has {width}.")
     is_finite = np.isfinite(divergence).all(axis=1)
     is_usable = np.asarray(is_finite & (divergence > 0.0).all(axis=1))
     whole = np.asarray(sliding_window_view(is_usable, width).all(axis=1))

@@ -140,7 +140,7 @@ def recurrence_exponent(
     if dimension > 1:
         method += f", delay embedding {dimension} x {delay}"
     if len(embedded) < LEAST_ROWS:
-        what = f"{len(embedded)} states, of {LEAST_ROWS} that are needed."
+        what = f"{len(embedded)} states; {LEAST_ROWS} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, n=len(embedded), method=method, what=what)
     size = attractor_size(embedded, rng)
     if size == 0.0:

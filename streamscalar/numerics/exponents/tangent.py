@@ -151,7 +151,7 @@ class TangentGrowth:
         least = LEAST_BATCHES if self.burn_in is None else 1
         if n_behind < least:
             after = "row 0" if self.burn_in is None else f"a burn-in of {self.burn_in}"
-            what = f"{max(n_behind, 0)} rows after {after}, of {least} that are needed."
+            what = f"{max(n_behind, 0)} rows after {after}; {least} are needed."
             return [Estimate.failed(Status.TOO_FEW_ROWS, method=method, what=what)] * self.n_vectors
         if not self._has_grown:
             what = "No tangent vector was stretched or shrunk in any row."

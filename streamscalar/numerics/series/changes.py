@@ -173,7 +173,7 @@ def trend(series: Floats, confidence: float = 0.95) -> Estimate:
     """
     method = f"line through {TREND_BLOCKS} block means, autoregressive noise"
     if len(series) < TREND_BLOCKS:
-        what = f"{len(series)} rows, of {TREND_BLOCKS} that are needed."
+        what = f"{len(series)} rows; {TREND_BLOCKS} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, method=method, what=what)
     if not np.isfinite(series).all():
         return Estimate.failed(Status.NON_FINITE, n=TREND_BLOCKS, method=method)
@@ -223,7 +223,7 @@ def following(own: Floats, others: Floats, confidence: float = 0.95) -> Estimate
     method = f"correlation of {FOLLOW_BLOCKS} changes about 0, Fisher's z"
     n_blocks = FOLLOW_BLOCKS + 1
     if len(own) < n_blocks:
-        what = f"{len(own)} rows, of {n_blocks} that are needed."
+        what = f"{len(own)} rows; {n_blocks} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, method=method, what=what)
     if not (np.isfinite(own).all() and np.isfinite(others).all()):
         return Estimate.failed(Status.NON_FINITE, n=FOLLOW_BLOCKS, method=method)

@@ -149,7 +149,7 @@ def dmd(steps: NDArray[np.int64], scores: NDArray[np.float64], confidence: float
     if rank == 0:
         return _failed(Status.CONSTANT, n_pairs, "The coordinates do not move.")
     if n_pairs < LEAST_PAIRS * (rank + 1):
-        what = f"{n_pairs} pairs of successive rows, of {LEAST_PAIRS * (rank + 1)} that {rank} components need."
+        what = f"{n_pairs} pairs of successive rows; {rank} components need {LEAST_PAIRS * (rank + 1)}."
         return _failed(Status.TOO_FEW_ROWS, n_pairs, what)
     # In coordinates of unit variance; similar to the step in the others, so with the same eigenvalues.
     now = left[:, :rank]

@@ -244,7 +244,7 @@ def _unusable(
     if n_replicas == 0:
         return Estimate.failed(Status.TOO_FEW_REPLICAS, method=method)
     if n_rows < least_rows:
-        what = f"{n_rows} rows, of {least_rows} that are needed."
+        what = f"{n_rows} rows; {least_rows} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, n=n_replicas, method=method, what=what)
     if not (np.isfinite(reference).all() and np.isfinite(perturbed).all()):
         return Estimate.failed(Status.NON_FINITE, n=n_replicas, method=method)

@@ -23,6 +23,7 @@ from streamscalar.protocol.schedule import (
     TrainingFinished,
 )
 from streamscalar.store import RunReader, Store
+from streamscalar.store.media.folder import Folder
 from streamscalar.types import Layer, Layout
 from streamscalar.workers.coordinator import FAILED_VIEWS, Coordinator
 
@@ -51,15 +52,19 @@ class _Counted(Store):
         super().set_status(run_id, **facts)
 
 
+class _RemoteFolder(Folder):
+    is_remote = True
+
+
 class _Far(Store):
     """A store that takes a while to answer, as one in a bucket does."""
 
     n_asked = 0
     n_at_once = 0
 
-    @property
-    def url(self) -> str:
-        return "s3://far/away"
+    def __init__(self, where: Path) -> None:
+        super().__init__(where)
+        self.medium = _RemoteFolder()
 
     def status(self, run_id: str) -> dict[str, Any]:
         with _GUARD:
