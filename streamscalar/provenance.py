@@ -26,7 +26,7 @@ def gather_provenance(
     further_packages
         Packages that this store depends on in addition to `PACKAGES`.
     with_git
-        Whether to record the revision of the git checkout that holds the current folder, where there is one.
+        Whether to record the revision of the git checkout that contains the current folder, if there is one.
 
     Examples
     --------

@@ -25,7 +25,7 @@ class RunSetting(BaseModel):
     epsilon: float | None = None
     """Size of the perturbation; `None` where nothing is perturbed."""
     initial_condition: int = 0
-    """Index of the initial condition, counted from 0."""
+    """Index of the initial condition, from 0."""
     device: str | None = None
     """Where the weights were computed, as torch names it."""
     product: str | None = None
@@ -47,7 +47,7 @@ class RunSetting(BaseModel):
     parameter_dtypes: Mapping[str, str] = {}
     """Type of each recorded parameter in the user's model."""
     probe: Mapping[str, Any] | None = None
-    """Which coordinates a tracked run records, where it does not record all."""
+    """The coordinates that a tracked run records; `None` if it records all."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the setting as a JSON object."""

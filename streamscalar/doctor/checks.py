@@ -90,7 +90,7 @@ def made(group: str, functions: Mapping[str, CheckFunction], timeout_s: float = 
 
 
 def _within(function: CheckFunction, timeout_s: float) -> CheckResult:
-    def ask() -> CheckResult:
+    def guarded() -> CheckResult:
         try:
             return function()
         except StreamscalarError as error:
@@ -98,13 +98,13 @@ def _within(function: CheckFunction, timeout_s: float) -> CheckResult:
         except Exception as error:  # noqa: BLE001  (an error in a check is its result)
             return CheckResult(CheckStatus.FAIL, f"{type(error).__name__}: {error}", "Fix the cause that it names")
 
-    found = answered(ask, timeout_s)
+    found = answered(guarded, timeout_s)
     hangs = f"no answer within {timeout_s:g} s"
     return found or CheckResult(CheckStatus.FAIL, hangs, "Find the mount, disk or node that hangs")
 
 
 def answered(call: Callable[[], Result], timeout_s: float = TIMEOUT_S) -> Result | None:
-    """Return what a call returns; `None` if it takes longer than `timeout_s`, while it goes on in a thread."""
+    """Return what a call returns; `None` if it takes longer than `timeout_s`; it then continues in a thread."""
     found: list[Result] = []
     # A daemon thread: one that hangs in a dead mount does not keep the process alive.
     thread = threading.Thread(target=lambda: found.append(call()), daemon=True)

@@ -227,7 +227,7 @@ class OnsetSearch:
         if not LEAST_TOLERANCE <= tolerance <= 1.0:
             raise BadCall(
                 "tolerance",
-                f"must lie between {LEAST_TOLERANCE:g} and 1, as in 0.1",
+                f"must be between {LEAST_TOLERANCE:g} and 1, as in 0.1",
                 f"{tolerance:g}",
                 kind=Kind.CONFIG,
             )

@@ -116,7 +116,7 @@ def _check_room(config: Config, price: Cost) -> None:
     if free is not None and needed > free:
         raise BadCall(
             f"store.url {config.store_path}",
-            f"must lie on a disk with about {needed:,} free bytes",
+            f"must be on a disk with about {needed:,} free bytes",
             f"{free:,}",
             "Set recording.retain to none, record less often (recording.every_n_steps), or use another disk",
             Kind.STORE_FULL,

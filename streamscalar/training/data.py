@@ -167,7 +167,7 @@ def _read_idx(folder: Path, name: str, n_axes: int, source: dict[str, Any]) -> N
         raise BadCall(
             str(path),
             f"must be an IDX file of unsigned bytes with {n_axes} axes",
-            f"{len(body)} bytes that begin {body[:4].hex(' ')}",
+            f"{len(body)} bytes that start with {body[:4].hex(' ')}",
             f"Download it again: {IDX_SOURCE}",
             Kind.DATA,
         )

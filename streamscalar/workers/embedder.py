@@ -133,7 +133,7 @@ class Embedder:
 
     @contextmanager
     def _logs_fencing(self, run_id: str) -> Iterator[None]:
-        """Log an error that says that a newer attempt owns the run."""
+        """Log the error by which the store rejects an older attempt."""
         try:
             yield
         except Fenced as error:

@@ -20,7 +20,7 @@ from streamscalar.training.setup import load_problem, set_up_pack
 _log = logging.getLogger(__name__)
 
 BlockSink = Callable[[str, int, NDArray[np.floating]], None]
-"""Takes (run, first row, weights (S, R, P)) of a block that is durable."""
+"""Takes (run, first row, weights (S, R, P)) of a durable block."""
 
 
 class Outcome(StrEnum):
@@ -159,7 +159,7 @@ class _Run:
 
 
 def _common_keyframes(runs: Sequence[_Run]) -> list[KeyFrame]:
-    """Return each run's key frame at the newest row where all have one after row 0; empty where there is none."""
+    """Return the key frames of all runs at their newest common row after row 0; empty if there is none."""
     newest = [run.writer.last_keyframe() for run in runs]
     row = min(0 if keyframe is None else keyframe.row for keyframe in newest)
     found = [run.writer.last_keyframe(row) for run in runs]

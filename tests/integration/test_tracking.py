@@ -263,7 +263,7 @@ def test_a_finished_run_is_resumed_as_its_child(tmp_path: Path) -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     with track(model, name="a", store=store, every_n_steps=1) as run:
         train(model, optimizer, batches(3), run)
-    with pytest.warns(TrackingWarning, match="a is finished: it goes on as its child"):
+    with pytest.warns(TrackingWarning, match="a is finished: recording continues in a child run"):
         again = track(model, name="a", store=store, every_n_steps=1, resume="allow")
     with silence():
         train(model, optimizer, batches(2), again)

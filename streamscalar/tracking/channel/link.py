@@ -42,7 +42,7 @@ START_S = 120.0
 """Timeout of the first answer of a worker: imports on a busy machine, and a store on a slow disk."""
 
 FINISH_S = 600.0
-"""Time that `finish` waits for the exact solution; after it the worker goes on alone."""
+"""Time that `finish` waits for the exact solution; the worker continues after it."""
 
 _ROOT = str(Path(streamscalar.__file__).parents[1])
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -135,7 +135,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A problem of the worker, which goes on; sent once per kind."""
+    """A problem of the worker, which continues; sent once per kind."""
 
     kind: str
     text: str
@@ -150,7 +150,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Done:
-    """Everything is stored; otherwise `trouble` says what is not."""
+    """The end of the work: everything is stored if `trouble` is empty, else it is the reason why not."""
 
     trouble: str
 

@@ -94,7 +94,7 @@ def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
     for name, p in trainable.items():
         if isinstance(p, nn.parameter.UninitializedParameter):
             fix = "Pass one batch through the model before ss.track"
-            raise BadCall("model", "must know the shapes of its parameters", f"lazy {name}", fix, Kind.DATA)
+            raise BadCall("model", "must have parameters of known shape", f"lazy {name}", fix, Kind.DATA)
         if not p.is_floating_point() or p.layout != torch.strided:
             raise BadCall("model", "must have dense, real parameters", f"{name} of {p.dtype}", kind=Kind.DATA)
     indices = None

@@ -40,7 +40,7 @@ class Companions:
 
     @property
     def shadows(self) -> Sequence[nn.Module]:
-        """The shadows, to be looked at or put elsewhere before the first step."""
+        """The shadows; their weights may be read or set before the first step."""
         return [] if self._shadows is None else self._shadows.models
 
     def start(self) -> None:

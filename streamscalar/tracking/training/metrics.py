@@ -56,7 +56,7 @@ class Metrics:
         Returns
         -------
         values
-            Shape (names, R), NaN where there is none, or none yet.
+            Shape (names, R), NaN where a value is missing or still on a device.
         places
             Index of the name, and replica, of each value that is still on a device.
         tensors

@@ -310,7 +310,7 @@ class StoreSink:
         notes: tuple[str, ...] = ()
         if must_fork:
             why = "is finished" if reader.is_complete else "has shadows or a tangent vector, which start again"
-            notes = (f"run {name} {why}: it goes on as its child",)
+            notes = (f"run {name} {why}: recording continues in a child run",)
         return Opened(name, newest, reader.metric_names, must_fork, notes)
 
 

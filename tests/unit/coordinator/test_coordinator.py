@@ -52,7 +52,7 @@ class _Counted(Store):
         super().set_status(run_id, **facts)
 
 
-class _Slow(Folder):
+class _RemoteFolder(Folder):
     is_remote = True
 
 
@@ -64,7 +64,7 @@ class _Far(Store):
 
     def __init__(self, where: Place) -> None:
         super().__init__(where)
-        self.medium = _Slow()
+        self.medium = _RemoteFolder()
 
     def status(self, run_id: str) -> dict[str, Any]:
         with _GUARD:

@@ -274,5 +274,5 @@ def test_a_bad_call_says_what_is_wrong(low: float, high: float, budget: int, tol
 def test_a_rate_that_was_not_asked_for_is_refused() -> None:
     search = OnsetSearch(0.1, 20, steps_per_rate=COST, budget_steps=PLENTY)
     search.start()
-    with pytest.raises(BadCall, match="requested rate"):
+    with pytest.raises(BadCall, match="must be a requested rate"):
         search.handle(World(2.0).probed(0.7))
