@@ -1,1 +1,1 @@
-"""The services around a store: the query API, its dashboard, and their deployment on Ray Serve."""
+"""The services over a store: the query API, its dashboard, and their deployment on Ray Serve."""

@@ -1,7 +1,7 @@
 """The query API on Ray Serve: `serve run streamscalar_services.serve:app root=/stores`.
 
-The replica reads its tokens from its own environment or files, as `streamscalar serve` does; Serve's proxy hands all
-requests through and checks none. One replica: the event stream and the analyses of runs live in its memory.
+The replica reads its tokens from its own environment or files, as `streamscalar serve` does; the proxy of Serve passes
+all requests on without checks. There is one replica, as it holds the event stream and the analyses in memory.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from streamscalar.errors import BadCall, Kind
 from streamscalar.logs import set_up_logs
 from streamscalar.store import place
 from streamscalar_services.api import ServiceOptions, create_app
-from streamscalar_services.api.http.auth import Tokens
+from streamscalar_services.api.tokens import Tokens
 
 CPUS = 0.5
 MAX_ONGOING = 256
-"""Requests at once, event streams among them."""
+"""Maximum number of concurrent requests, including event streams."""
 
 
 def app(arguments: Mapping[str, str]) -> Application:
@@ -30,11 +30,11 @@ def app(arguments: Mapping[str, str]) -> Application:
     Parameters
     ----------
     arguments
-        `root`: a store, or a folder of stores, as the replica's machine sees it; or `s3://bucket/prefix`. `tokens`: the
-        folder there of the files `token` and `admin-token`; `~/.config/streamscalar` by default.
+        `root`: a store or a folder of stores on the machine of the replica, or `s3://bucket/prefix`. `tokens`: the
+        folder there with the files `token` and `admin-token`; `~/.config/streamscalar` by default.
     """
     if "root" not in arguments:
-        raise BadCall("root", "must be given", fix="Say root=/path/to/stores", kind=Kind.CONFIG)
+        raise BadCall("root", "must be given", fix="Pass root=/path/to/stores", kind=Kind.CONFIG)
     root = place(arguments["root"])
     folder = Path(arguments["tokens"]) if "tokens" in arguments else None
 

@@ -1,4 +1,4 @@
-"""Asks a running service: a small client that returns pandas tables."""
+"""Client of the query API: `connect` returns a `Client`, whose methods return pandas data frames."""
 
 import json
 import os
@@ -6,12 +6,12 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import httpx
 
+from streamscalar.config.service import DEFAULT_URL, READ_TOKEN_FILE, token_folder
 from streamscalar.errors import BadCall, Kind, StreamscalarError, WorkFailed
 
 if TYPE_CHECKING:
@@ -19,15 +19,25 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 30.0
 PATIENCE_S = 20.0
-"""Seconds in which a service that does not answer may come back."""
+"""Seconds for which calls are repeated while the service does not answer."""
 PAGE = 500
 SILENCE_S = 45.0
-"""Seconds without a sign of life after which an event stream counts as broken; the service sends one every 15."""
+"""Seconds without data after which an event stream counts as broken; the service sends a heartbeat every 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened: `rows`, `runs`, `basis`, `alert` or `reset`, with its document."""
+    """An event of the service.
+
+    Attributes
+    ----------
+    id
+        Position in the stream, for `Client.events(last_id)`.
+    kind
+        `rows`, `runs`, `basis`, `alert` or `reset`.
+    data
+        Document of the event, as in the API.
+    """
 
     id: str
     kind: str
@@ -35,26 +45,26 @@ class Event:
 
 
 class Client:
-    """A connection to a service.
+    """A connection to a running service.
 
-    A service that does not answer is asked again for `patience_s`; a service that restarted meanwhile is taken up
-    where it was.
+    While the service does not answer, read requests are repeated for `patience_s`, so that they survive a restart of
+    the service. Series are returned as data frames indexed by step, with one column per replica.
 
     Parameters
     ----------
     url
-        Such as `http://127.0.0.1:8870`.
+        URL of the service, such as `http://127.0.0.1:8870`.
     token
-        Read or admin token.
+        Read token, or admin token for `cancel`.
     patience_s
-        Seconds in which to try again.
+        Seconds for which a request is repeated.
     """
 
     def __init__(self, url: str, token: str, patience_s: float = PATIENCE_S) -> None:
         self.url = url
         self._patience_s = patience_s
         headers = {"authorization": f"Bearer {token}"}
-        # The proxies of the environment are for other hosts than a user's own service.
+        # Proxies set in the environment are not meant for the user's own service.
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
         self._close = weakref.finalize(self, self._http.close)
 
@@ -69,27 +79,44 @@ class Client:
         self._close()
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
-        """Return the document at a path, such as `/v1/experiments`; queries that are `None` are left out.
+        """Return the JSON document at a path of the API, such as `/v1/experiments`.
+
+        Parameters
+        ----------
+        path
+            Path with leading slash.
+        query
+            Query parameters; those that are `None` are left out.
 
         Raises
         ------
         BadCall
-            The service refuses the call, or does not answer.
+            The service rejects the call, or does not answer within `patience_s`.
         WorkFailed
-            The service failed.
+            The service failed (status 500 and above).
         """
         return self._call("GET", path, {name: value for name, value in query.items() if value is not None})
 
     def experiments(self) -> "pd.DataFrame":
-        """Return one line per experiment."""
+        """Return a data frame with one row per experiment."""
         return _frame(self.get("/v1/experiments")["items"])
 
     def runs(self, filter: str = "", sort: str = "-updated_at", limit: int | None = None) -> "pd.DataFrame":  # noqa: A002
-        """Return one line per run that a filter lets through, such as `regime=chaotic learning_rate>2`."""
+        """Return a data frame with one row per run.
+
+        Parameters
+        ----------
+        filter
+            Conditions that runs must meet, such as `regime=chaotic learning_rate>2`, or part of a name.
+        sort
+            Key to sort by; with a minus in descending order.
+        limit
+            Maximum number of runs; by default all.
+        """
         return _frame(list(self.iterate_runs(filter, sort, limit)))
 
     def iterate_runs(self, filter: str = "", sort: str = "-updated_at", limit: int | None = None) -> Iterator[Any]:  # noqa: A002
-        """Yield the documents of runs, page by page."""
+        """Yield the documents of runs, with the arguments of `runs`; they are requested page by page."""
         cursor: str | None = None
         left = limit
         while True:
@@ -102,30 +129,48 @@ class Client:
                 return
 
     def run(self, run: str) -> dict[str, Any]:
-        """Return everything small about a run."""
+        """Return the details of a run: setting, state, layers, replicas and names of metrics, without series.
+
+        Parameters
+        ----------
+        run
+            Full name, such as `digits-sweep:lr2.5_ic0`.
+        """
         return self.get(run_path(run))
 
     def embedding(self, run: str, **query: Any) -> "pd.DataFrame":
-        """Return the scalar of a run by step, one column per replica; `component`, `basis`, `max_points`..."""
+        """Return a coordinate of the embedding of a run, by default the first, the scalar embedding.
+
+        Parameters
+        ----------
+        run
+            Full name of the run.
+        query
+            Query parameters of the API, such as `component` (from 0), `basis`, `max_points` and `to` (last step).
+        """
         return _series(self.get(run_path(run, "embedding"), **query))
 
     def divergence(self, run: str, distance: str = "l1", **query: Any) -> "pd.DataFrame":
-        """Return the distance of every replica from the reference by step."""
+        """Return the distance of every replica from the reference: `l1`, `rms`, `embedded` or `random`."""
         return _series(self.get(run_path(run, "divergence"), distance=distance, **query))
 
     def metric(self, run: str, name: str = "loss", **query: Any) -> "pd.DataFrame":
-        """Return a metric by step, one column per replica."""
+        """Return a recorded metric, such as `loss` or `accuracy`."""
         return _series(self.get(run_path(run, "metrics", name), **query))
 
     def estimates(self, run: str) -> "pd.DataFrame":
-        """Return what a run says, one line per quantity."""
+        """Return the estimates of a run: one row per quantity, with value, interval and status."""
         import pandas as pd
 
         found = self.get(run_path(run, "estimates"))["estimates"]
         return pd.DataFrame.from_dict(found, orient="index").rename_axis("quantity")
 
     def compare(self, runs: Sequence[str], name: str = "embedding", **query: Any) -> "pd.DataFrame":
-        """Return one series of several runs by step, one column per run; `attrs` say whether the axis is shared."""
+        """Return one series of the references of several runs, with one column per run.
+
+        `attrs["axis"]` of the data frame says whether the values share an axis and may be compared, `attrs["message"]`
+        why.
+        """
         import pandas as pd
 
         found = self.get("/v1/compare", runs=",".join(runs), name=name, **query)
@@ -135,22 +180,27 @@ class Client:
         return table
 
     def nearest(self, run: str, k: int = 5) -> "pd.DataFrame":
-        """Return the runs whose trajectories lie nearest."""
+        """Return the `k` runs whose trajectories are nearest to that of a run, nearest first."""
         return _frame(self.get(run_path(run, "nearest"), k=k)["items"])
 
     def alerts(self, run: str | None = None, level: str | None = None, limit: int = 100) -> "pd.DataFrame":
-        """Return alerts, newest first."""
+        """Return alerts, newest first: all, or those of one run, or from a minimum level (info, warn, error) on."""
         return _frame(self.get("/v1/alerts", run=run, level=level, limit=limit)["items"])
 
     def cancel(self, run: str) -> None:
-        """Ask for the end of a run; needs the admin token."""
+        """Request the end of a run; requires the admin token."""
         self._call("POST", f"{run_path(run)}/cancel", {})
 
     def events(self, last_id: str | None = None) -> Iterator[Event]:
-        """Yield what happens from now on, or after event `last_id`; it ends with an error when the service is gone.
+        """Yield events from now on, or those after event `last_id`.
 
-        After a cut or a restart of the service the stream goes on by itself; `reset` means that something may have
-        been missed.
+        The stream reconnects after a lost connection or a restart of the service. An event `reset` means that events
+        may have been lost.
+
+        Raises
+        ------
+        BadCall
+            The service does not answer for `patience_s`.
         """
         broken_at: float | None = None
         while True:
@@ -178,7 +228,7 @@ class Client:
                 answer = self._http.request(method, path, params=dict(query))
                 break
             except httpx.TransportError as error:
-                # A change may have been carried out before the connection broke.
+                # A change may have been made before the connection broke, so only reads are repeated.
                 if method != "GET" or time.monotonic() - began > self._patience_s:
                     raise self._gone(error) from None
                 time.sleep(0.5)
@@ -192,25 +242,26 @@ class Client:
             self.url,
             "must be a running service",
             str(error) or type(error).__name__,
-            "Start it with `streamscalar serve STORE`",
+            "Start it with `streamscalar serve STORE`, or check the URL",
             Kind.CLUSTER,
         )
 
 
-def connect(url: str = "http://127.0.0.1:8870", token: str | None = None) -> Client:
-    """Connect to a service that `streamscalar serve` runs.
+def connect(url: str = DEFAULT_URL, token: str | None = None) -> Client:
+    """Connect to a service that was started with `streamscalar serve`.
 
     Parameters
     ----------
     url
-        Its address.
+        URL of the service.
     token
-        Read or admin token; by default from `STREAMSCALAR_TOKEN`, or the file that `serve` made on this machine.
+        Read or admin token. Default: `STREAMSCALAR_TOKEN`, else the file `~/.config/streamscalar/token`, which
+        `streamscalar serve` creates on its machine.
 
     Raises
     ------
     BadCall
-        No token, no service, or one that refuses the token.
+        There is no token, the service does not answer, or it rejects the token.
     """
     client = Client(url, token or _token())
     client.get("/v1/experiments")
@@ -220,14 +271,13 @@ def connect(url: str = "http://127.0.0.1:8870", token: str | None = None) -> Cli
 def _token() -> str:
     if found := os.environ.get("STREAMSCALAR_TOKEN"):
         return found
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    path = home / "streamscalar" / "token"
+    path = token_folder() / READ_TOKEN_FILE
     try:
         return path.read_text().strip()
     except OSError:
         raise BadCall(
-            "token", "must be given", f"nothing in STREAMSCALAR_TOKEN or {path}", "Copy it from where the service runs",
-            Kind.CONFIG,
+            "token", "must be given", f"neither STREAMSCALAR_TOKEN nor {path}",
+            "Copy it from the machine of the service", Kind.CONFIG,
         ) from None  # fmt: skip
 
 
@@ -242,7 +292,7 @@ def _raise(answer: httpx.Response) -> None:
 
 
 def run_path(run: str, *parts: str) -> str:
-    """Return the path of a run, or of something about it."""
+    """Return the path of a run in the API, or of one of its resources."""
     return "/".join(["/v1/runs", *(quote(part, safe="") for part in (run, *parts))])
 
 
@@ -273,7 +323,7 @@ def _series(document: Mapping[str, Any]) -> "pd.DataFrame":
 
 
 def _frame(items: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
-    """Return one line per document; of an estimate its value, low, high and status."""
+    """Return one row per document; an estimate becomes the columns value, low, high and status."""
     import pandas as pd
 
     return pd.DataFrame([_flat(item) for item in items])

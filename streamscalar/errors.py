@@ -1,15 +1,15 @@
-"""Errors, grouped by what a handler would do with them.
+"""Errors, grouped by what the caller does with them.
 
-`BadCall` means the caller can fix it: one sentence, exit code 2, nothing written. `WorkFailed` means the work
-itself stopped: exit code 1, everything acknowledged so far is kept. Bad *data* inside an analysis is no error at
-all but the status of an estimate (see `streamscalar.types.Status`).
+`BadCall` means that the caller can fix the call: exit code 2, nothing was written. `WorkFailed` means that the work
+stopped: exit code 1, all acknowledged rows are kept. Unsuitable data in an analysis raise no error; they are the status
+of an estimate (see `streamscalar.types.Status`).
 """
 
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """Machine-readable kinds of error; members are only ever appended."""
+    """Machine-readable kind of an error. New members may be added; members are never renamed or removed."""
 
     CONFIG = "config"
     DATA = "data"
@@ -28,22 +28,24 @@ class Kind(StrEnum):
 
 
 class StreamscalarError(Exception):
-    """Base of all errors that a user may see.
+    """Base of all errors that streamscalar raises for users.
+
+    Its text is *where: must; got. fix. [context]*.
 
     Parameters
     ----------
     where
-        The field, file or object at fault, as the user would name it.
+        Name of the field, file or object at fault, as the user knows it.
     must
-        What it must be, or what went wrong, as the rest of a sentence.
+        What it must be, or what went wrong; continues the sentence after `where:`.
     got
-        What was found instead; empty where that says nothing.
+        What was found instead; empty if that adds nothing.
     fix
-        What to do, as an imperative sentence.
+        What to do, as an imperative sentence; empty if there is nothing to advise.
     kind
-        Machine-readable kind.
+        Machine-readable kind of the error.
     context
-        Run and step, where there are any.
+        Run and step, if any.
     """
 
     exit_code = 1
@@ -74,14 +76,14 @@ class StreamscalarError(Exception):
 
 
 class BadCall(StreamscalarError):
-    """The call, the config or a named file is wrong; the caller can fix it. Exit code 2, nothing was written."""
+    """The call, the config or a file is wrong and the caller can fix it; nothing was written. Exit code 2."""
 
     exit_code = 2
 
 
 class WorkFailed(StreamscalarError):
-    """The work stopped; every acknowledged row is kept. Exit code 1."""
+    """The work stopped; all acknowledged rows are kept. Exit code 1."""
 
 
 class Fenced(StreamscalarError):
-    """A newer attempt owns the stream; this writer must stop at once and write nothing more."""
+    """A newer attempt has taken over the stream; this writer must stop and write nothing more."""

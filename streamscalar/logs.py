@@ -1,7 +1,7 @@
-r"""Log lines: one JSON object, or one line of text, for every event.
+r"""Log lines: one JSON object or one line of text per event.
 
-Whoever logs uses `logging` and says in `extra` what the event is about; `FIELDS` names what a line can hold. Nothing
-that comes from outside can end a line early or begin another: JSON escapes it, and the text form does the same.
+Modules log with `logging` and pass the subject of the event in `extra`; `FIELDS` lists the possible keys. Values from
+outside cannot end a line or begin another one: control characters and line ends are escaped in both formats.
 
 >>> event = {"name": "a", "levelname": "INFO", "msg": "ended\nERROR b", "created": 0.25, "row": 7}
 >>> record = logging.makeLogRecord(event)
@@ -22,20 +22,20 @@ import numpy as np
 
 from streamscalar.config.log_settings import LogFormat
 
-FIELDS = ("experiment", "run", "attempt", "row", "node", "reason")
-"""What an event may be about, in the order of a line."""
+FIELDS = ("experiment", "run", "attempt", "row", "node", "event", "reason")
+"""Keys of the subject of an event, in the order of a line."""
 
 OURS = ("streamscalar", "streamscalar_services")
-"""Loggers of which everything is written; of others only warnings are."""
+"""Loggers whose events are written from the chosen level on; of all others only warnings and errors are."""
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per event: time, level, logger, message, the fields that apply, and the exception if any.
+    """Format events as JSON objects: time, level, logger, message, the fields that apply, and the exception if any.
 
     Parameters
     ----------
     always
-        Fields of every line of this process, where the event does not say otherwise.
+        Fields of every line of this process; those of the event take precedence.
     """
 
     def __init__(self, always: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ class JsonLines(logging.Formatter):
         self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, in ASCII and without its end."""
+        """Return the line in ASCII, without a line end."""
         document: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname,
@@ -57,7 +57,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """One line of text per event for people; of a traceback every line is indented.
+    """Format events as lines of text; lines of a traceback are indented.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class TextLines(logging.Formatter):
         self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line without its end."""
+        """Return the line without a line end."""
         fields = " ".join(f"{name}={value}" for name, value in _fields(record, self._always).items())
         about = f" [{fields}]" if fields else ""
         line = one_line(f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{about}")
@@ -81,16 +81,16 @@ class TextLines(logging.Formatter):
 
 
 def set_up_logs(form: LogFormat | None, level: int = logging.INFO, **always: str) -> None:
-    """Write what this process logs to its standard error from now on, in place of what an earlier call chose.
+    """Write the log of this process to standard error; replaces the setting of an earlier call.
 
     Parameters
     ----------
     form
-        `json` or `text`; `None` writes nothing, not even the warnings that Python would print by itself.
+        `json` or `text`; `None` writes nothing, not even the warnings that Python prints by default.
     level
-        Least grave level of our own events; of other packages, and of Python's warnings, only warnings are written.
+        Minimum level of events of streamscalar; events of other packages are written from `WARNING` on.
     always
-        Fields of every line, such as `node`.
+        Fields of every line, such as `node="host1"`.
     """
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _Ours | _Silence)]:
@@ -107,11 +107,11 @@ def set_up_logs(form: LogFormat | None, level: int = logging.INFO, **always: str
 
 
 class _Ours(logging.StreamHandler[Any]):
-    """The handler of `set_up_logs`, which the next call replaces."""
+    """Handler of `set_up_logs`, which the next call replaces."""
 
 
 class _Silence(logging.NullHandler):
-    """The same where nothing is written."""
+    """Handler of `set_up_logs` that writes nothing."""
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -124,10 +124,10 @@ def _fields(record: logging.LogRecord, always: Mapping[str, str]) -> dict[str, A
 
 
 def _plain(value: Any) -> Any:
-    """Return a number of NumPy as one of Python, and anything else as its text."""
+    """Return a NumPy number as a Python number, and any other value as text."""
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def one_line(text: str) -> str:
-    """Return a text with its control characters, line ends of every alphabet and directions spelled out."""
+    """Return a text with all control characters, Unicode line ends and direction marks escaped."""
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Draw:
     """How a stream derives its generators from a seed.
 
     Attributes
@@ -38,7 +38,7 @@ class Source:
     decides: str
 
 
-class Stream(Enum):
+class SeedStream(Enum):
     """The streams. A number that decides stored bits must never change.
 
     `BATCHES` and `SHADOW_PERTURBATIONS` both have the number 5, and both decide stored bits, so both keep it. They
@@ -46,18 +46,18 @@ class Stream(Enum):
     whose batches come from the user's own loop. The next free number is 6.
     """
 
-    RUN_SEED = Source((), (), 1, "experiment", "seed of a run, by initial condition", "store")
-    INITIAL_WEIGHTS = Source((), (0,), 0, "run", "initial weights of the reference", "store")
-    PERTURBATIONS = Source((), (1,), 0, "run", "perturbations of all replicas, one after the other", "store")
-    PROBE = Source((), (), 0, "run", "coordinates that a tracked run records with probe=n", "store")
-    RANDOM_DIRECTION = Source((3,), (), 0, "run", "direction of the control projection `divergence/random`", "store")
-    TANGENTS = Source((4,), (), 0, "run", "first tangent vectors", "store")
-    BATCHES = Source((5,), (), 1, "run", "order of the training samples, by epoch", "store")
-    SHADOW_PERTURBATIONS = Source((5,), (), 1, "run", "perturbation of a shadow of a tracked run, by shadow", "store")
-    ESTIMATES = Source((), (), 1, "experiment", "resamples and surrogates, by CRC-32 of the purpose", "estimates")
+    RUN_SEED = Draw((), (), 1, "experiment", "seed of a run, by initial condition", "store")
+    INITIAL_WEIGHTS = Draw((), (0,), 0, "run", "initial weights of the reference", "store")
+    PERTURBATIONS = Draw((), (1,), 0, "run", "perturbations of all replicas, one after the other", "store")
+    PROBE = Draw((), (), 0, "run", "coordinates that a tracked run records with probe=n", "store")
+    RANDOM_DIRECTION = Draw((3,), (), 0, "run", "direction of the control projection `divergence/random`", "store")
+    TANGENTS = Draw((4,), (), 0, "run", "first tangent vectors", "store")
+    BATCHES = Draw((5,), (), 1, "run", "order of the training samples, by epoch", "store")
+    SHADOW_PERTURBATIONS = Draw((5,), (), 1, "run", "perturbation of a shadow of a tracked run, by shadow", "store")
+    ESTIMATES = Draw((), (), 1, "experiment", "resamples and surrogates, by CRC-32 of the purpose", "estimates")
 
 
-def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:
+def generator(seed: int, stream: SeedStream, *index: int) -> np.random.Generator:
     """Return the generator of one stream of `seed`.
 
     Parameters
@@ -76,7 +76,7 @@ def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:
 
     Examples
     --------
-    >>> generator(7, Stream.BATCHES, 0).permutation(6).tolist()
+    >>> generator(7, SeedStream.BATCHES, 0).permutation(6).tolist()
     [1, 2, 4, 5, 3, 0]
     """
     return np.random.default_rng(_sequence(seed, stream, index))
@@ -90,11 +90,11 @@ def run_seed(experiment_seed: int, initial_condition: int) -> int:
     >>> run_seed(7, 2)
     8925347085518043
     """
-    state = _sequence(experiment_seed, Stream.RUN_SEED, (initial_condition,)).generate_state(1, np.uint64)
+    state = _sequence(experiment_seed, SeedStream.RUN_SEED, (initial_condition,)).generate_state(1, np.uint64)
     return int(state[0] >> 11)
 
 
-def _sequence(seed: int, stream: Stream, index: tuple[int, ...]) -> np.random.SeedSequence:
+def _sequence(seed: int, stream: SeedStream, index: tuple[int, ...]) -> np.random.SeedSequence:
     source = stream.value
     if len(index) != source.n_indices:
         raise ValueError(f"{stream.name} takes {source.n_indices} indices; got {len(index)}")

@@ -1,4 +1,4 @@
-"""Plain values shared by every layer: estimates with their status, regimes, parameter layouts."""
+"""Value types shared by all layers: estimates with their status, regimes, alert levels, parameter layouts."""
 
 import math
 from collections.abc import Mapping
@@ -16,9 +16,19 @@ AlertLevel = Literal["info", "warn", "error"]
 ALERT_LEVELS: tuple[AlertLevel, ...] = get_args(AlertLevel)
 """Levels of alerts in ascending order."""
 
+DISTANCES = ("l1", "rms", "embedded", "random")
+"""Stored distances of every replica from the reference. `embedded` and `random` lie along one direction and have a
+sign; `embedded` is the live one until the exact solution replaces it."""
+
+EmbeddingDistance = Literal["rms", "l1", "layer"]
+"""Distance between two snapshots that an embedding preserves."""
+
+RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}"
+"""Regular expression of the name of a run, or of a stored experiment: a folder name that leads nowhere else."""
+
 
 class Status(StrEnum):
-    """What became of an estimate. Only `OK` carries a number."""
+    """Status of an estimate; only `OK` comes with a number."""
 
     OK = "ok"
     TOO_FEW_ROWS = "too_few_rows"
@@ -41,30 +51,42 @@ class Status(StrEnum):
     MISSING = "missing"
     UNEVEN_STEPS = "uneven_steps"
 
+    @property
+    def words(self) -> str:
+        """The status in words.
+
+        Examples
+        --------
+        >>> Status.TOO_FEW_ROWS.words
+        'too few rows'
+        """
+        return self.replace("_", " ")
+
 
 ADVICE: Mapping[Status, str] = {
     Status.OK: "",
     Status.TOO_FEW_ROWS: "Record more steps: raise training.n_steps or lower recording.every_n_steps.",
-    Status.TOO_FEW_REPLICAS: "Carry more perturbed replicas: raise perturbation.n_perturbed.",
-    Status.TOO_FEW_INITIAL_CONDITIONS: "An interval needs three: raise experiment.n_initial_conditions.",
-    Status.NO_EXPONENTIAL_PHASE: "Without an exponential phase there is no exponent of it; read ftle instead.",
-    Status.NOT_SATURATED: "Separations still grow at the end; train longer (training.n_steps) or read ftle.",
-    Status.CONTRACTED: "Separations shrank to nothing: training forgets where it started.",
-    Status.CONSTANT: "What does not change has no rate and no spread.",
-    Status.NON_FINITE: "The series holds NaN or infinity; lower the learning rate.",
-    Status.DIVERGED: "The loss ended above where it began; lower the learning rate.",
+    Status.TOO_FEW_REPLICAS: "Use more perturbed replicas: raise perturbation.n_perturbed.",
+    Status.TOO_FEW_INITIAL_CONDITIONS: "A confidence interval needs three: raise experiment.n_initial_conditions.",
+    Status.NO_EXPONENTIAL_PHASE: "There is no exponential phase to fit an exponent to; use ftle instead.",
+    Status.NOT_SATURATED: "Separations still grow at the end; train longer (training.n_steps) or use ftle.",
+    Status.CONTRACTED: "Separations shrank to zero: training does not depend on where it started.",
+    Status.CONSTANT: "The series is constant, so it has no rate and no spread.",
+    Status.NON_FINITE: "The series contains NaN or infinity; lower the learning rate.",
+    Status.DIVERGED: "The loss ended above its initial value; lower the learning rate.",
     Status.NOT_REACHED: "No run reached the target; train longer or lower task.accuracy_target.",
-    Status.PARTLY_REACHED: "Some runs never reached the target, so a mean would be biased; train longer.",
-    Status.NOT_SIGNIFICANT: "Surrogate data without the effect do as well; record more before claiming it.",
-    Status.NOT_ENOUGH_RECURRENCES: "The trajectory hardly comes back near itself; perturb replicas instead "
+    Status.PARTLY_REACHED: "Some runs did not reach the target, so a mean would be biased; train longer.",
+    Status.NOT_SIGNIFICANT: "Surrogate data without the effect give similar values; record more rows.",
+    Status.NOT_ENOUGH_RECURRENCES: "The trajectory rarely returns near itself; use perturbed replicas instead "
     "(perturbation.n_perturbed), or train longer.",
     Status.DRIFTING: "The series still drifts over its last window; train longer (training.n_steps).",
     Status.NOT_DECORRELATED: "Reference and replicas stay correlated to the end; train longer (training.n_steps).",
-    Status.NOT_CONVERGED: "The fit did not settle; record more steps, replicas or initial conditions.",
-    Status.MIXED_LAYOUTS: "Runs with different parameter layouts cannot be compared; analyse them apart.",
+    Status.NOT_CONVERGED: "The fit did not converge; record more steps, replicas or initial conditions.",
+    Status.MIXED_LAYOUTS: "Runs with different parameter layouts cannot be compared; analyse them separately.",
     Status.MISSING: "The series was not recorded.",
-    Status.UNEVEN_STEPS: "Record at a fixed distance: ss.track(..., every_n_steps=...).",
+    Status.UNEVEN_STEPS: "Record at a fixed interval: ss.track(..., every_n_steps=...).",
 }
+"""What each failing status means and what to try; `analysis.quantities` has the counterparts for tracked runs."""
 
 
 class Regime(StrEnum):
@@ -77,28 +99,38 @@ class Regime(StrEnum):
     UNDECIDED = "undecided"
 
 
+REGIMES: Mapping[Regime, str] = {
+    Regime.REGULAR: "Small differences at the start stay small.",
+    Regime.ONSET: "Between regular and chaotic: differences grow, but saturation is not certain.",
+    Regime.CHAOTIC: "Small differences at the start grow exponentially until they saturate.",
+    Regime.DIVERGED: "The loss ended above its start or is not finite.",
+    Regime.UNDECIDED: "The intervals allow no decision.",
+}
+"""What each regime means."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number that never travels without its status.
+    """A number together with its status, interval and method.
 
     Attributes
     ----------
     value
         The number; `None` unless `status` is `OK`.
     status
-        What became of the estimate.
+        `OK`, or why there is no number.
     low, high
-        Ends of the confidence interval, `None` where there is none.
+        Ends of the confidence interval; `None` if there is none.
     confidence
-        Stated coverage of the interval in (0, 1), `None` where there is no interval.
+        Nominal coverage of the interval in (0, 1); `None` if there is no interval.
     n
-        Number of independent pieces (initial conditions, or rows of a fit) behind the value.
+        Number of independent samples (initial conditions, or rows of a fit) behind the value.
     method
         Name of the estimator.
     window
-        First and last step used, both inclusive, where a window was fitted.
+        First and last step of the fitted window, both inclusive; `None` if no window was fitted.
     message
-        One sentence for people; for a failing status, what happened and what to try.
+        One sentence; if there is no value, what happened and what to try.
     """
 
     value: float | None
@@ -113,19 +145,19 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if (self.value is None) is (self.status is Status.OK):
-            raise ValueError(f"an estimate has a value exactly when its status is ok; got {self!r}")
+            raise ValueError(f"an estimate must have a value if and only if its status is ok; got {self!r}")
 
     @classmethod
     def failed(
         cls, status: Status, *, n: int = 0, method: str = "", what: str = "", window: tuple[int, int] | None = None
     ) -> Self:
-        """Return an estimate without a value; `what` says what was seen, the advice of the status follows it."""
+        """Return an estimate without a value; its message is `what` followed by the advice for the status."""
         message = f"{what} {ADVICE[status]}".strip()
         return cls(None, status, n=n, method=method, window=window, message=message)
 
     @property
     def is_ok(self) -> bool:
-        """Whether there is a number."""
+        """Whether there is a value."""
         return self.status is Status.OK
 
     def to_json(self) -> dict[str, Any]:
@@ -144,13 +176,13 @@ class Estimate:
 
 
 def json_float(value: float | None) -> float | str | None:
-    """Return `value` as JSON can hold it: NaN and infinities as the strings "nan", "inf", "-inf"."""
+    """Return `value` in a form valid in JSON: NaN and infinities as the strings "nan", "inf", "-inf"."""
     return value if value is None or math.isfinite(value) else str(float(value))
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One named block of the flat parameter axis.
+    """One named parameter of a network: a block of the flat parameter axis.
 
     Attributes
     ----------
@@ -179,7 +211,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The recorded order of all parameters of a run, and who stands on its replica axis.
+    """Order of the parameters and replicas of a run on the axes of its arrays.
 
     Attributes
     ----------
@@ -188,9 +220,9 @@ class Layout:
     dtype
         `float32` or `float64`.
     n_perturbed
-        Number of perturbed replicas M; replica 0 is the reference, 1..M are perturbed.
+        Number of perturbed replicas M; replica 0 is the reference, replicas 1 to M are perturbed.
     has_control
-        Whether the last replica is an unperturbed copy of the reference.
+        Whether the last replica is the control, an unperturbed copy of the reference.
     """
 
     layers: tuple[Layer, ...]
@@ -215,7 +247,7 @@ class Layout:
 
     @property
     def control(self) -> int | None:
-        """Index of the control on the replica axis, or `None`."""
+        """Index of the control on the replica axis; `None` if there is none."""
         return 1 + self.n_perturbed if self.has_control else None
 
     def to_json(self) -> dict[str, Any]:
@@ -232,6 +264,6 @@ class Layout:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`."""
+        """Return the layout of a JSON object made by `to_json`."""
         layers = tuple(Layer(x["name"], x["offset"], tuple(x["shape"])) for x in data["layers"])
         return cls(layers, data["dtype"], data["n_perturbed"], data["has_control"])

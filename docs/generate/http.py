@@ -8,8 +8,8 @@ from typing import Any
 from docs.generate.json_schema import Schema, kind
 from docs.generate.markdown import code, described, page, table
 from streamscalar_services.api.http.app import create_app
-from streamscalar_services.api.http.auth import Tokens
 from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.tokens import Tokens
 
 INTRODUCTION = """
 `streamscalar serve` answers these requests, by default on `http://127.0.0.1:8870`. Send the token as
@@ -19,7 +19,7 @@ strings `"nan"`, `"inf"` and `"-inf"`.
 """
 
 _GENERATED = ("HTTPValidationError", "ValidationError")
-"""Schemas that FastAPI adds for its own error format, which the service replaces by `Problem`."""
+"""Schemas that FastAPI adds for its own error format, which the service replaces by `ProblemDocument`."""
 
 
 def openapi() -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _parameter(operation: str, parameter: Mapping[str, Any]) -> str:
 
 
 def _is_problem(answer: Mapping[str, Any]) -> bool:
-    return _content(answer) == "[Problem](#problem)"
+    return _content(answer) == "[ProblemDocument](#problemdocument)"
 
 
 def _problems(operations: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[list[str]]:
@@ -99,7 +99,8 @@ def _content(holder: Mapping[str, Any]) -> str:
         schema: Schema = content.get("schema", {})
         # The schema of a problem is written out in every operation; its title names it.
         name = schema.get("title", "")
-        found.append(f"[{name}](#{name.lower()})" if name == "Problem" else kind(schema) if schema else code(media))
+        is_problem = name == "ProblemDocument"
+        found.append(f"[{name}](#{name.lower()})" if is_problem else kind(schema) if schema else code(media))
     return " or ".join(found)
 
 

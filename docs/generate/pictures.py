@@ -16,7 +16,7 @@ import streamscalar
 from streamscalar.experiment import Experiment
 from streamscalar.numerics.exponents.curves import mean_log
 from streamscalar.report.figures import COLOURS, Drawing
-from streamscalar.report.figures.base import new_figure, style
+from streamscalar.report.figures.drawing import new_figure, style
 from streamscalar.report.page import draw
 from streamscalar.types import REFERENCE, Regime
 

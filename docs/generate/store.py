@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from docs.generate.markdown import code, described, fenced, page, table
+from streamscalar.config import RunSetting
 from streamscalar.store import schema
 from streamscalar.store.embedding_reader import EXACT_ARRAYS
 from streamscalar.types import Layer, Layout
@@ -59,7 +60,7 @@ def store_page() -> str:
 
 def _sample() -> schema.RunSpec:
     layout = Layout((Layer("weight", 0, (_N_PARAMETERS,)),), "float64", _N_PERTURBED, has_control=True)
-    return schema.RunSpec("run", {}, 0, layout, None, ("<name>",), _N_COMPONENTS, 8, "zstd")
+    return schema.RunSpec("run", RunSetting(), 0, layout, None, ("<name>",), _N_COMPONENTS, 8, "zstd")
 
 
 def _layout() -> str:

@@ -1,4 +1,4 @@
-"""The query API: an application factory without Ray, and the server that runs it alone."""
+"""The query API: an application factory without Ray, and a standalone server."""
 
 from streamscalar_services.api.http.app import create_app
 from streamscalar_services.api.service_options import ServiceOptions

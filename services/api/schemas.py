@@ -1,60 +1,34 @@
-"""The documents that the API answers with; the OpenAPI schema and the typed client follow from them."""
+"""The documents that the API returns; the OpenAPI schema is generated from them."""
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamscalar.types import AlertLevel, Regime, Status, json_float
-
-NonFinite = Literal["nan", "inf", "-inf"]
-Number = float | NonFinite
-"""A float; JSON has no other way to say that it is not finite."""
-
-
-def number(value: float | None) -> Number | None:
-    """Return a float as documents hold it."""
-    return cast(Number | None, json_float(value))
-
+from streamscalar.types import AlertLevel, Regime
+from streamscalar_services.api.estimate_schemas import (
+    Document,
+    Epsilon,
+    EstimateDocument,
+    LearningRate,
+    Number,
+    RunKey,
+    SettingDocument,
+)
 
 State = Literal["waiting", "training", "trained", "done", "failed", "cancelled", "silent"]
-"""`trained`: all rows are there, the exact embedding is not yet. `silent`: neither ended nor written to lately."""
+STATES: Mapping[State, str] = {
+    "waiting": "The run has not started.",
+    "training": "Rows are being written.",
+    "trained": "All rows are stored; the exact embedding is not computed yet.",
+    "done": "All rows and the exact embedding are stored.",
+    "failed": "The run stopped with an error; its rows are kept.",
+    "cancelled": "The run was stopped on request; its rows are kept.",
+    "silent": "The run has not ended, and no row was written recently.",
+}
+"""What each state means, in the order of a run's life."""
 
-RunKey = Annotated[str, Field(description="Id of the run, `<experiment>:<run id>`.")]
-LearningRate = Annotated[Number | None, Field(description="Learning rate; null where it is not known.")]
-Epsilon = Annotated[Number | None, Field(description="Size of the perturbation; null without one.")]
-IntervalEnd = Annotated[Number | None, Field(description="End of the interval; null without one.")]
-RegimeReason = Annotated[str, Field(description="One sentence of reason for the regime.")]
 NextCursor = Annotated[str | None, Field(description="Pass it as `cursor` for the next page; null on the last.")]
-
-
-class Document(BaseModel):
-    """Base of all documents."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class EstimateDocument(Document):
-    """A number with its interval and its status; `value` is null unless `status` is ok."""
-
-    value: Number | None
-    """The number."""
-    low: IntervalEnd
-    high: IntervalEnd
-    confidence: float | None
-    """Stated coverage of the interval, in (0, 1)."""
-    n: int
-    """Independent pieces behind the value."""
-    status: Status
-    """`ok`, or why there is no number."""
-    method: str
-    """Name of the estimator."""
-    window: tuple[int, int] | None
-    """First and last step used."""
-    message: str
-    """What happened and what to try; empty where there is nothing to add."""
-
-
-EstimatesByName = Annotated[dict[str, EstimateDocument], Field(description="Estimates by name.")]
 
 
 class Sparkline(Document):
@@ -65,11 +39,11 @@ class Sparkline(Document):
     values: list[Number]
     """Scalar at each point."""
     of: int
-    """Rows that it was thinned from."""
+    """Rows from which it was thinned."""
 
 
 class RunItem(Document):
-    """One line of the run list."""
+    """One row of the run list."""
 
     id: str
     """`<experiment>:<run id>`."""
@@ -78,13 +52,13 @@ class RunItem(Document):
     run_id: str
     """Name of the run in its store."""
     state: State
-    """What the run does now."""
+    """State of the run."""
     is_tracked: bool
-    """Whether a user's own loop trains it."""
+    """Whether a training loop of the user writes it, through `ss.track`."""
     group: str
-    """Group that it is listed under."""
+    """Group of the run."""
     tags: list[str]
-    """Words to find it by."""
+    """Tags of the run and of its experiment."""
     learning_rate: LearningRate
     epsilon: Epsilon
     initial_condition: int | None
@@ -92,31 +66,31 @@ class RunItem(Document):
     n_rows: int
     """Rows that can be read."""
     n_planned: int | None
-    """Rows that it is to have; null where nobody knows."""
+    """Rows of the complete run; null if unknown."""
     step: int | None
     """Training step of the newest row."""
     loss: Number | None
-    """Newest loss of the reference; null where not recorded."""
+    """Newest loss of the reference; null if not recorded."""
     accuracy: Number | None
-    """Newest test accuracy of the reference; null where not recorded."""
-    updated_at: Annotated[float, Field(description="Seconds since 1970 when its newest row was written.")]
+    """Newest test accuracy of the reference; null if not recorded."""
+    updated_at: Annotated[float, Field(description="Unix time of its newest row, in seconds.")]
     parent: tuple[str, int] | None
-    """Run and step that it was forked from."""
+    """Run and step from which it was forked."""
     reason: str
-    """Why it failed or was started again; empty otherwise."""
+    """Reason of a failure or restart; empty otherwise."""
     regime: Regime | None
-    """By this run alone; null until it was analysed."""
+    """Regime of this run alone; null until it is analysed."""
     exponent: EstimateDocument | None
-    """Finite-time exponent per step; null until analysed."""
+    """Finite-time exponent per step; null until it is analysed."""
     explained_variance: float | None
-    """Share of the variance along the scalar; null before there is an embedding."""
+    """Share of the variance along the scalar; null without an embedding."""
     sparkline: Sparkline | None
     """Curve of the scalar; null before there is one."""
     n_alerts: int
     """Number of its alerts."""
 
 
-class RunPage(Document):
+class RunPageDocument(Document):
     """A page of the run list."""
 
     items: list[RunItem]
@@ -124,19 +98,19 @@ class RunPage(Document):
     n: int
     """Runs on this page."""
     of: int
-    """Runs that the filter lets through."""
+    """Runs that match the filter."""
     n_analysed: int
-    """Of those, how many have a regime by now; sorting by one puts the others last."""
+    """Of those, how many are analysed; sorting by regime or exponent puts the others last."""
     next_cursor: NextCursor
 
 
 class RunDetails(Document):
-    """Everything small about one run."""
+    """Setting, layout and state of one run."""
 
     item: RunItem
-    """Its line of the list."""
+    """Its row in the list."""
     setting: dict[str, Any]
-    """What distinguishes the run, such as its learning rate."""
+    """Setting of the run, such as its learning rate."""
     seed: int
     """Seed of its initial condition."""
     n_parameters: int
@@ -156,22 +130,22 @@ class RunDetails(Document):
     bases: list[int]
     """Versions of the live basis, oldest first."""
     has_exact: bool
-    """Whether the exact embedding is there."""
+    """Whether the exact embedding is stored."""
     exact: dict[str, Any]
-    """Method, passes and residual of the exact embedding; empty before there is one."""
+    """Method, passes and residual of the exact embedding; empty until it is computed."""
 
 
-class Series(Document):
+class SeriesDocument(Document):
     """A sampled series, one list of values per replica.
 
-    Rows are a power of two apart (`stride`), counted from row 0, so that points never move: a longer series is only
-    appended to, or loses every second point. The newest row always closes it. An answer to a cursor begins with the
-    last point that is a multiple of `stride`: drop what you hold from its first step on, then append.
+    Rows are a power of two apart (`stride`), counted from row 0, so that points never move: a longer series only
+    gains points, or loses every second one. The last point is always the newest row. The answer to a cursor begins
+    with the last point that is a multiple of `stride`: drop the points from its first step on, then append.
     """
 
     run: RunKey
     name: str
-    """What was measured."""
+    """Name of the series."""
     replicas: list[str]
     """Meaning of each list of values: `reference`, `perturbed 1`..., `control`."""
     steps: list[int]
@@ -181,68 +155,39 @@ class Series(Document):
     n: int
     """Points in this answer."""
     of: int
-    """Rows in the asked range."""
+    """Rows in the requested range."""
     stride: int
     """Rows from one point to the next."""
     basis: str | None
     """`exact`, or the version of the live basis, for coordinates; null otherwise."""
     reset: bool
-    """Whether the cursor's basis or stride no longer holds: drop what you have and take this instead."""
+    """Whether the basis or stride of the cursor has changed: replace all points by these."""
     cursor: str
-    """Pass it to get only what came after."""
-
-
-class Estimates(Document):
-    """What one run says, by quantity."""
-
-    run: RunKey
-    n_rows: int
-    """Rows that the estimates are made of."""
-    regime: Regime
-    """Regime by this run alone."""
-    regime_reason: RegimeReason
-    control_divergence: Number | None
-    """Largest L1 distance between control and reference; null without a control."""
-    eigengap: Number | None
-    """One minus the ratio of the two leading eigenvalues; null before there is an embedding."""
-    estimates: EstimatesByName
-
-
-class SettingDocument(Document):
-    """Estimates over the initial conditions of one setting."""
-
-    learning_rate: LearningRate
-    epsilon: Epsilon
-    regime: Regime
-    """Regime of the setting."""
-    regime_reason: RegimeReason
-    n_runs: int
-    """Number of runs behind it."""
-    estimates: EstimatesByName
+    """Pass it to get only newer points."""
 
 
 class ExperimentItem(Document):
-    """One line of the experiment list."""
+    """One row of the experiment list."""
 
     name: str
     """Name of the experiment."""
     task: str
-    """Task of its config; `tracked` for trainings recorded by `ss.track`."""
+    """Task of its config; `tracked` for runs recorded by `ss.track`."""
     is_tracked: bool
-    """Whether a user's own loop trains its runs."""
+    """Whether training loops of users write its runs, through `ss.track`."""
     n_runs: int
-    """Number of runs that have begun."""
+    """Number of runs that have started."""
     states: dict[str, int]
     """Runs by state."""
     n_rows: int
     """Rows of all runs together."""
     created_at: float
-    """Seconds since 1970 when the store was made."""
+    """Unix time in seconds when the store was created."""
     updated_at: float
-    """Seconds since 1970 when its newest row was written."""
+    """Unix time of its newest row, in seconds."""
 
 
-class ExperimentPage(Document):
+class ExperimentPageDocument(Document):
     """The experiments."""
 
     items: list[ExperimentItem]
@@ -257,15 +202,15 @@ class ExperimentDetails(Document):
     """An experiment: config, provenance, and estimates per setting."""
 
     item: ExperimentItem
-    """Its line of the list."""
+    """Its row in the list."""
     config: dict[str, Any]
     """Config under which it was recorded."""
     provenance: dict[str, Any]
-    """Versions, device and seeds: what the bits depend on."""
+    """Versions, device and seeds, which the stored bits depend on."""
     settings: list[SettingDocument]
     """One entry per learning rate and epsilon."""
     n_analysed: int
-    """Runs behind `settings`; the others follow."""
+    """Runs that `settings` is computed from; it is updated as more are analysed."""
 
 
 class Compared(Document):
@@ -273,18 +218,18 @@ class Compared(Document):
 
     run: RunKey
     values: list[Number | None]
-    """Newest value at or before each step; null before its first row and after its last."""
+    """Newest value at or before each step; null before the first row and after the last."""
 
 
 class Comparison(Document):
-    """The reference's series of several runs at shared steps."""
+    """The series of the references of several runs at shared steps."""
 
     name: str
     """Series that is compared."""
     axis: Literal["shared", "own"]
-    """`shared`: coordinates of all runs in one joint basis, comparable. `own`: each in its own; only shapes compare."""
+    """`shared`: coordinates of all runs in one joint basis. `own`: one basis per run; only shapes can be compared."""
     message: str
-    """Why the axis is shared or not."""
+    """Whether the axis is shared, and why."""
     steps: list[int]
     """Steps of all columns."""
     runs: list[Compared]
@@ -296,7 +241,7 @@ class Comparison(Document):
 
 
 class Neighbour(Document):
-    """A run and how far its trajectory lies from the asked one."""
+    """A run and the distance of its trajectory from that of the requested run."""
 
     run: RunKey
     distance: float
@@ -304,7 +249,7 @@ class Neighbour(Document):
     n_steps: int
     """Steps that both have."""
     features: dict[str, Number]
-    """What was compared, of the neighbour, where layouts differ."""
+    """The compared features of the neighbour; empty for `weights`."""
 
 
 class Neighbours(Document):
@@ -316,7 +261,7 @@ class Neighbours(Document):
     """`weights`: RMS distance along the shared components at equal steps, for runs of one layout. `shape`: speed,
     curvature, autocorrelation and exponent of the scalar, standardised over the runs compared."""
     message: str
-    """What was measured."""
+    """Name of the series."""
     items: list[Neighbour]
     """The nearest runs, nearest first."""
     n: int
@@ -326,7 +271,7 @@ class Neighbours(Document):
 
 
 class AlertDocument(Document):
-    """Something happened to a run that somebody should know."""
+    """An event in a run that needs attention."""
 
     id: str
     """Id of the alert."""
@@ -340,9 +285,11 @@ class AlertDocument(Document):
     row: int | None
     """Row at which the rule was met; null where it has none."""
     at: float
-    """Seconds since 1970 when the row was written, or when silence was noticed."""
+    """Unix time in seconds when the row was written, or when silence was detected."""
+    change_id: str
+    """Id of the poll that found the change behind the alert; events and log lines of that poll carry it too."""
     message: str
-    """One sentence: what happened."""
+    """One sentence."""
     evidence: dict[str, Any]
     """Numbers that the rule compared."""
 
@@ -363,30 +310,32 @@ Rate = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class NewRuns(Document):
-    """Which runs to add to an experiment."""
+    """Runs to add to an experiment."""
 
     learning_rate: list[Rate] = Field(min_length=1, max_length=100)
     """Learning rates of the new runs."""
     n_initial_conditions: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """As many as the experiment has, where it is not given; those that are there already are not run again."""
+    """By default as many as the experiment has; runs that exist already are not run again."""
 
 
 class Accepted(Document):
-    """What was asked for; whoever runs the experiment takes it up within a second or so, or `resume` does."""
+    """The requested change; the executor applies it within about a second, or `resume` does."""
 
     runs: list[str]
     """Ids of the runs concerned."""
 
 
 class Health(Document):
-    """Whether the service runs."""
+    """The state of the service."""
 
     status: Literal["ok"]
     """Always `ok`."""
 
 
-class Problem(Document):
-    """An error after RFC 9457."""
+class ProblemDocument(BaseModel):
+    """An error, as RFC 9457 defines it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     """Kind of the problem, a URI reference."""

@@ -1,50 +1,50 @@
-"""How the service is set up."""
+"""Options of the service."""
 
 from dataclasses import dataclass, field
 
 from streamscalar.store import Place, medium_of
-from streamscalar_services.api.http.auth import Tokens
-from streamscalar_services.api.http.sinks import Sinks
+from streamscalar_services.api.sinks import AlertSinks
+from streamscalar_services.api.tokens import Tokens
 
 POLL_S, POLL_BUCKET_S = 1.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
-    """How the service is set up; every size has a limit.
+    """Options of the service; every size has a limit.
 
     Attributes
     ----------
     root
-        A store, or a folder of stores; or a prefix in a bucket that is one.
+        A store or a folder of stores, on a file system or in a bucket.
     tokens
-        Who may read, and who may cancel and add runs.
+        The tokens for reading, and for cancelling and adding runs.
     sinks
-        Where alerts go besides the event stream.
+        Destinations of alerts besides the event stream.
     poll_s
-        Seconds between two looks at the stores: what a new row waits for at most. By default 1, and 5 in a bucket,
-        where each look at a run that has not ended costs three requests.
+        Seconds between two polls of the stores, which is the maximum delay of a new row. By default 1, and 5 in a
+        bucket, where polling a run that has not ended takes three requests.
     silent_after_s
         Seconds without a row after which a run that has not ended counts as silent.
     max_page
-        Items of a list at most.
+        Maximum number of items of a list.
     max_points
-        Points of a series at most, over all replicas together ten times as many.
+        Maximum number of points of a series; over all replicas together ten times as many.
     max_compared
-        Runs of a comparison at most.
+        Maximum number of runs of a comparison.
     max_streams
-        Event streams at once.
+        Maximum number of concurrent event streams.
     max_body_bytes, max_query_bytes
-        Size of a request.
+        Maximum size of a request.
     body_timeout_s
-        Seconds a request may take to arrive.
+        Seconds within which a request body must arrive.
     cache_bytes
-        Series kept in memory.
+        Memory for cached series.
     """
 
     root: Place
     tokens: Tokens
-    sinks: Sinks = field(default_factory=lambda: Sinks(()))
+    sinks: AlertSinks = field(default_factory=lambda: AlertSinks(()))
     poll_s: float | None = None
     silent_after_s: float = 60.0
     max_page: int = 500
@@ -57,8 +57,8 @@ class ServiceOptions:
     cache_bytes: int = 256 * 2**20
 
     @property
-    def look_every_s(self) -> float:
-        """Seconds between two looks."""
+    def poll_every_s(self) -> float:
+        """Seconds between two polls."""
         if self.poll_s is not None:
             return self.poll_s
         return POLL_BUCKET_S if medium_of(self.root).is_remote else POLL_S

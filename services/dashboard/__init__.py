@@ -3,4 +3,4 @@
 from pathlib import Path
 
 STATIC = Path(__file__).parent / "static"
-"""Folder of the page; `index.html` belongs at `/`, every file in it under `/static/`."""
+"""Folder of the page: `index.html` is served at `/`, every file under `/static/`."""

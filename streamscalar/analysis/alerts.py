@@ -1,19 +1,19 @@
-"""What happened to a run that somebody should know: rules over its stored rows, and nothing else.
+"""Alerts of a run: the conditions of `rules.py`, tested on its stored rows alone.
 
-Alerts follow from the rows alone, so a server that starts again finds the same ones with the same names, and none has
-to be stored. For that each rule asks, at a row, only for what was known there and does not change afterwards:
+Alerts depend on the rows only, so a service that restarts finds the same alerts with the same ids, and none has to be
+stored. For that, a rule uses at each row only values that were known there and never change afterwards:
 
-- rules by row (`jumped`, `diverged`, `non_finite`) look at that row and those before it;
-- rules by estimate (`became_chaotic`, `left_regular`, `stalled`, `decorrelated`) are asked at checkpoints, numbers of
-  rows that do not depend on how the rows arrived.
+- rules by row (`jumped`, `diverged`, `non_finite`) use that row and the rows before it;
+- rules by estimate (`became_chaotic`, `left_regular`, `stalled`, `decorrelated`) run at checkpoints, numbers of rows
+  that do not depend on how the rows arrived.
 
-Coordinates of the live embedding are no such thing: they are turned and flipped whenever its basis changes. What the
-rules read instead never changes: the l1 divergence in the full space, the metrics, and how far the reference moved
-since the row before, in the full space. Its scalar moves at most that far, whatever the basis.
+Coordinates of the live embedding do change: each new basis rotates and flips them. The rules use the l1 divergence in
+the full space, the metrics, and the move of the reference since the row before, in the full space. The scalar moves at
+most that far in any basis.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,31 +33,31 @@ from streamscalar.types import REFERENCE, Estimate, Regime, json_float
 Floats = NDArray[np.float64]
 
 JUMP_ROWS = (40, 5)
-"""Rows before a jump that say what was to be expected, and rows after it that have to leave that."""
+"""Rows before a jump, from which its normal level is estimated, and rows after it, which have to differ from that."""
 
 FROZEN_SHARE = 1e-9
-"""A reference whose moves are at most this share of its largest one no longer moves."""
+"""A reference whose moves are at most this share of its largest move counts as frozen."""
 
 FOLLOWS_ABOVE = 0.5
-"""Correlation that tells following from not following; its interval has to lie on one side."""
+"""Correlation above which a run follows its group; the interval has to lie on one side of it."""
 
 LEAST_WINDOW = 62
-"""Rows that a rule by estimate looks back on, at least: two for each of the blocks of a correlation."""
+"""Least window of a rule by estimate, in rows: two for each block of a correlation."""
 
 LEAST_GROUP = 4
-"""Runs of a group from which the median of the others says what is usual."""
+"""Least number of runs in a group for a median of the others."""
 
 
 class RunWatch:
-    """The rules that need one run, asked while it grows.
+    """The rules of single runs, applied to one run while it grows.
 
-    Memory is a few numbers. A call costs as much as the new rows need, a microsecond each, plus the checkpoints among
-    them: each reads all rows up to it, but they lie so far apart that this adds up to a constant per row.
+    Memory is a few numbers. A call costs a microsecond per new row, plus the checkpoints among them: each reads all
+    rows up to it, but they are so far apart that this adds up to a constant per row.
 
     Parameters
     ----------
     rules, options
-        What to look for; how estimates are made.
+        Levels and thresholds; options of the estimates.
     """
 
     def __init__(self, rules: AlertsSection | None = None, options: Options | None = None) -> None:
@@ -74,17 +74,17 @@ class RunWatch:
         self._n_stalled = 0
 
     def update(self, series: RunSeries) -> list[Alert]:
-        """Return what is new since the last call, by row.
+        """Return the new alerts since the last call, by row.
 
         Parameters
         ----------
         series
-            The run up to now; rows seen before are not looked at again, but have to be there.
+            The run up to now, including the rows of earlier calls, which are not tested again.
 
         Raises
         ------
         BadCall
-            The series is that of another run.
+            The series belongs to another run.
         """
         if self._run_id not in (None, series.run_id):
             raise BadCall("series", f"must be of the watched run {self._run_id}", series.run_id, kind=Kind.DATA)
@@ -92,7 +92,7 @@ class RunWatch:
         n_rows = len(series.steps)
         if n_rows <= self._n_rows and not series.is_complete:
             return []
-        # The losses of a run that diverges overflow in any mean; the rules tell it as an alert.
+        # The losses of a diverging run overflow in any mean; the rules raise an alert for that.
         with np.errstate(all="ignore"):
             found = [*self._non_finite(series), *self._diverged(series), *self._jumped(series)]
             self._n_rows = max(self._n_rows, n_rows)
@@ -102,13 +102,15 @@ class RunWatch:
                 found += [*self._regime(seen), *self._stalled(seen)]
         return sorted(found, key=lambda alert: (alert.row or 0, alert.rule))
 
-    def _alert(self, series: RunSeries, rule: str, row: int, message: str, **evidence: Any) -> Iterator[Alert]:
-        """Yield the alert unless its rule is off or spoke lately."""
+    def _alert(
+        self, series: RunSeries, rule: str, row: int, words: Mapping[str, Any], evidence: dict[str, Any]
+    ) -> Iterator[Alert]:
+        """Yield the alert unless its rule is off or raised one recently."""
         last = self._last_row.get(rule)
         if getattr(self._rules, rule) == "none" or (last is not None and row - last < self._rules.cool_down_rows):
             return
         self._last_row[rule] = row
-        yield make_alert(self._rules, series, rule, row, message, evidence)
+        yield make_alert(self._rules, series, rule, row, words, evidence)
 
     def _non_finite(self, series: RunSeries) -> Iterator[Alert]:
         new = slice(self._n_rows, None)
@@ -123,8 +125,7 @@ class RunWatch:
             if self._was_finite and not is_finite:
                 what = [name for name, known in finite.items() if not known[at]]
                 row = self._n_rows + at
-                message = f"NaN or infinity in {' and '.join(what)} at step {series.steps[row]}."
-                yield from self._alert(series, "non_finite", row, message, found_in=what)
+                yield from self._alert(series, "non_finite", row, {"parts": " and ".join(what)}, {"found_in": what})
             self._was_finite = bool(is_finite)
 
     def _diverged(self, series: RunSeries) -> Iterator[Alert]:
@@ -136,21 +137,18 @@ class RunWatch:
             self._n_above = self._n_above + 1 if value > start else 0
             if self._n_above == self._rules.diverged_rows:
                 row = self._n_rows + at
-                message = (
-                    f"The loss has been above its start, {start:.3g}, for {self._n_above} rows: {value:.3g} "
-                    f"at step {series.steps[row]}."
-                )
+                words = {"start": start, "loss": float(value), "n_rows": self._n_above}
                 numbers = {"start": json_float(start), "loss": json_float(float(value)), "n_rows": self._n_above}
-                yield from self._alert(series, "diverged", row, message, **numbers)
+                yield from self._alert(series, "diverged", row, words, numbers)
 
     def _jumped(self, series: RunSeries) -> Iterator[Alert]:
         width = sum(JUMP_ROWS)
         first = max(0, self._n_rows - width + 1)
-        # Row 0 has no move, and one of 0 has no logarithm: stretches that hold either are not tested.
+        # Row 0 has no move, and a move of 0 has no logarithm: stretches with either are not tested.
         log_move = _log(_moves(series, first))
         screened = level_changes(log_move, *JUMP_ROWS, self._rules.jump_run_length)
         least = math.log(self._rules.jump_factor)
-        # Sums over many rows at once may differ in the last bit from those over few: the verdict is that of one row.
+        # Sums over many rows may differ in the last bit from those over few, so each row is decided alone.
         is_near = (np.abs(screened.statistic) > 0.99 * screened.threshold) & (np.abs(screened.shift) > 0.99 * least)
         for at in np.flatnonzero(is_near):
             stretch = log_move[at - width + 1 : at + 1]
@@ -165,24 +163,22 @@ class RunWatch:
         n_before, n_after = JUMP_ROWS
         change = row - n_after + 1
         step = int(series.steps[change])
-        way = "longer" if shift > 0.0 else "shorter"
-        message = (
-            f"From step {step} on moves are at least {np.exp(abs(shift)):.3g} times {way} than the {n_before} rows "
-            "before suggest."
-        )
-        yield from self._alert(
-            series,
-            "jumped",
-            row,
-            message,
-            change_row=change,
-            change_step=step,
-            statistic=json_float(statistic),
-            threshold=json_float(threshold),
-            factor=json_float(float(np.exp(shift))),
-            rms_move_before=math.exp(float(stretch[:n_before].mean())),
-            rms_move_after=math.exp(float(stretch[n_before:].mean())),
-        )
+        words = {
+            "change_step": step,
+            "factor": float(np.exp(abs(shift))),
+            "comparison": "longer" if shift > 0.0 else "shorter",
+            "n_before": n_before,
+        }
+        evidence = {
+            "change_row": change,
+            "change_step": step,
+            "statistic": json_float(statistic),
+            "threshold": json_float(threshold),
+            "factor": json_float(float(np.exp(shift))),
+            "rms_move_before": math.exp(float(stretch[:n_before].mean())),
+            "rms_move_after": math.exp(float(stretch[n_before:].mean())),
+        }
+        yield from self._alert(series, "jumped", row, words, evidence)
 
     def _regime(self, seen: RunSeries) -> Iterator[Alert]:
         options = self._options
@@ -198,11 +194,11 @@ class RunWatch:
         if is_open or self._candidate[1] < self._rules.n_confirm:
             return
         if regime is Regime.ONSET and self._settled is Regime.CHAOTIC:
-            # Less of it is no end of it; only regular training is.
+            # Weaker growth does not end chaos; only regular training does.
             return
         settled, self._settled = self._settled, regime
         row = len(seen.steps) - 1
-        step = int(seen.steps[row])
+        words = {"reason": reason, "regime": str(regime)}
         details = {
             "regime": str(regime),
             "regime_before": None if settled is None else str(settled),
@@ -210,15 +206,10 @@ class RunWatch:
             "ftle": exponents[0].to_json(),
             "nmle": exponents[1].to_json(),
         }
-        told = False
-        if regime is Regime.CHAOTIC:
-            message = f"Training is chaotic by step {step}: {reason}"
-            for alert in self._alert(seen, "became_chaotic", row, message, **details):
-                told = True
-                yield alert
-        if settled is Regime.REGULAR and not told:
-            message = f"Training was regular and is {regime} by step {step}: {reason}"
-            yield from self._alert(seen, "left_regular", row, message, **details)
+        chaotic = list(self._alert(seen, "became_chaotic", row, words, details)) if regime is Regime.CHAOTIC else []
+        yield from chaotic
+        if settled is Regime.REGULAR and not chaotic:
+            yield from self._alert(seen, "left_regular", row, words, details)
 
     def _stalled(self, seen: RunSeries) -> Iterator[Alert]:
         is_end = seen.n_planned is not None and len(seen.steps) >= seen.n_planned
@@ -227,8 +218,8 @@ class RunWatch:
         if why is None or self._n_stalled != self._rules.n_confirm:
             return
         row = len(seen.steps) - 1
-        message, evidence = why
-        yield from self._alert(seen, "stalled", row, f"{message} (step {seen.steps[row]}).", **evidence)
+        reason, evidence = why
+        yield from self._alert(seen, "stalled", row, {"reason": reason}, evidence)
 
     def _why_stalled(self, seen: RunSeries) -> tuple[str, dict[str, Any]] | None:
         accuracy, target = seen.reference("accuracy"), self._options.accuracy_target
@@ -240,38 +231,38 @@ class RunWatch:
         loss = seen.reference("loss")
         if newest <= FROZEN_SHARE * largest and (loss is None or loss[-1] != 0.0):
             numbers = {"rms_move": json_float(newest), "largest_rms_move": json_float(largest), "n_rows": n_window}
-            return f"Moves fell to nothing: at most {newest:.3g} in {n_window} rows", numbers
+            return f"The weights no longer move: at most {newest:.3g} in {n_window} rows", numbers
         if loss is None or not (loss[-n_window:] > 0.0).all():
             return None
         fall = trend(-np.log(loss[-n_window:]), self._options.confidence)
         if fall.high is None or fall.high >= -math.log1p(-self._rules.stalled_below):
             return None
         share = max(0.0, -math.expm1(-fall.high))
-        message = f"The loss falls by at most {share:.2%} in {n_window} rows, before the planned end"
-        return message, {"fall_of_log_loss": fall.to_json(), "n_rows": n_window, "n_planned": seen.n_planned}
+        reason = f"The loss falls by at most {share:.2%} in {n_window} rows, before the planned end"
+        return reason, {"fall_of_log_loss": fall.to_json(), "n_rows": n_window, "n_planned": seen.n_planned}
 
 
 def watch_group(
     runs: Sequence[RunSeries], rules: AlertsSection | None = None, options: Options | None = None
 ) -> list[Alert]:
-    """Return the runs of a group whose loss stopped following the median of the others, at equal rows.
+    """Return an alert for each run of a group whose loss stopped following the median of the others, at equal rows.
 
-    A run did follow at a checkpoint where the lower end of the correlation of its changes with those of the median lay
-    over `FOLLOWS_ABOVE`, and does not at a later one where the upper end lies under it and the two losses are
-    `apart_factor` apart. Without a loss the sizes of the moves are compared.
+    A run follows at a checkpoint where the lower end of the correlation of its changes with those of the median is
+    above `FOLLOWS_ABOVE`, and no longer follows at a later one where the upper end is below it and the two losses are
+    `apart_factor` apart. Without a loss, the sizes of the moves are compared.
 
     Parameters
     ----------
     runs
-        Runs that should be alike: one setting, several initial conditions. Only the rows that all of them have are
-        used, so that alerts never change; leave out runs that ended early. Fewer than `LEAST_GROUP` give no alert.
+        Runs of one setting and several initial conditions. Only rows that all of them have are used, so that alerts
+        never change; leave out runs that ended early. Fewer than `LEAST_GROUP` runs give no alert.
     rules, options
         As for `RunWatch`.
 
     Returns
     -------
     list of Alert
-        All of them, by row; call it again for a longer group. Cost: a few numbers per row, run and checkpoint.
+        All alerts, by row; call it again when the group is longer. Cost: a few numbers per row, run and checkpoint.
     """
     rules, options = rules or AlertsSection(), options or Options()
     if rules.decorrelated == "none" or len(runs) < LEAST_GROUP:
@@ -286,7 +277,7 @@ def watch_group(
         window = curves[:, n - _window(n) : n]
         is_whole = np.isfinite(window).all(axis=1)
         for index, run in enumerate(runs):
-            # A run that broke must not silence the others.
+            # A run with NaN must not suppress the alerts of the others.
             others = window[is_whole & (np.arange(len(runs)) != index)]
             if len(others) < LEAST_GROUP - 1:
                 continue
@@ -304,40 +295,38 @@ def watch_group(
 
 
 def silent(series: RunSeries, updated_at: float, now: float, rules: AlertsSection | None = None) -> Alert | None:
-    """Return an alert where an unfinished run has had no new row for `silent_after_s`.
+    """Return an alert if an unfinished run has had no new row for `silent_after_s`.
 
-    Its id stays the same until a row comes, so that whoever asks again knows that it was told.
+    The id stays the same until a new row is written, so that a caller can drop repeats.
 
     Parameters
     ----------
     series
         The run up to now.
     updated_at, now
-        When its newest row was written, and now, in seconds of the same clock.
+        Time of its newest row, and current time, in seconds of the same clock.
     """
     rules = rules or AlertsSection()
     quiet_s = now - updated_at
     if rules.silent == "none" or series.is_complete or quiet_s < rules.silent_after_s:
         return None
     row = len(series.steps) - 1
-    planned = "" if series.n_planned is None else f" of {series.n_planned}"
-    message = f"No row for {quiet_s:.0f} s, after {row + 1}{planned}."
+    rows = f"{row + 1} rows" if series.n_planned is None else f"{row + 1} of {series.n_planned} rows"
     evidence = {"silent_s": quiet_s, "silent_after_s": rules.silent_after_s, "updated_at": updated_at}
-    return make_alert(rules, series, "silent", row, message, evidence)
+    return make_alert(rules, series, "silent", row, {"silent_s": quiet_s, "rows": rows}, evidence)
 
 
 def _decorrelated(
     run: RunSeries, n: int, correlation: Estimate, own: Floats, median: Floats, n_runs: int, rules: AlertsSection
 ) -> Alert:
-    curve = "loss" if "loss" in run.metrics else "moves"
-    message = f"The {curve} no longer follows the median of the {n_runs - 1} other runs of the group"
+    words = {"curve": "loss" if "loss" in run.metrics else "size of the moves", "n_others": n_runs - 1}
     evidence = {
         "correlation": correlation.to_json(),
         "factor_to_median": json_float(float(np.exp(min(700.0, own[-1] - median[-1])))),
         "n_rows": len(own),
         "n_runs": n_runs,
     }
-    return make_alert(rules, run, "decorrelated", n - 1, f"{message} (step {run.steps[n - 1]}).", evidence)
+    return make_alert(rules, run, "decorrelated", n - 1, words, evidence)
 
 
 def _left(correlation: Estimate, own: Floats, median: Floats, rules: AlertsSection) -> bool:
@@ -346,14 +335,14 @@ def _left(correlation: Estimate, own: Floats, median: Floats, rules: AlertsSecti
 
 
 def _log_curve(run: RunSeries) -> Floats:
-    """Return the logarithm of the reference's loss, or of its moves where there is none; NaN where undefined."""
+    """Return the logarithm of the loss of the reference, or of its moves without a loss; NaN where undefined."""
     loss = run.reference("loss")
     values = _moves(run) if loss is None else loss
     return _log(values)
 
 
 def _moves(series: RunSeries, first: int = 0) -> Floats:
-    """Return how far the reference moved since the row before, RMS over parameters, `(N - first,)`; 0 at row 0."""
+    """Return the move of the reference since the row before, RMS over parameters, `(N - first,)`; 0 at row 0."""
     return np.asarray(np.sqrt(series.increments[first:, REFERENCE, REFERENCE]))
 
 
@@ -363,12 +352,12 @@ def _log(values: Floats) -> Floats:
 
 
 def _window(n_rows: int) -> int:
-    """Return how many rows are looked back on: a quarter, in which a power law falls as much late as early."""
+    """Return the window in rows: a quarter of the run, in which a power law falls as much late as early."""
     return min(n_rows, max(LEAST_WINDOW, n_rows // 4))
 
 
 def _first_rows(series: RunSeries, n: int) -> RunSeries:
-    """Return what the rules by estimate need of the first `n` rows, without a copy."""
+    """Return the first `n` rows of the series that rules by estimate need, without a copy."""
     return replace(
         series,
         is_complete=False,

@@ -1,4 +1,4 @@
-"""How an experiment is analysed."""
+"""Options of an analysis."""
 
 import zlib
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 from streamscalar.numerics.exponents.curves import Average
 from streamscalar.numerics.exponents.regime import REGULAR_BELOW
 from streamscalar.numerics.intervals import IntervalMethod
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an experiment is analysed.
+    """Options of an analysis.
 
     Attributes
     ----------
@@ -35,6 +35,8 @@ class Options:
         Rows at the end of a run over which its asymptotic state is averaged.
     seed
         Seed of resamples and surrogates.
+    is_tracked
+        Whether a training loop of the user recorded the runs; messages then name arguments of `ss.track`.
     """
 
     confidence: float = 0.95
@@ -46,7 +48,8 @@ class Options:
     n_surrogates: int = 200
     asymptotic_rows: int = 50
     seed: int = 0
+    is_tracked: bool = False
 
     def rng(self, purpose: str) -> np.random.Generator:
-        """Return a generator of its own for each purpose, so that no number depends on which others are computed."""
-        return generator(self.seed, Stream.ESTIMATES, zlib.crc32(purpose.encode()))
+        """Return a separate generator for each purpose, so that no number depends on which others are computed."""
+        return generator(self.seed, SeedStream.ESTIMATES, zlib.crc32(purpose.encode()))

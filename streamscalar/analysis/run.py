@@ -1,13 +1,14 @@
-"""What one run says, from the rows that are there."""
+"""Estimates of one run, from the rows stored so far."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.analysis.estimator_options import Options
+from streamscalar.analysis.quantities import NO_TANGENT, advised, for_tracked, keys
 from streamscalar.analysis.series import RunSeries
 from streamscalar.numerics.asymptotic.states import AsymptoticStates, asymptotic_states
 from streamscalar.numerics.embedding.walk import walk_explained_variance
@@ -26,33 +27,33 @@ from streamscalar.types import REFERENCE, Estimate, Regime, Status, json_float
 Estimator = Callable[[NDArray[np.int64], NDArray[np.float64], Average, float], Estimate]
 
 WALK_SNAPSHOTS = 400
-"""Snapshots of the random-walk control at most; rows are thinned evenly to fit."""
+"""Maximum number of snapshots of the random-walk control; rows are thinned evenly to fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunEstimates:
-    """What one run says.
+    """Estimates of one run.
 
     Attributes
     ----------
     run_id, learning_rate, epsilon, initial_condition, is_complete, n_planned
         As in its series.
     n_rows
-        Rows that were there to analyse.
+        Rows that were analysed.
     estimates
-        The `QUANTITIES` by name.
+        The estimates of level `run` in `quantities.py`, by key and in that order.
     states
         Asymptotic state of each replica, the control left out.
     regime, regime_reason
-        Regime by the run alone.
+        Regime of the run alone, and the sentence that justifies it.
     has_diverged
-        Whether its loss ended above where it began or is not finite.
+        Whether its loss ended above its start or is not finite.
     control_divergence
         Largest l1 distance between control and reference, `None` without a control.
     eigengap
-        One minus the ratio of the two leading eigenvalues, `None` before there is an embedding.
+        One minus the ratio of the two leading eigenvalues, `None` without an embedding.
     loss, accuracy
-        Latest values of the reference, `None` where not recorded.
+        Latest values of the reference; `None` if not recorded.
     """
 
     run_id: str
@@ -99,13 +100,14 @@ class RunEstimates:
 
 
 def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
-    """Analyse the rows of one run that are there, finished or not.
+    """Analyse the rows of one run, finished or not.
 
     Separations in the full space are the l1 ones.
     """
-    estimates = {name: estimate(series, options) for name, estimate in QUANTITIES.items()}
+    estimates = {key: _estimate(key, series, options) for key in keys("run")}
     regime, reason = _regime(estimates, series, options)
     scalar = series.scores[:, series.members, 0]
+    states = asymptotic_states(series.steps, scalar, options.asymptotic_rows, 1 - options.confidence)
     return RunEstimates(
         run_id=series.run_id,
         learning_rate=series.learning_rate,
@@ -115,7 +117,7 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
         n_rows=len(series.steps),
         n_planned=series.n_planned,
         estimates=estimates,
-        states=asymptotic_states(series.steps, scalar, options.asymptotic_rows, 1 - options.confidence),
+        states=replace(states, message=for_tracked(states.message)) if options.is_tracked else states,
         regime=regime,
         regime_reason=reason,
         has_diverged=series.has_diverged,
@@ -128,7 +130,7 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What a list of many runs shows of each: the exponent, and the regime as in `RunEstimates`."""
+    """The short form for a list of many runs: the exponent, and the regime as in `RunEstimates`."""
 
     exponent: Estimate
     regime: Regime
@@ -137,8 +139,12 @@ class Glance:
 
 def glance(series: RunSeries, options: Options) -> Glance:
     """Return exponent and regime alone, in a few milliseconds."""
-    estimates = {name: QUANTITIES[name](series, options) for name in ("ftle", "nmle")}
+    estimates = {key: _estimate(key, series, options) for key in ("ftle", "nmle")}
     return Glance(estimates["ftle"], *_regime(estimates, series, options))
+
+
+def _estimate(key: str, series: RunSeries, options: Options) -> Estimate:
+    return advised(key, ESTIMATORS[key](series, options), is_tracked=options.is_tracked)
 
 
 def _regime(estimates: Mapping[str, Estimate], series: RunSeries, options: Options) -> tuple[Regime, str]:
@@ -164,8 +170,7 @@ def _best_r2(series: RunSeries, options: Options) -> Estimate:
 def _tangent(series: RunSeries, options: Options) -> Estimate:
     growth = series.reference("tangent_1")
     if growth is None:
-        what = "No tangent vector was carried: set training.n_tangents."
-        return Estimate.failed(Status.MISSING, method="tangent vector", what=what)
+        return Estimate.failed(Status.MISSING, method="tangent vector", what=NO_TANGENT.config)
     return tangent_exponents(series.steps, growth[:, None], confidence=options.confidence)[0]
 
 
@@ -225,7 +230,7 @@ def _explained_variance_walk(series: RunSeries, options: Options) -> Estimate:
 
 
 def thinned(increments: NDArray[np.float64], every: int) -> NDArray[np.float64]:
-    """Return the products of moves over `every` rows, if every row had moved in a direction of its own: their sums."""
+    """Return the products of moves over `every` rows, as if the moves of different rows were orthogonal: their sums."""
     if every == 1 or len(increments) < 2:
         return increments
     sums = np.add.reduceat(increments[1:], np.arange(0, len(increments) - 1, every), axis=0)
@@ -237,7 +242,7 @@ def _latest(series: RunSeries, metric: str) -> float | None:
     return None if values is None or len(values) == 0 else float(values[-1])
 
 
-QUANTITIES: Mapping[str, Callable[[RunSeries, Options], Estimate]] = {
+ESTIMATORS: Mapping[str, Callable[[RunSeries, Options], Estimate]] = {
     "ftle": _exponent(ftle, "l1"),
     "nmle": _exponent(nmle, "l1"),
     "nmle_all_pairs": _all_pairs,
@@ -254,4 +259,4 @@ QUANTITIES: Mapping[str, Callable[[RunSeries, Options], Estimate]] = {
     "explained_variance": _explained_variance,
     "explained_variance_walk": _explained_variance_walk,
 }
-"""Estimates that a run and a setting both have, each from the series of one run."""
+"""Estimator of each estimate of a run, by its key in `quantities.py`."""

@@ -1,4 +1,4 @@
-"""The plain series of one run that an analysis reads."""
+"""The series of one run, as input of the analysis."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class RunSeries:
     run_id
         Name of the run.
     learning_rate, epsilon
-        Its setting: learning rate, NaN where a user's own training did not tell it, and size of the perturbation.
+        Its setting: learning rate (NaN if a training loop of the user did not give it), and size of the perturbation.
     initial_condition
         Index of its initial condition.
     seed
-        Seed of the run: what its own random numbers follow from.
+        Seed of all random numbers of the run.
     n_parameters
         Number P of parameters.
     n_perturbed
@@ -32,7 +32,7 @@ class RunSeries:
     is_complete
         Whether the run reached its planned end.
     n_planned
-        Rows of the complete run; `None` where nobody knows.
+        Rows of the complete run; `None` if unknown.
     steps
         Training step of each row so far, `(N,)` int64.
     divergence
@@ -46,13 +46,13 @@ class RunSeries:
     scores
         Coordinates in one basis, `(N, R, K)`; the first is the scalar embedding.
     metrics
-        `(N, R)` by name: `loss`, `accuracy` on the test split where the task has one, and `tangent_1`... (ln of the
-        stretching of each tangent vector since the row before) where they were carried.
+        `(N, R)` by name: `loss`, `accuracy` on the test split if the task has one, and `tangent_1`... (ln of the
+        stretching of each tangent vector since the row before) if the run has any.
     explained_variance, eigengap
         Share of the variance along the scalar, and one minus the ratio of the two leading eigenvalues, both in
-        [0, 1]; `None` before there is an embedding.
+        [0, 1]; `None` without an embedding.
     embedding_is_exact
-        Whether the embedding is the exact one, from all stored rows, and not the live one.
+        Whether the embedding is the exact one, from all stored rows, instead of the live one.
     """
 
     run_id: str
@@ -85,7 +85,7 @@ class RunSeries:
         return slice(0, 1 + self.n_perturbed)
 
     def reference(self, metric: str) -> NDArray[np.float64] | None:
-        """Return a metric `(N,)` of the reference, or `None` where it was not recorded."""
+        """Return a metric `(N,)` of the reference, or `None` if it was not recorded."""
         found = self.metrics.get(metric)
         return None if found is None else found[:, REFERENCE]
 
@@ -93,8 +93,8 @@ class RunSeries:
     def control_divergence(self) -> float | None:
         """Largest l1 distance of the control from the reference, the noise floor of the run.
 
-        0 where twins stay identical; NaN where the control or the reference is no longer finite; `None`
-        without a control or a row.
+        0 if the two stay identical; NaN if the control or the reference is not finite; `None` without a control or
+        a row.
         """
         l1 = self.divergence["l1"]
         if not self.has_control or len(l1) == 0:

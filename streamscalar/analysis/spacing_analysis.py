@@ -1,13 +1,14 @@
-"""The asymptotic states of one setting: rescaled spacings, the law that fits them, and what independent draws do."""
+"""Asymptotic states of one setting: rescaled spacings, fitted laws, and the comparison with independent draws."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.analysis.estimator_options import Options
+from streamscalar.analysis.quantities import for_tracked
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.numerics.asymptotic.collapse import collapse
 from streamscalar.numerics.asymptotic.independent_draws import SpacingNull, differs_from_iid, spacing_null
@@ -15,7 +16,7 @@ from streamscalar.numerics.asymptotic.spacings import LEAST_SPACINGS, SpacingFit
 from streamscalar.types import Estimate, Status, json_float
 
 USABLE = (Status.OK, Status.DRIFTING)
-"""Statuses of states whose spacings are taken. Those that drift are taken too, and counted."""
+"""Statuses of states whose spacings are used. Drifting states are used too, and counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,11 @@ class Spacings:
     fits
         Candidate laws of the pooled spacings.
     null
-        The same fit to states drawn independently; `None` where there are too few spacings.
+        The same fit to states drawn independently; `None` with too few spacings.
     collapse
-        p-value that all runs share one law.
+        p-value of the hypothesis that all runs share one law.
     difference
-        p-value against independent draws, where it is significant.
+        p-value against independent draws, if it is significant.
     """
 
     samples: tuple[NDArray[np.float64], ...]
@@ -86,10 +87,11 @@ def analyze_spacings(runs: Sequence[RunEstimates], options: Options, purpose: st
     null = None
     if len(pooled) >= LEAST_SPACINGS:
         null = spacing_null([len(states.values) for states in used], rng, options.n_surrogates, options.confidence)
+    fits = fit_spacings(pooled)
     return Spacings(
         samples=samples,
         n_drifting=sum(states.status is Status.DRIFTING for states in used),
-        fits=fit_spacings(pooled),
+        fits=replace(fits, message=for_tracked(fits.message)) if options.is_tracked else fits,
         null=null,
         collapse=collapse(samples, rng, level=level),
         difference=differs_from_iid(samples, rng, [states.values for states in used], level=level),

@@ -1,4 +1,4 @@
-"""The table of an experiment: every run, every setting, and the ladder over epsilons."""
+"""The analysis of an experiment: every run, every setting, and the ladder over epsilons."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from streamscalar.analysis.estimator_options import Options
+from streamscalar.analysis.quantities import advised, keys
 from streamscalar.analysis.run import RunEstimates, analyze_run
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import SettingEstimates, analyze_setting
+from streamscalar.analysis.setting_estimates import SettingEstimates, analyze_setting
 from streamscalar.numerics.exponents.ladder import LEAST_RUNGS, extrapolate
 from streamscalar.types import Estimate
 
@@ -23,9 +24,6 @@ AnyRun = TypeVar("AnyRun", RunSeries, RunEstimates)
 SCHEMA = 1
 """Version of the JSON document."""
 
-LADDER = ("ftle", "nmle", "nmle_best_r2", "nmle_embedded")
-"""Exponents that are extrapolated to epsilon = 0."""
-
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -34,13 +32,14 @@ class Table:
     Attributes
     ----------
     experiment
-        What the caller says about the experiment, copied to the document.
+        Facts about the experiment that the caller gives, copied to the document.
     settings
         By rising learning rate, then epsilon.
     runs
         By rising learning rate, then epsilon, then initial condition.
     ladders
-        For each learning rate with three epsilons or more, exponents extrapolated to epsilon = 0, by name.
+        For each learning rate with three epsilons or more, the exponents of level `ladder` in `quantities.py`,
+        extrapolated to epsilon = 0, by key.
     """
 
     experiment: Mapping[str, Any]
@@ -49,7 +48,7 @@ class Table:
     ladders: Mapping[float, Mapping[str, Estimate]] = field(default_factory=dict)
 
     def of_known_rates(self) -> "Table":
-        """Return the table without the runs whose learning rate nobody told, which have no place on its axis."""
+        """Return the table without the runs of unknown learning rate, which have no position on an axis of rates."""
         settings = [setting for setting in self.settings if not math.isnan(setting.learning_rate)]
         runs = [run for run in self.runs if not math.isnan(run.learning_rate)]
         return replace(self, settings=settings, runs=runs)
@@ -135,9 +134,9 @@ def analyze(
     options
         How to analyse.
     experiment
-        What to say about the experiment in the document; passed through.
+        Facts about the experiment for the document; passed through.
     analyze_one
-        What analyses a run: a caller may remember or report.
+        Analyses one run; a caller may cache results or report progress here.
     """
     return tabulate([analyze_one(series, options) for series in _ordered(runs)], options, experiment)
 
@@ -160,7 +159,7 @@ def _ordered(runs: Sequence[AnyRun]) -> list[AnyRun]:
 
 
 def _setting(run: RunSeries | RunEstimates) -> tuple[float, float]:
-    """Return the key of a setting, by which unknown learning rates come first and count as one."""
+    """Return the key of a setting; unknown learning rates sort first and count as one setting."""
     return -math.inf if math.isnan(run.learning_rate) else run.learning_rate, run.epsilon
 
 
@@ -175,10 +174,14 @@ def _ladder(runs: Sequence[RunEstimates], options: Options) -> dict[str, Estimat
     }
     whole = [rungs for rungs in by_condition.values() if len(rungs) == len(epsilons)]
     return {
-        name: extrapolate(
-            np.array(epsilons),
-            [[rungs[epsilon].estimates[name] for epsilon in epsilons] for rungs in whole],
-            options.confidence,
+        name: advised(
+            name,
+            extrapolate(
+                np.array(epsilons),
+                [[rungs[epsilon].estimates[name] for epsilon in epsilons] for rungs in whole],
+                options.confidence,
+            ),
+            is_tracked=options.is_tracked,
         )
-        for name in LADDER
+        for name in keys("ladder")
     }

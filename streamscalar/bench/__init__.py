@@ -1,4 +1,4 @@
-"""Benchmarks: each figure beside a baseline and a physical limit, taken in one run."""
+"""Benchmarks; each reports figures with a baseline, a hardware limit or a target where there is one."""
 
 from collections.abc import Callable, Mapping
 

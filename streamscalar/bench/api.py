@@ -1,4 +1,4 @@
-"""The query API under load: thousands of stored runs, long series, comparisons, and many live runs."""
+"""Benchmark `api`: the query API with thousands of stored runs, long series, comparisons and many live runs."""
 
 import contextlib
 import json
@@ -18,11 +18,10 @@ from typing import Any
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 
 import streamscalar as ss
 from streamscalar.bench.figures import Figure
-from streamscalar.config import Config, load_config
+from streamscalar.config import Config, RunSetting, load_config
 from streamscalar.store import Store
 from streamscalar.types import Layer, Layout
 from streamscalar.workers.embedder import Embedder
@@ -38,7 +37,7 @@ N_REQUESTS = 60
 
 
 def bench_api() -> list[Figure]:
-    """Measure a real service in a process of its own; takes about ten minutes, most of them to write the stores."""
+    """Measure a service in its own process; takes about ten minutes, most of them to write the stores."""
     with tempfile.TemporaryDirectory(prefix="streamscalar-bench-") as folder:
         root = Path(folder)
         _say(f"writing {N_STORED:,} runs")
@@ -53,6 +52,8 @@ def bench_api() -> list[Figure]:
 
 @dataclass
 class _ServiceProcess:
+    """A running `streamscalar serve` and the seconds until it was ready."""
+
     url: str
     process: "subprocess.Popen[str]"
     ready_s: float
@@ -63,12 +64,12 @@ class _ServiceProcess:
         return answer.raise_for_status()
 
     def cpu_s(self) -> float:
-        """Return the processor time it has used."""
+        """Return the processor seconds that the service has used."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def rss_bytes(self) -> int:
-        """Return the memory it holds."""
+        """Return the resident memory of the service in bytes."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -96,11 +97,11 @@ def _service(root: Path) -> Iterator[_ServiceProcess]:
 
 
 def _stored_figures(service: _ServiceProcess) -> list[Figure]:
-    figures = [Figure("ready with 10,000 runs", service.ready_s, "s")]
+    figures = [Figure("start with 10,000 runs", service.ready_s, "s")]
     began = time.monotonic()
     while (page := service.get("/v1/runs", limit=1).json())["n_analysed"] < page["of"]:
         time.sleep(1.0)
-    figures.append(Figure("all runs analysed after", time.monotonic() - began, "s"))
+    figures.append(Figure("time until all runs are analysed", time.monotonic() - began, "s"))
     figures.append(_timed("list of runs, p95", _lists(service), 300.0))
     run = "long:long"
     for name, target in (("embedding", 250.0), ("metrics/loss", 250.0)):
@@ -118,7 +119,7 @@ def _stored_figures(service: _ServiceProcess) -> list[Figure]:
 
 
 def _lists(service: _ServiceProcess) -> list[Callable[[], httpx.Response]]:
-    """Return list requests as a dashboard makes them: sorts, filters, pages, and the first page again and again."""
+    """Return list requests like those of the dashboard: sorted, filtered, further pages, and repeated first pages."""
     queries: list[dict[str, Any]] = [
         {},
         {"sort": "-exponent"},
@@ -158,7 +159,7 @@ def _config(store: Path, **sections: Any) -> Config:
 
 
 def _stored(store: Path) -> None:
-    """Train `N_TEMPLATES` runs of 1,000 rows, and give each so many names that there are `N_STORED` runs."""
+    """Train `N_TEMPLATES` runs of 1,000 rows, and copy them under new names until there are `N_STORED` runs."""
     ss.run(_config(store))
     runs = store / "runs"
     templates = (runs / "order").read_text().split()
@@ -167,7 +168,7 @@ def _stored(store: Path) -> None:
     for index in range(N_STORED - N_TEMPLATES):
         template = templates[index % N_TEMPLATES]
         name = f"r{index}"
-        # Chunks are never written again, so that links serve as well as copies; what names the run is written anew.
+        # Chunks are never modified, so hard links do as copies; only the file with the name of the run is rewritten.
         shutil.copytree(runs / template, runs / name, copy_function=os.link, ignore=shutil.ignore_patterns("wal"))
         for part in ("weights", "embedding"):
             (runs / name / "wal" / part).mkdir(parents=True)
@@ -187,7 +188,7 @@ def _writer_store(path: Path) -> Store:
 def _add(store: Store, run_id: str, n_parameters: int, segment_rows: int) -> None:
     store.add_run(
         run_id,
-        setting={"learning_rate": 0.1, "epsilon": 1e-6, "initial_condition": 0, "is_tracked": True, "group": "bench"},
+        setting=RunSetting(learning_rate=0.1, epsilon=1e-6, initial_condition=0, is_tracked=True, group="bench"),
         seed=0,
         layout=Layout((Layer("weight", 0, (n_parameters,)),), "float64", 1, False),
         n_rows=None,
@@ -220,7 +221,6 @@ def _live_figures(store: Path) -> list[Figure]:
     over = threading.Event()
     with _service(store) as service, contextlib.ExitStack() as stack:
         writers = {run_id: stack.enter_context(opened.weights_writer(run_id, "none")) for run_id in written}
-        recent: dict[str, list[NDArray[np.float64]]] = {run_id: [] for run_id in written}
         embedder = Embedder(str(store), _config(store).embedding, "none")
         delays: list[float] = []
         counts = [0] * N_CLIENTS
@@ -233,16 +233,14 @@ def _live_figures(store: Path) -> list[Figure]:
         rng = np.random.default_rng(0)
 
         def put(run_id: str) -> None:
-            writer, rows = writers[run_id], recent[run_id]
+            writer = writers[run_id]
             row = writer.n_durable
-            rows.append(rng.standard_normal((2, 100)))
-            writer.append(row, row, rows[-1], {"loss": np.ones(2)})
+            writer.append(row, row, rng.standard_normal((2, 100)), {"loss": np.ones(2)})
             written[run_id].append(time.monotonic())
-            for first, n_rows in writer.take_published():
-                embedder.embed(run_id, first, np.stack(rows[:n_rows]))
-                del rows[:n_rows]
+            for first, block in writer.take_published():
+                embedder.embed(run_id, first, block)
 
-        # Independent trainings do not reach the ends of their segments all at once.
+        # Independent runs do not reach the ends of their segments at the same time.
         for index, run_id in enumerate(written):
             for _ in range(index % SEGMENT_ROWS):
                 put(run_id)
@@ -253,7 +251,7 @@ def _live_figures(store: Path) -> list[Figure]:
         row = 0
         while time.monotonic() - began < LIVE_S:
             for index, run_id in enumerate(written):
-                # Spread over the second, as independent trainings are.
+                # Spread over the second, like independent runs.
                 ahead = began + row + index / N_LIVE - time.monotonic()
                 if ahead > 0.005:
                     time.sleep(ahead)
@@ -271,12 +269,12 @@ def _live_figures(store: Path) -> list[Figure]:
     growth = (settled[-1] - settled[0]) / max(1, n_rows * 2 // 3)
     return [
         Figure("rows written per second", n_rows / seconds, "rows/s", target=0.99 * N_LIVE),
-        Figure("a new row shows, p50", float(np.percentile(delays, 50)), "s"),
-        Figure("a new row shows, p99", float(np.percentile(delays, 99)), "s", target=2.0, is_ceiling=True),
-        Figure("processor of the service", cores, "cores", target=0.5, is_ceiling=True),
-        Figure("rows told to each client", float(min(counts)), "rows"),
+        Figure("delay of a new row, p50", float(np.percentile(delays, 50)), "s"),
+        Figure("delay of a new row, p99", float(np.percentile(delays, 99)), "s", target=2.0, is_ceiling=True),
+        Figure("processor use of the service", cores, "cores", target=0.5, is_ceiling=True),
+        Figure("rows sent to each client", float(min(counts)), "rows"),
         Figure("memory at the end", rss[-1] / 1e6, "MB"),
-        Figure("memory grown per row told, last two thirds", growth, "bytes"),
+        Figure("growth of memory per row, last two thirds", growth, "bytes"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""One measured number."""
+"""Result of a benchmark: one measured number."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured number beside what it is judged by.
+    """A measured number, with the values that it is compared with.
 
     Attributes
     ----------
     name, value, unit
-        The number.
+        What was measured, the number and its unit.
     baseline
-        The same quantity by the obvious way, measured side by side.
+        The same quantity for the obvious alternative, measured in the same run; `None` if there is none.
     limit
-        The most the hardware allows.
+        Maximum that the hardware allows, in `unit`; `None` if unknown.
     target
-        What was asked for.
+        Value to be reached; `None` if there is none.
     is_ceiling
-        Whether the target is the most that is allowed, and not the least.
+        Whether the target is a maximum; else it is a minimum.
     """
 
     name: str
@@ -31,15 +31,15 @@ class Figure:
     is_ceiling: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object; `met` says whether the target is reached, where there is one."""
+        """Return a JSON object; `met` is `is_met`."""
         document = asdict(self)
         del document["is_ceiling"]
         return {**document, "met": self.is_met}
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the target is reached; `None` without one."""
+        """Whether the target is reached; `None` without a target."""
         if self.target is None:
             return None
-        # NumPy's own truth values are no JSON.
+        # NumPy's bool is not JSON.
         return bool(self.value <= self.target if self.is_ceiling else self.value >= self.target)

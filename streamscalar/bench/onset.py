@@ -1,4 +1,4 @@
-"""Choosing a learning rate: find-onset against the full grid and against the range test."""
+"""Benchmark `onset`: choosing a learning rate by find-onset, by a full grid and by the range test."""
 
 import math
 import tempfile
@@ -18,24 +18,24 @@ LOW, HIGH = 0.1, 20.0
 TOLERANCE = 0.1
 N_GRID = 16
 RANGE_TEST_LOW, N_RANGE_TEST_STEPS = 1e-4, 100
-"""The test has to begin where nothing is learned: from 0.1 the loss falls fastest at once, whatever the rate."""
+"""The range test must start where nothing is learned: from 0.1 on, the loss falls fastest in the first steps."""
 N_FRESH = 20
-"""Initial conditions on which the picks are compared, none of which any method has seen."""
+"""Initial conditions on which the chosen rates are compared; no method has used them."""
 FRESH_SEED = 7919
 
 
 def bench_onset(path: Path | None = None) -> list[Figure]:
-    """Compare what three ways of choosing a rate cost, and how fast training is at the rates they choose.
+    """Compare the cost of three methods of choosing a learning rate, and the speed of training at the chosen rates.
 
-    Grid and search share the range [0.1, 20], the initial conditions and the budget; a grid as fine as the search's
-    tolerance, 57 rates, is counted but not run; the range test sweeps from 1e-4 to 20 once. Steps to accuracy are
-    measured on fresh initial conditions, the same for all; a training that does not reach the target counts with
-    all its steps, and the share that reached it stands beside.
+    Grid and search share the range [0.1, 20], the initial conditions and the budget. The cost of a grid as fine as the
+    tolerance of the search (57 rates) is computed, not measured. The range test sweeps once from 1e-4 to 20. Steps to
+    accuracy are measured on new initial conditions, the same for all methods; a run that does not reach the target
+    counts with all its steps, and the share of runs that reached it is reported too.
 
     Parameters
     ----------
     path
-        Folder of MNIST's IDX files; scikit-learn's digits without one.
+        Folder of the IDX files of MNIST; by default the digits of scikit-learn are used.
     """
     sections = {"recording": {"retain": "none"}, "store": {"fsync": "none"}, "cluster": {"executor": "inline"}}
     if path is None:
@@ -49,7 +49,7 @@ def bench_onset(path: Path | None = None) -> list[Figure]:
 
 
 def _costs_and_picks(config: Config, folder: Path) -> tuple[list[Figure], dict[str, float]]:
-    """Return what each way costs and the rate it picks."""
+    """Return the cost of each method and the rate that it chooses."""
     grid_steps = N_GRID * config.experiment.n_initial_conditions * config.training.n_steps
     found = find_onset(config, folder / "search", low=LOW, high=HIGH, budget_steps=grid_steps, tolerance=TOLERANCE)
     width, grid_pick = _grid(config, folder / "grid")
@@ -72,7 +72,7 @@ def _costs_and_picks(config: Config, folder: Path) -> tuple[list[Figure], dict[s
 
 
 def _grid(config: Config, store: Path) -> tuple[float | None, float | None]:
-    """Train the full grid; return the width of its bracket and its fastest rate."""
+    """Train the full grid; return the width of its bracket (a ratio) and its fastest rate."""
     rates = [float(f"{rate:.4g}") for rate in np.geomspace(LOW, HIGH, N_GRID)]
     settings = execute(prepare(_with(config, store, training={"learning_rate": rates}))).analyze().settings
     high = min((s.learning_rate for s in settings if s.regime in SENSITIVE), default=None)
@@ -89,7 +89,7 @@ def _grid(config: Config, store: Path) -> tuple[float | None, float | None]:
 
 
 def _speeds(config: Config, picks: Mapping[str, float], store: Path) -> list[Figure]:
-    """Measure every pick on fresh initial conditions."""
+    """Measure the speed of training at every chosen rate on new initial conditions."""
     rates = sorted(set(picks.values()))
     fresh = _with(
         config,
@@ -117,7 +117,7 @@ def _speeds(config: Config, picks: Mapping[str, float], store: Path) -> list[Fig
 
 
 def _with(config: Config, store: Path, **sections: Mapping[str, object]) -> Config:
-    """Return a config with some keys changed, stored elsewhere."""
+    """Return a config with some keys changed and another store."""
     dumped = config.model_dump()
     for name, keys in {**sections, "store": {"url": str(store)}}.items():
         dumped[name] |= keys

@@ -1,13 +1,13 @@
-"""Tracking: what it costs a training, measured against the same training without it.
+"""Benchmark `track`: the cost of `ss.track` to a training loop.
 
-Two trainings that begin with the same bits, one of them tracked, make blocks of steps in turns. While the untracked one
-runs, the worker process is stopped, so that all of its work falls on the tracked one; the budget counts the time of
-both, so it is given half of its share. A machine that becomes faster or slower meanwhile does so for both.
+Two training loops with the same initial bits, one of them tracked, run blocks of steps alternately, so that a change in
+the speed of the machine affects both. While the untracked loop runs, the worker process is stopped, so that all of its
+work falls on the tracked loop; the budget counts the time of both loops, so it is set to half of its share.
 
-Expected beforehand, on two processors: an overhead of 1 to 2 %, as that is what the budget aims at; 99.9 of 100 steps
-within 1.1 of an untracked one; `run.step` under 10 us where no row is due and under 1 ms where one is; few rows of
-trainings with steps of about 1 ms (one in 30), half of those with steps of 50 ms. A shadow costs one training (ratio
-2.1), a tangent vector three gradients (ratio 4).
+Expected on two processors: an overhead of 1 to 2 %, which the budget aims at; 99.9 of 100 steps within 1.1 times an
+untracked step; `run.step` below 10 us without a row and below 1 ms with one; few rows of loops with steps of about 1 ms
+(one in 30), half of the rows with steps of 50 ms. A shadow costs a second training run (ratio 2.1), a tangent vector
+three gradients (ratio 4).
 """
 
 import os
@@ -41,7 +41,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _Case:
-    """A training: model, optimiser and batch are made anew for every run, with the same bits."""
+    """A training loop; `build` makes model, optimiser and batch with the same bits each time."""
 
     name: str
     build: Callable[[], tuple[nn.Module, Optimizer, Batch]]
@@ -49,14 +49,14 @@ class _Case:
 
 @dataclass
 class _Times:
-    """Seconds of every step, and of every call of `run.step`."""
+    """Seconds of every step, and of the call of `run.step` within it."""
 
     steps: list[float] = field(default_factory=list)
     calls: list[float] = field(default_factory=list)
 
 
 class _Transformer(nn.Module):
-    """Two layers of attention over 32 tokens of a vocabulary of 256; P = 1.0e6."""
+    """Two layers of attention over 32 tokens from a vocabulary of 256; 1.0e6 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Transformer(nn.Module):
 
 
 def bench_track() -> list[Figure]:
-    """Measure 1,000 steps with and without tracking, in turns, on one thread; a few minutes."""
+    """Measure 1,000 steps with and without tracking, alternately, on one thread; takes a few minutes."""
     cases = [_Case("MLP", _mlp), _Case("CNN", _cnn), _Case("transformer", _transformer)]
     figures = []
     with tempfile.TemporaryDirectory() as folder, pinned_threads(1), warnings.catch_warnings():
@@ -110,7 +110,7 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 class _Training:
-    """A training in progress, with a tracker or without."""
+    """A training loop in progress, tracked or not."""
 
     def __init__(self, case: _Case, start: Callable[[nn.Module, Optimizer], Tracker] | None = None) -> None:
         self._model, self._optimizer, self._batch = case.build()
@@ -118,7 +118,7 @@ class _Training:
         self.run = start(self._model, self._optimizer) if start else None
 
     def train(self, n_steps: int) -> None:
-        """Make steps, the worker let go while they last."""
+        """Make steps; the worker process runs meanwhile and is stopped afterwards."""
         if self.run is not None:
             os.kill(self.run.worker_pid, signal.SIGCONT)
         for _ in range(n_steps):
@@ -137,7 +137,7 @@ class _Training:
             os.kill(self.run.worker_pid, signal.SIGSTOP)
 
     def finish(self) -> Summary | None:
-        """Finish the tracker."""
+        """Finish the tracker and return its summary; `None` if the loop is not tracked."""
         if self.run is None:
             return None
         os.kill(self.run.worker_pid, signal.SIGCONT)

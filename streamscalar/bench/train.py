@@ -1,4 +1,4 @@
-"""Training: the ensemble against a tight loop over replicas, and against the peak of matrix products."""
+"""Benchmark `train`: all replicas in one batch, compared with a loop over replicas and with peak arithmetic speed."""
 
 import statistics
 import time
@@ -53,7 +53,7 @@ def bench_train() -> list[Figure]:
 
 
 class _TightLoop:
-    """One replica after the other with hand-written gradients: what a careful user would write."""
+    """The baseline: one replica after another with hand-written gradients, as a careful user would write it."""
 
     def __init__(self, x: NDArray[np.float64], y: NDArray[np.int64]) -> None:
         self._x = torch.tensor(x)
@@ -74,7 +74,7 @@ class _TightLoop:
 
 
 def _side_by_side(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Return the median seconds of both, taken in turns."""
+    """Return the median seconds of both calls, measured alternately."""
     times: tuple[list[float], list[float]] = ([], [])
     first(), second()
     for _ in range(N_REPEATS):
@@ -86,7 +86,7 @@ def _side_by_side(first: Callable[[], object], second: Callable[[], object]) -> 
 
 
 def _gemm_peak(n: int = 1536) -> float:
-    """Return FLOP/s of a large square product."""
+    """Return the FLOP/s of a large square matrix product."""
     a, b = torch.rand(n, n, dtype=torch.float64), torch.rand(n, n, dtype=torch.float64)
     a_s, b_s = _side_by_side(lambda: a @ b, lambda: b @ a)
     return 2 * n**3 / min(a_s, b_s)

@@ -1,4 +1,8 @@
-"""The commands. Exit codes: 0 done, 1 work failed, 2 bad call."""
+"""The commands, except those of `watching`, `serving`, `find_onset` and `doctor_report`.
+
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong. Typer prints the docstring of each command as its help:
+the first paragraph also in the list of commands, and further paragraphs line by line, so their lines are short.
+"""
 
 import sys
 from pathlib import Path
@@ -35,39 +39,42 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="streamscalar",
-    help="Watch how neural networks train: stream every weight of perturbed twins into a store, embed each training "
-    "in one number per step, and read off which learning rates are regular, at the onset, chaotic or diverging.\n\n"
-    "First result in a minute:  streamscalar demo",
+    help="Measure how sensitive neural network training is to small perturbations. Trains perturbed copies of a "
+    "network, stores all weights at every step, embeds each run in one number per step, and classifies learning rates "
+    "as regular, onset, chaotic or diverged.\n\n"
+    "First result in about a minute:  streamscalar demo",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Show what can be configured.", no_args_is_help=True)
+config_app = typer.Typer(help="Print presets and the schema of config files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence, never a traceback."""
+    """Run the command line; errors that the user can fix are printed as one sentence, without a traceback."""
     try:
         app()
     except StreamscalarError as error:
         print(f"streamscalar: {error}", file=sys.stderr)  # noqa: T201  (this is the command line)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("streamscalar: stopped; every acknowledged row is kept", file=sys.stderr)  # noqa: T201
+        print("streamscalar: interrupted; all acknowledged rows are kept", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_set: bool) -> None:
+    if is_set:
         typer.echo(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def _root(
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     set_up_logs(log_format())
 
@@ -80,7 +87,7 @@ def demo(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a small network on real digits at six learning rates and show which are chaotic (about a minute)."""
+    """Train a small network on digits at six learning rates and show which are chaotic; takes about a minute."""
     config = chosen_config("demo", None, "digits-sweep", settings, store, executor, None)
     _execute(config, json=json, quiet=quiet)
     if not json:
@@ -98,9 +105,12 @@ def run(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Run an experiment; a store of the same config is continued, one of another config refused.
+    """Run an experiment and write its report.
 
-    Example:  streamscalar run --preset mnist --set task.path=./mnist --set 'training.learning_rate=[1,5,10]'
+    A store with the same config is continued; a store with another config is
+    an error, and stays as it is.
+
+    Example:  streamscalar run --preset mnist --set task.path=./mnist
     """
     _execute(chosen_config("run", config, preset, settings, store, executor, address), json=json, quiet=quiet)
 
@@ -114,9 +124,10 @@ def resume(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Go on with an experiment that was stopped or killed; the result is the same bit for bit.
+    """Continue an experiment that was interrupted; the result is bit for bit the same.
 
-    Where it runs may change (`--set cluster.gpus_per_trainer=0.25`), what it computes may not.
+    --set may change cluster.*, store.fsync and store.spool, which do not
+    change the results.
     """
     from streamscalar.runtime import continue_store
 
@@ -127,14 +138,15 @@ def resume(
 @app.command()
 def attach(
     store: StoreArgument,
-    address: Annotated[str, typer.Option(help="The Ray cluster it runs on, such as host:6379.")],
+    address: Annotated[str, typer.Option(help="Ray cluster that runs it, such as host:6379.")],
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Watch an experiment that runs on a Ray cluster, whoever began it; Ctrl-C leaves it running.
+    """Watch an experiment that is running on a Ray cluster; Ctrl-C does not stop it.
 
-    An experiment on a cluster does not need the terminal that began it. `cancel` ends one of its runs; `resume` goes
-    on where nothing runs any more.
+    An experiment on a cluster continues when the terminal that started it is
+    closed. To end one of its runs, use `cancel`; if it is not running any more,
+    use `resume`.
     """
     from streamscalar.cli.live import live_view
     from streamscalar.runtime import attach as attach_to
@@ -143,33 +155,35 @@ def attach(
         experiment = attach_to(store, address, on_snapshot)
     if experiment is None:
         again = f"streamscalar attach {store} --address {address}"
-        typer.echo(f"It goes on without you; watch it again with: {again}", err=json)
+        typer.echo(f"The experiment keeps running. To watch it again: {again}", err=json)
     else:
         _conclude(experiment, str(store), json=json, quiet=quiet)
 
 
 @app.command()
 def ls(
-    store: Annotated[str, typer.Argument(help="A store, or a folder of stores.")] = "streamscalar-runs",
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="A store, or a folder of stores.")
+    ] = "streamscalar-runs",
     json: JsonOption = False,
 ) -> None:
-    """List experiments, or the runs of one."""
+    """List the experiments in a folder, or the runs of a store."""
     show.listing(store, as_json=json)
 
 
 @app.command(name="show")
 def show_command(
     store: StoreArgument,
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run, as `ls STORE` names it.")] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run, as listed by `ls STORE`.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show config and provenance of an experiment, or everything about one run."""
+    """Print config and provenance of an experiment, or setting, status and estimates of a run."""
     show.details(store, run_id, as_json=json)
 
 
 @app.command()
 def analyze(store: StoreArgument, json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Estimate regime, exponents, times and spacings per learning rate, with intervals and statuses."""
+    """Print the estimates per learning rate: regime, exponents, times, with confidence intervals."""
     import streamscalar
 
     show.table(analyzed(streamscalar.open(store), quiet=quiet), as_json=json)
@@ -177,11 +191,11 @@ def analyze(store: StoreArgument, json: JsonOption = False, quiet: QuietOption =
 
 @app.command()
 def claims(
-    stores: Annotated[list[str], typer.Argument(help="Stores to judge by, together.", metavar="STORE...")],
+    stores: Annotated[list[str], typer.Argument(help="Stores whose runs are evaluated together.", metavar="STORE...")],
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Judge each claim of the papers by what is stored: reproduced, refuted or undecided, and why."""
+    """Test the claims of the papers on stored runs: reproduced, refuted or undecided."""
     import streamscalar
     from streamscalar.analysis.claims import judge_claims
 
@@ -193,15 +207,16 @@ def claims(
 def report(
     store: StoreArgument,
     beside: Annotated[
-        list[str] | None, typer.Option("--with", help="Another store whose runs count for the claims; may repeat.")
+        list[str] | None, typer.Option("--with", help="Further store for the test of the claims; may be repeated.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="HTML file (default: STORE/report.html).")] = None,
+    output: Annotated[Path | None, typer.Option(help="HTML file to write (default: STORE/report.html).")] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="Folder for every figure as PNG and PDF, and the numbers as CSV and JSON.")
+        Path | None,
+        typer.Option(help="Also write the figures (PNG, PDF) and their numbers (CSV, JSON) to this folder."),
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a self-contained HTML report: figures, tables, and what can be concluded from them."""
+    """Write an HTML report with figures, tables and conclusions in one file."""
     import streamscalar
     from streamscalar.report import write_report
     from streamscalar.store import place
@@ -218,12 +233,12 @@ def report(
 @app.command()
 def export(
     store: StoreArgument,
-    output: Annotated[Path | None, typer.Option(help="Folder for the files (default: STORE/export).")] = None,
-    form: Annotated[str, typer.Option("--format", help="parquet or csv.")] = "parquet",
+    output: Annotated[Path | None, typer.Option(help="Folder to write to (default: STORE/export).")] = None,
+    form: Annotated[str, typer.Option("--format", help="File format: parquet or csv.")] = "parquet",
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write settings, runs and series as tables, for notebooks and other tools."""
+    """Write the tables settings, runs and series for notebooks and other tools."""
     import streamscalar
     from streamscalar.report.export import FORMATS
     from streamscalar.report.export import export as write_tables
@@ -244,13 +259,13 @@ def export(
 
 @app.command()
 def verify(store: StoreArgument, json: JsonOption = False, quiet: QuietOption = False) -> None:
-    """Recompute every checksum of a store; exit code 1 where something is damaged."""
+    """Check all checksums of a store; exit code 1 if data are damaged."""
     show.verification(store, as_json=json, quiet=quiet)
 
 
 @app.command()
 def digest(store: StoreArgument, json: JsonOption = False) -> None:
-    """Print one hash over weights, metrics, coordinates and estimates: equal digests mean equal bits."""
+    """Print a hash over weights, metrics, coordinates and estimates, to compare two experiments bit for bit."""
     import streamscalar
 
     value = streamscalar.open(store).digest()
@@ -259,10 +274,12 @@ def digest(store: StoreArgument, json: JsonOption = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="train, track, api, scaling (minutes) or onset (an hour).")] = "train",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="train, track, api or scaling (minutes each), or onset (an hour).")
+    ] = "train",
     json: JsonOption = False,
 ) -> None:
-    """Measure speed on this machine, beside a baseline and the physical limit."""
+    """Measure the speed of this machine, with a baseline and the hardware limit where there is one."""
     from streamscalar.bench import BENCHES
 
     if name not in BENCHES:
@@ -277,16 +294,16 @@ for command in (serve, watch, query, alerts, add, cancel, doctor):
 
 @config_app.command(name="schema")
 def config_schema() -> None:
-    """Print the JSON schema of a config file, for editors."""
+    """Print the JSON schema of config files, for editors."""
     show.document(Config.model_json_schema())
 
 
 @config_app.command(name="show")
 def config_show(
-    preset: Annotated[str, typer.Argument(help=f"One of: {', '.join(preset_names())}.")],
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help=f"One of: {', '.join(preset_names())}.")],
     settings: SetOption = None,
 ) -> None:
-    """Print a preset as a commented config file, to edit and run."""
+    """Print a preset as a config file with a comment on each key."""
     from streamscalar.config.loading import commented_yaml
 
     typer.echo(commented_yaml(load_config(preset=preset, settings=settings or ())))

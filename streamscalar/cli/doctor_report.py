@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with an installation, a store's place or a cluster, and how to mend it."""
+"""The command `doctor`: checks of an installation, a store and a cluster, with a fix for each problem."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamscalar.cli import show
-from streamscalar.cli.shared_options import AddressOption, JsonOption
+from streamscalar.cli.shared_options import JsonOption
 from streamscalar.config import Config, load_config
 from streamscalar.logs import one_line
 
@@ -24,23 +24,34 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"
 
 def doctor(
     store: Annotated[
-        str | None, typer.Argument(metavar="[STORE]", help="A store, or where one shall be: folder or URL.")
+        str | None, typer.Argument(metavar="STORE", help="Store to check, or folder or URL for a new one.")
     ] = None,
-    address: AddressOption = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to check (default: none).")
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Config file whose trainers the cluster must hold (default: 1 CPU each).")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Config file whose trainers must fit on the cluster (default: 1 CPU per trainer)."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check this installation, a store's place and a cluster; name what is wrong, and how to mend it.
+    """Check the installation, a store and a cluster, and print how to fix what is wrong.
 
-    streamscalar doctor                                  this machine: packages, device, tokens, port
-    streamscalar doctor ./streamscalar-runs/mine         and a store: file system, locks, disk, failed runs
-    streamscalar doctor /shared/mine --address head:6379 and a cluster: token, versions, storage, clocks of every node
+    streamscalar doctor
+    this machine: packages, device, tokens, port
 
-    Exit code 0: nothing failed (warnings may stand); 1: a check failed; 2: bad call. Nothing is changed or left behind.
+    streamscalar doctor STORE
+    also a store: file system, locks, free space, failed runs
+
+    streamscalar doctor STORE --address HOST:6379
+    also every node of a cluster: token, versions, storage, clock
+
+    Exit code 0: no check failed (there may be warnings); 1: a check failed;
+    2: the call was wrong. Files that the checks write are deleted again.
     """
-    from streamscalar.doctor.checks import Verdict, worst
+    from streamscalar.doctor.checks import CheckStatus, worst
 
     section = (Config() if config is None else load_config(config)).cluster
     checks = []
@@ -55,16 +66,16 @@ def doctor(
         show.document({"schema": 1, "status": str(verdict), "checks": [check.to_json() for check in checks]})
     else:
         console.print(_table(checks))
-    if verdict is Verdict.FAIL:
+    if verdict is CheckStatus.FAIL:
         raise typer.Exit(1)
 
 
 def _checks(store: str | None, address: str | None, section: "ClusterSection") -> "Iterator[Check]":
-    from streamscalar.doctor.checks import Verdict, installation, made, worst
+    from streamscalar.doctor.checks import CheckStatus, installation, made, worst
     from streamscalar.doctor.cluster import cluster_checks, require_address
     from streamscalar.doctor.store import store_checks
 
-    # What is wrong with the call is said before anything is checked.
+    # Errors of the call are raised before any check runs.
     of_store = {} if store is None else store_checks(store)
     if address is not None:
         require_address(address)
@@ -74,8 +85,8 @@ def _checks(store: str | None, address: str | None, section: "ClusterSection") -
         found.append(check)
         yield check
     if address is not None:
-        # Nodes are not sent to look at a place that fails here already, or hangs.
-        yield from cluster_checks(address, None if worst(found) is Verdict.FAIL else store, section)
+        # If the store fails or hangs on this machine, the nodes do not try it.
+        yield from cluster_checks(address, None if worst(found) is CheckStatus.FAIL else store, section)
 
 
 def _table(checks: "list[Check]") -> Table:
@@ -87,10 +98,10 @@ def _table(checks: "list[Check]") -> Table:
         if check.group != group:
             group = check.group
             grid.add_row("", Text(group, style="bold"), "")
-        verdict = str(check.finding.verdict)
-        # Reasons and names come from elsewhere: what would move the cursor is spelled out.
-        found = Text(one_line(check.finding.found))
-        if check.finding.fix:
-            found.append(f"\n{one_line(check.finding.fix)}.", style="italic")
+        verdict = str(check.result.status)
+        # Reasons and names come from outside: control characters are escaped.
+        found = Text(one_line(check.result.found))
+        if check.result.fix:
+            found.append(f"\n{one_line(check.result.fix)}.", style="italic")
         grid.add_row(Text(verdict, style=COLOURS[verdict]), Text(check.name), found)
     return grid

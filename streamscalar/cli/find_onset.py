@@ -31,21 +31,23 @@ LOG_EVERY_S = 10.0
 def find_onset(
     config: ConfigArgument = None,
     preset: PresetOption = None,
-    low: Annotated[float, typer.Option(help="Smallest learning rate of the first grid.")] = 0.1,
-    high: Annotated[float, typer.Option(help="Largest learning rate of the first grid.")] = 20.0,
+    low: Annotated[float, typer.Option(help="Lowest learning rate of the search.")] = 0.1,
+    high: Annotated[float, typer.Option(help="Highest learning rate of the search.")] = 20.0,
     budget: Annotated[
         int | None,
         typer.Option(
-            help="Optimiser steps in all: rates x initial conditions x training.n_steps, replicas not counted "
-            "(default: enough for 16 rates).",
+            help="Maximum optimiser steps in total. One learning rate takes initial conditions x training.n_steps; "
+            "replicas are not counted (default: enough for 16 learning rates).",
         ),
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Relative width at which a bracket is narrow enough.")] = 0.1,
+    tolerance: Annotated[float, typer.Option(help="Relative width of the bracket at which the search ends.")] = 0.1,
     settings: SetOption = None,
     store: Annotated[
         str | None,
         typer.Option(
-            "--store", help="Folder of the search's stages (default: ./streamscalar-runs/<experiment name>-onset)."
+            "--store",
+            metavar="FOLDER",
+            help="Folder for the stores of the search (default: ./streamscalar-runs/<experiment name>-onset).",
         ),
     ] = None,
     executor: ExecutorOption = None,
@@ -53,13 +55,17 @@ def find_onset(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Bracket the learning rate at which training becomes sensitive, and find the fastest one, within a budget.
+    """Search the learning rate at which training becomes sensitive, and the fastest one.
 
-    Five rates spread over the range come first, then those that narrow the bracket and the fastest rate most. Repeat
-    the command to go on after an interrupt, or with a larger --budget where it ran out: stored stages are not
-    trained again. Each stage is a store of its own, for `analyze` and `report`.
+    The search starts with five learning rates spread over the range. Further
+    rates narrow the bracket around the onset, and around the fastest rate,
+    until the tolerance or the budget is reached.
 
-    Example:  streamscalar find-onset --preset digits-sweep --budget 6000 --set recording.retain=none
+    To continue after an interrupt, or with a larger --budget, repeat the
+    command: stored stages are not trained again. Each stage has its own store,
+    which `analyze` and `report` can open.
+
+    Example:  streamscalar find-onset --preset digits-sweep --budget 6000
     """
     from streamscalar.runtime.onset_trials import find_onset as search
     from streamscalar.store import place
@@ -86,7 +92,7 @@ def find_onset(
 
 
 class _Log:
-    """Progress on stderr: a line per rate, and one now and then in between."""
+    """Progress on stderr: a line per learning rate, and every 10 s in between."""
 
     def __init__(self, budget_steps: int, *, quiet: bool) -> None:
         self._budget, self._quiet = budget_steps, quiet
@@ -96,14 +102,14 @@ class _Log:
     def snapshot(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
-            self._write(f"  {snapshot.count('done')} of {snapshot.n_runs} runs of this stage done")
+            self._write(f"  {snapshot.count('done')} of {snapshot.n_runs} runs of this stage are done")
 
     def probe(self, probed: RateProbed) -> None:
         self._spent += probed.n_steps_spent
         steps = probed.steps_to_accuracy
         what = str(steps.status).replace("_", " ") if steps.value is None else f"{steps.value:.3g} steps"
         budget = f"{self._spent:,} of {self._budget:,} steps"
-        self._write(f"lr {probed.learning_rate:g}: {probed.regime}, target: {what}; {budget}")
+        self._write(f"learning rate {probed.learning_rate:g}: {probed.regime}; target accuracy: {what}; used {budget}")
 
     def _write(self, line: str) -> None:
         self._logged_at = time.monotonic()
@@ -126,4 +132,4 @@ def _print(result: OnsetResult, root: "Place") -> None:
     Console().print(grid)
     typer.echo(f"{result.message}\nresult: {root / 'onset.json'}")
     if result.ran_out:
-        typer.echo("Repeat with a larger --budget to go on from here.")
+        typer.echo("To continue, repeat the command with a larger --budget.")

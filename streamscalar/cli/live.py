@@ -29,7 +29,7 @@ SHOWN = (Phase.TRAINING, Phase.TRAINED, Phase.FAILED)
 
 @contextmanager
 def live_view(*, quiet: bool) -> Iterator[Callable[[Snapshot], None]]:
-    """Yield the function that shows a snapshot on stderr: a live table, or a line now and then off a terminal."""
+    """Yield a function that shows a snapshot on stderr: a live table on a terminal, else a line every 10 s."""
     if quiet:
         yield lambda _: None
         return
@@ -43,7 +43,7 @@ def live_view(*, quiet: bool) -> Iterator[Callable[[Snapshot], None]]:
 
 
 def analyzed(experiment: "Experiment", *, quiet: bool) -> "Table":
-    """Analyse an experiment, with a bar on a terminal where that takes longer than a moment."""
+    """Return the analysis of an experiment; on a terminal, show a progress bar meanwhile."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         return experiment.analyze()
@@ -92,7 +92,7 @@ class _Meter:
         for run in active[:MAX_LINES]:
             table.add_row(*_cells(run, snapshot.n_rows_planned))
         total = snapshot.n_runs * snapshot.n_rows_planned
-        # A bar does not end its line by itself.
+        # A progress bar does not end its line.
         bar = Padding(ProgressBar(total, snapshot.n_rows, width=60), (0, 0, 1, 0))
         return Group(Text(self._headline(snapshot)), bar, table)
 

@@ -1,4 +1,4 @@
-"""Where the terminal commands ask: a running service, or the stores themselves by the code that a service runs."""
+"""Sources of the terminal commands: a running service, or stores read directly with the code of the service."""
 
 import sys
 import time
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from streamscalar.store import Place
 
 ABOUT = ("details", "estimates", "nearest", "embedding", "divergence")
-"""What can be asked of a run besides its metrics."""
+"""Documents about a run, besides its metrics."""
 N_NEAREST = 10
 ANALYSE_S = 0.5
-"""Seconds of analysis between two looks of a live view."""
+"""Seconds of analysis between two polls of a live view."""
 
 
 class Runs(Protocol):
-    """What can be asked; every answer is a document of the API."""
+    """A source of runs; every method returns a document of the API."""
 
     def page(self, filter_text: str, sort: str, limit: int) -> dict[str, Any]:
         """Return the first runs of a list."""
@@ -37,7 +37,7 @@ class Runs(Protocol):
 
 @contextmanager
 def opened(where: str, *, wait: bool) -> Iterator[Runs]:
-    """Open a service by its address, or stores by their folder or URL; `wait` until all runs there are analysed."""
+    """Open a service by its URL, or stores by their folder or URL; with `wait`, analyse all runs first."""
     if where.startswith(("http://", "https://")):
         with connect(where) as client:
             yield _ServiceRuns(client)
@@ -72,25 +72,25 @@ class _ServiceRuns:
 
 class _StoreRuns:
     def __init__(self, root: "Place", *, wait: bool) -> None:
-        from streamscalar_services.api.http.auth import Tokens
         from streamscalar_services.api.service_options import ServiceOptions
+        from streamscalar_services.api.tokens import Tokens
         from streamscalar_services.api.watch.monitor import Monitor
 
-        # Nobody can reach it, so nobody needs a token.
+        # It does not listen, so its tokens are never checked.
         self._monitor = Monitor(ServiceOptions(root, Tokens("", "")))
-        self._monitor.look()
+        self._monitor.poll()
         if wait:
             self._analyse(float("inf"), with_progress=sys.stderr.isatty())
 
     def page(self, filter_text: str, sort: str, limit: int) -> dict[str, Any]:
-        self._monitor.look()
+        self._monitor.poll()
         self._analyse(ANALYSE_S)
         answer, _ = self._monitor.queries.runs(filter_text, sort, None, limit)
         return answer.model_dump(mode="json")
 
     def about(self, run: str, what: str, max_points: int) -> dict[str, Any]:
         from streamscalar_services.api.query.nearest import nearest
-        from streamscalar_services.api.query.queries import Window
+        from streamscalar_services.api.query.sampling import Window
 
         queries, catalog = self._monitor.queries, self._monitor.catalog
         window = Window(None, None, max_points, None)
@@ -101,7 +101,7 @@ class _StoreRuns:
             case "estimates":
                 return queries.estimates(entry.id, None).model_dump(mode="json")
             case "nearest":
-                return nearest(queries, entry, catalog.entries(), N_NEAREST, "auto").model_dump(mode="json")
+                return nearest(queries.readers, entry, catalog.entries(), N_NEAREST, "auto").model_dump(mode="json")
             case "embedding":
                 return queries.embedding(entry.id, 0, "best", window).model_dump(mode="json")
             case "divergence":
@@ -112,11 +112,11 @@ class _StoreRuns:
         return self._monitor.alarms.page(run, level, None, limit).model_dump(mode="json")
 
     def _named(self, run_id: str) -> str:
-        """Return the whole name of a run that is the only one of its short name here."""
+        """Return the full name of a run from its name within the experiment, which must be unique."""
         found = [entry.id for entry in self._monitor.catalog.entries() if entry.run_id == run_id]
         if len(found) != 1:
-            must = "must name one run" + (f": {', '.join(found[:5])}" if found else "; `watch` lists them")
-            raise BadCall("run", must, repr(run_id), kind=Kind.STORE_MISSING)
+            must = "must be the name of one run" + (f", such as {', '.join(found[:5])}" if found else "")
+            raise BadCall("run", must, repr(run_id), "`watch` lists the names", Kind.STORE_MISSING)
         return found[0]
 
     def _analyse(self, within_s: float, *, with_progress: bool = False) -> None:
@@ -125,6 +125,6 @@ class _StoreRuns:
         while analyst.n_waiting and time.monotonic() - began < within_s:
             analyst.work_one()
             if with_progress:
-                sys.stderr.write(f"\ranalysing, {analyst.n_waiting} runs left \033[K")
+                sys.stderr.write(f"\ranalysing: {analyst.n_waiting} runs left \033[K")
         if with_progress:
             sys.stderr.write("\r\033[K")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the config they add up to."""
+"""Options that several commands share, and the config that results from them."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,25 +8,39 @@ import typer
 from streamscalar.config import Config, load_config, preset_names
 from streamscalar.errors import BadCall, Kind
 
-StoreArgument = Annotated[
-    str, typer.Argument(help="Folder of the store, or its URL (s3://bucket/prefix).", metavar="STORE")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; progress goes to stderr.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+StoreArgument = Annotated[str, typer.Argument(help="Folder of the store, or s3://bucket/prefix.", metavar="STORE")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print progress.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key; may repeat. Values are YAML."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set one config key to a YAML value; may be repeated."),
 ]
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", help="Folder of the store, or s3://bucket/prefix (default: ./streamscalar-runs/<experiment name>)."
+        "--store",
+        metavar="STORE",
+        help="Folder of the store, or s3://bucket/prefix (default: ./streamscalar-runs/<experiment name>).",
     ),
 ]
-ExecutorOption = Annotated[str | None, typer.Option("--executor", help="ray (default) or inline: all in one process.")]
-AddressOption = Annotated[str | None, typer.Option("--address", help="An existing Ray cluster, such as host:6379.")]
-ConfigArgument = Annotated[Path | None, typer.Argument(help="YAML or JSON file; or take --preset.")]
-PresetOption = Annotated[str | None, typer.Option("--preset", help=f"One of: {', '.join(preset_names())}.")]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", metavar="ray|inline", help="Run with Ray workers (ray, the default), or in this process (inline)."
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="HOST:PORT", help="Running Ray cluster, such as host:6379 (default: start a local one)."
+    ),
+]
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG", help="Config file (YAML or JSON), unless --preset is given.")
+]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help=f"Built-in config, one of: {', '.join(preset_names())}.")
+]
 
 
 def chosen_config(
@@ -43,14 +57,14 @@ def chosen_config(
     Raises
     ------
     BadCall
-        Both are given, or neither; or the config is not valid.
+        Both or neither are given, or the config is not valid.
     """
     if (source is None) == (preset is None):
         raise BadCall(
             command,
-            "needs a config file or a preset, one of them",
+            "needs a config file or a preset",
             "both" if preset else "neither",
-            f"For example --preset {preset_names()[0]}",
+            f"Pass one of them, for example --preset {preset_names()[0]}",
             Kind.CONFIG,
         )
     chosen: dict[str, dict[str, Any]] = {"cluster": {}, "store": {}}

@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Output of the commands: tables, JSON documents and notes."""
 
 import json
 import sys
@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from streamscalar.analysis.quantities import QUANTITIES
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.types import Regime, Status
 
 if TYPE_CHECKING:
-    from streamscalar.analysis.claims import Claim
+    from streamscalar.analysis.claims import ClaimResult
     from streamscalar.analysis.table import Table as Analysis
     from streamscalar.bench import Figure
     from streamscalar.runtime import Prepared
@@ -30,13 +31,8 @@ SHORT = {
     Status.TOO_FEW_INITIAL_CONDITIONS: "too few runs",
     Status.NO_EXPONENTIAL_PHASE: "no exp. phase",
 }
-COLUMNS = {
-    "ftle": "FTLE",
-    "nmle": "nMLE weights",
-    "nmle_embedded": "nMLE scalar",
-    "steps_to_accuracy": "steps to target",
-    "explained_variance": "explained",
-}
+COLUMNS = ("ftle", "nmle", "nmle_embedded", "steps_to_accuracy", "explained_variance")
+"""Estimates in the table of settings."""
 
 
 def document(data: Any) -> None:
@@ -45,14 +41,14 @@ def document(data: Any) -> None:
 
 
 def price(prepared: "Prepared") -> None:
-    """Print what a run will cost, and what its file system does not promise, on stderr."""
+    """Print the expected size and time of an experiment on stderr, and a warning about its file system if any."""
     from streamscalar.store import medium_of, place
 
     cost = prepared.cost
     sys.stderr.write(
-        f"{cost.n_runs} runs, {cost.n_rows:,} rows of {_bytes(cost.row_bytes)}; {_bytes(cost.kept_bytes)} of weights "
-        f"stay, at most {_bytes(cost.peak_bytes)} at once, before compression; "
-        f"about {prepared.seconds:.0f} s of training, {prepared.n_concurrent} at a time\n"
+        f"{cost.n_runs} runs, {cost.n_rows:,} rows of {_bytes(cost.row_bytes)}; weights before compression: "
+        f"{_bytes(cost.kept_bytes)} kept, {_bytes(cost.peak_bytes)} at most; "
+        f"about {prepared.seconds:.0f} s of training, {prepared.n_concurrent} trainers at a time\n"
     )
     root = place(prepared.config.store_path)
     if warning := medium_of(root).warning(root):
@@ -78,8 +74,8 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
     if has_ladder:
         grid.add_column("epsilon", justify="right")
     grid.add_column("regime")
-    for name in COLUMNS.values():
-        grid.add_column(name)
+    for key in COLUMNS:
+        grid.add_column(QUANTITIES[key].short)
     for setting in analysis.settings:
         grid.add_row(
             f"{setting.learning_rate:g}",
@@ -90,14 +86,14 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
     console = Console()
     console.print(grid)
     console.print(
-        "Exponents are per step; the interval is over initial conditions.",
+        "Exponents are per step; confidence intervals are over initial conditions.",
         style="dim",
         markup=False,
     )
 
 
 def interval(estimate: Mapping[str, Any]) -> str:
-    """Return an estimate as its documents hold it in a few characters: value and interval, or why there is none."""
+    """Return an estimate (a document of `Estimate.to_json`) as short text: value and interval, or its status."""
     value, low, high = (None if estimate[name] is None else float(estimate[name]) for name in ("value", "low", "high"))
     if value is None:
         status = Status(estimate["status"])
@@ -110,8 +106,8 @@ def interval(estimate: Mapping[str, Any]) -> str:
     return f"{value:.3g} \\[{low:.3g}, {high:.3g}]"
 
 
-def claims(judged: "list[Claim]", *, as_json: bool) -> None:
-    """Print what became of each claim."""
+def claims(judged: "list[ClaimResult]", *, as_json: bool) -> None:
+    """Print the verdict on each claim."""
     if as_json:
         document({"schema": 1, "claims": [claim.to_json() for claim in judged]})
         return
@@ -124,17 +120,17 @@ def claims(judged: "list[Claim]", *, as_json: bool) -> None:
 
 
 def next_steps(store: str) -> None:
-    """Print what to type after the demo."""
+    """Print commands to try after the demo."""
     typer.echo(
         "\nNext:\n"
-        f"  streamscalar show {store} lr2.5_ic0      everything about one run\n"
-        f"  streamscalar analyze {store} --json      all numbers, with intervals and statuses\n"
+        f"  streamscalar show {store} lr2.5_ic0      setting and estimates of a run\n"
+        f"  streamscalar analyze {store} --json      all estimates as JSON\n"
         "  streamscalar config show digits-sweep > my.yaml; streamscalar run my.yaml\n"
     )
 
 
 def listing(where: str, *, as_json: bool) -> None:
-    """Print the experiments below a folder, or the runs of a store."""
+    """Print the experiments in a folder, or the runs of a store."""
     import streamscalar
     from streamscalar.store import Store, medium_of, place
 
@@ -184,7 +180,7 @@ def details(path: str, run_id: str | None, *, as_json: bool) -> None:
 
 
 def verification(path: str, *, as_json: bool, quiet: bool) -> None:
-    """Print the findings of a verification; raise where there are any."""
+    """Print the damage that a verification finds; raise if there is any."""
     from streamscalar.store import Store, verify
 
     store = Store.open(path)

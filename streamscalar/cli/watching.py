@@ -1,4 +1,4 @@
-"""`watch`, `query`, `alerts`, `add`, `cancel`: what a running experiment or service is asked from a terminal."""
+"""The commands `watch`, `query`, `alerts`, `add` and `cancel`: read stores or a service, and request changes."""
 
 import math
 import time
@@ -23,23 +23,34 @@ LEVEL_COLOURS: Mapping[AlertLevel, str] = {"info": "dim", "warn": "yellow", "err
 REFRESH_S = 1.0
 SHOWN = 30
 MOST = 500
-WHERE = "A store, a folder of stores, or the address of a service such as http://127.0.0.1:8870."
+WHERE = "A store, a folder of stores, or the URL of a service, such as http://127.0.0.1:8870."
 
 WhereArgument = Annotated[str, typer.Argument(metavar="STORE|URL", help=WHERE)]
 FilterOption = Annotated[
-    str, typer.Option("--filter", "-f", help="Such as: regime=chaotic learning_rate>2 tag=baseline, or part of a name.")
+    str,
+    typer.Option(
+        "--filter",
+        "-f",
+        metavar="FILTER",
+        help="Show only runs that match, such as: regime=chaotic learning_rate>2 tag=baseline, or part of a name.",
+    ),
 ]
-SortOption = Annotated[str, typer.Option(help="What to sort by, as -exponent: a minus sorts downwards.")]
+SortOption = Annotated[
+    str, typer.Option(metavar="KEY", help="Key to sort by, such as exponent; with a minus in descending order.")
+]
 
 
 def watch(
     where: WhereArgument = "streamscalar-runs",
     filter_text: FilterOption = "",
     sort: SortOption = "-updated_at",
-    once: Annotated[bool, typer.Option(help="Print the table once and end.")] = False,
+    once: Annotated[bool, typer.Option(help="Print the table once and exit.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Watch runs live: state, regime, exponent and the curve of the scalar; Ctrl-C ends it, the runs do not notice."""
+    """Show a live table of runs: state, regime, exponent and curve of the scalar embedding.
+
+    Ctrl-C ends the view; the runs continue.
+    """
     console = Console()
     is_live = console.is_terminal and not (once or json)
     with opened(where, wait=not is_live) as runs:
@@ -57,18 +68,23 @@ def watch(
 
 def query(
     where: WhereArgument,
-    run: Annotated[str | None, typer.Argument(help="A run, as `watch` names it; without one, runs are listed.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="Name of a run, as shown by `watch`; without it, runs are listed."),
+    ] = None,
     what: Annotated[
         str,
-        typer.Option(help="embedding, divergence, estimates, nearest, details, or a metric such as loss."),
+        typer.Option(
+            help="What to print: embedding, divergence, estimates, nearest, details, or a metric such as loss."
+        ),
     ] = "estimates",
     filter_text: FilterOption = "",
     sort: SortOption = "-updated_at",
-    max_points: Annotated[int, typer.Option(min=1, max=100_000, help="Points of a series at most.")] = 20,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="Runs of a list at most.")] = 50,
+    max_points: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of points of a series.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of runs in the list.")] = 50,
     json: JsonOption = False,
 ) -> None:
-    """Ask for runs, or for the embedding, divergence, metrics, estimates or neighbours of one."""
+    """List runs, or print estimates, series or nearest neighbours of one run."""
     with opened(where, wait=run is None or what == "nearest") as runs:
         document = runs.page(filter_text, sort, limit) if run is None else runs.about(run, what, max_points)
     if json:
@@ -81,12 +97,12 @@ def query(
 
 def alerts(
     where: WhereArgument = "streamscalar-runs",
-    run: Annotated[str | None, typer.Option(help="Of this run alone.")] = None,
-    level: Annotated[str, typer.Option(help="The least grave level shown: info, warn or error.")] = "info",
-    limit: Annotated[int, typer.Option(min=1, max=500, help="Alerts at most, newest first.")] = 50,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Show only alerts of this run.")] = None,
+    level: Annotated[str, typer.Option(help="Minimum level to show: info, warn or error.")] = "info",
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of alerts.")] = 50,
     json: JsonOption = False,
 ) -> None:
-    """List what happened: runs that became chaotic, diverged, stalled, jumped, fell silent; each with its evidence."""
+    """List alerts, newest first: runs that became chaotic, diverged, stalled, jumped or stopped writing."""
     if level not in ALERT_LEVELS:
         raise BadCall("--level", f"must be one of {', '.join(ALERT_LEVELS)}", repr(level), kind=Kind.CONFIG)
     with opened(where, wait=True) as runs:
@@ -109,32 +125,41 @@ def alerts(
 
 def add(
     store: StoreArgument,
-    learning_rate: Annotated[list[float], typer.Option("--learning-rate", help="May repeat.")],
+    learning_rate: Annotated[
+        list[float], typer.Option("--learning-rate", help="Learning rate of new runs; may be repeated.")
+    ],
     initial_conditions: Annotated[
-        int | None, typer.Option(min=1, help="As many as the experiment has, by default.")
+        int | None, typer.Option(min=1, help="Initial conditions per learning rate (default: as in the experiment).")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Add runs to an experiment, while it runs or for the next `resume`."""
+    """Add runs to an experiment; they start now if it is running, else with the next `resume`."""
     import streamscalar
 
     names = streamscalar.open(store).add_runs(learning_rate, initial_conditions)
     if json:
         show.document({"schema": 1, "runs": names})
     else:
-        typer.echo(f"asked for {', '.join(names) or 'nothing new'}; if nobody runs it: streamscalar resume {store}")
+        if names:
+            text = f"requested {', '.join(names)}; if the experiment is not running: streamscalar resume {store}"
+        else:
+            text = "nothing to add: the experiment has these runs"
+        typer.echo(text)
 
 
-def cancel(store: StoreArgument, run: Annotated[str, typer.Argument(help="A run, as `ls STORE` names it.")]) -> None:
-    """Cancel one run of an experiment (with those of its pack); what it recorded is kept."""
+def cancel(
+    store: StoreArgument,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, as listed by `ls STORE`.")],
+) -> None:
+    """Cancel a run, and the other runs of its pack; recorded rows are kept."""
     import streamscalar
 
     streamscalar.open(store).cancel(run)
-    typer.echo(f"asked for the end of {run}")
+    typer.echo(f"requested the end of {run}")
 
 
 def _table(page: Mapping[str, Any]) -> Table:
-    """Return the live table of runs."""
+    """Return the table of runs."""
     grid = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("run", "state", "regime", "exponent", "lr", "rows", "loss", "accuracy", "scalar", "alerts"):
         grid.add_column(name, justify="right" if name in ("exponent", "lr", "rows", "loss", "accuracy") else "left")
@@ -159,7 +184,7 @@ def _table(page: Mapping[str, Any]) -> Table:
 
 
 def sparkline(values: Sequence[Any], width: int = 16) -> str:
-    """Return a curve in one line of text; what is not finite is a gap.
+    """Return a curve as one line of text; values that are not finite leave a gap.
 
     Examples
     --------
@@ -175,7 +200,7 @@ def sparkline(values: Sequence[Any], width: int = 16) -> str:
 
 
 def _print(document: Mapping[str, Any]) -> None:
-    """Print an answer as a table, or as JSON where it is none."""
+    """Print a document as a table, or as JSON if it is not tabular."""
     console = Console()
     grid = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     if "estimates" in document:

@@ -1,7 +1,8 @@
-"""From files, presets, environment and `--set` to one validated `Config`."""
+"""Read files, presets, the environment and `--set` into one validated `Config`."""
 
 import difflib
 import os
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -16,6 +17,9 @@ from streamscalar.config.models import Config
 from streamscalar.errors import BadCall, Kind
 
 ENVIRONMENT_PREFIX = "STREAMSCALAR_"
+
+COLUMNS = 80
+"""Width of the comments of `commented_yaml`."""
 
 
 def preset_names() -> list[str]:
@@ -32,25 +36,27 @@ def load_config(
     overrides: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Config:
-    """Return a validated config; later sources win: file or preset, environment, `settings`, `overrides`.
+    """Return a validated config.
+
+    Sources in ascending priority: file or preset, environment, `settings`, `overrides`.
 
     Parameters
     ----------
     source
-        A YAML or JSON file, a nested mapping, or a finished config (then nothing else is read).
+        A YAML or JSON file, a nested mapping, or a `Config`, which is returned as it is.
     preset
-        Name of a built-in preset, in place of `source`.
+        Name of a built-in preset; `source` is merged over it.
     settings
         `section.key=value` strings; values are read as YAML.
     overrides
-        Nested mapping from code.
+        Nested mapping, sections by name.
     environment
-        `STREAMSCALAR_SECTION__KEY=value`; other variables are ignored.
+        Variables of the form `STREAMSCALAR_SECTION__KEY=value` are read, all others ignored.
 
     Raises
     ------
     BadCall
-        Names the field, what it got and what to do.
+        A file cannot be read, or a key or value is not valid; the message names the field, the value and the fix.
     """
     if isinstance(source, Config):
         return source
@@ -97,7 +103,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             str(path),
             "must be a readable YAML or JSON config file",
             str(error),
-            f"Or take a preset: --preset {'|'.join(preset_names())}",
+            f"Check the path, or use a preset: --preset {'|'.join(preset_names())}",
             Kind.CONFIG,
         ) from None
     return _parse(text, str(path))
@@ -111,7 +117,7 @@ def _parse(text: str, where: str) -> Mapping[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, Mapping):
-        raise BadCall(where, "must hold sections such as `training:`", type(data).__name__, kind=Kind.CONFIG)
+        raise BadCall(where, "must consist of sections such as `training:`", type(data).__name__, kind=Kind.CONFIG)
     return data
 
 
@@ -119,20 +125,22 @@ def _read_value(where: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise BadCall(where, "must have a YAML value such as 3, true or [1, 2]", repr(text), kind=Kind.CONFIG) from None
+        raise BadCall(
+            where, "must be followed by a YAML value such as 3, true or [1, 2]", repr(text), kind=Kind.CONFIG
+        ) from None
 
 
 def _put(merged: MutableMapping[str, Any], path: list[str], value: Any, where: str) -> None:
     is_nested = len(path) == 3 and ".".join(path[:2]) == "analysis.alerts"
     if not (len(path) == 2 or is_nested) or not all(path):
-        raise BadCall(where, "must name one section and one key, as in training.n_steps", kind=Kind.CONFIG)
+        raise BadCall(where, "must name a section and a key, such as training.n_steps", kind=Kind.CONFIG)
     for name in reversed(path):
         value = {name: value}
     _merge(merged, value)
 
 
 def _merge(into: MutableMapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Merge sections key by key; anything that is no section replaces what was there."""
+    """Merge sections key by key; a value that is not a mapping replaces the old one."""
     for name, section in new.items():
         if section is not None:
             into[name] = _merged(into.get(name, {}), section)
@@ -145,7 +153,7 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def _explain(error: ValidationError) -> BadCall:
-    """Turn the first of pydantic's findings into one sentence."""
+    """Return the first error that pydantic found as a `BadCall`."""
     finding = error.errors(include_url=False)[0]
     path = [str(part) for part in finding["loc"] if not str(part).startswith(("function-", "constrained-"))]
     names = _field_names(path)
@@ -153,7 +161,7 @@ def _explain(error: ValidationError) -> BadCall:
     if finding["type"] == "extra_forbidden":
         return BadCall(
             where,
-            f"is no key; the keys here are {', '.join(names)}",
+            f"is not a known key; known here: {', '.join(names)}",
             "",
             _did_you_mean(path[-1], names),
             Kind.CONFIG,
@@ -193,7 +201,7 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def commented_yaml(config: Config) -> str:
-    """Return the config as YAML, each key under a comment that says what it does."""
+    """Return the config as YAML, with a comment of at most 80 columns above each key."""
     lines = []
     for name in type(config).model_fields:
         section = getattr(config, name)
@@ -206,7 +214,7 @@ def _commented(section: BaseModel) -> Iterator[str]:
     values = section.model_dump(mode="json")
     for key, about in type(section).model_fields.items():
         words = " ".join((about.description or "").split())
-        yield from (f"# {line}" for line in _wrap(f"{words}{_choices(about.annotation)}"))
+        yield from (f"# {line}" for line in _wrapped(f"{words}{_choices(about.annotation)}"))
         inner = getattr(section, key)
         if isinstance(inner, BaseModel):
             yield f"{key}:"
@@ -218,15 +226,11 @@ def _commented(section: BaseModel) -> Iterator[str]:
 def _choices(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return f" One of: {', '.join(map(str, typing.get_args(annotation)))}."
-    if isinstance(annotation, types.UnionType) and type(None) in typing.get_args(annotation):
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union) and type(None) in typing.get_args(annotation):
         return " May be null."
     return ""
 
 
-def _wrap(text: str, width: int = 100) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) + 1 > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
+def _wrapped(text: str) -> list[str]:
+    # Two levels of sections indent by two each, and `# ` begins a comment.
+    return textwrap.wrap(text, COLUMNS - 6, break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""What the environment says about logs."""
+"""Format of the log lines, from the environment variable `STREAMSCALAR_LOG`."""
 
 import os
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ VARIABLE = f"{ENVIRONMENT_PREFIX}LOG"
 
 
 def log_format(environment: Mapping[str, str] = os.environ) -> LogFormat | None:
-    """Return the format that `STREAMSCALAR_LOG` asks for, `None` where it is unset or empty.
+    """Return the format set by `STREAMSCALAR_LOG`, or `None` if it is unset or empty.
 
     Raises
     ------
     BadCall
-        It is neither `json` nor `text`.
+        The variable is neither `json` nor `text`.
 
     Examples
     --------

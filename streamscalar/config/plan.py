@@ -1,4 +1,4 @@
-"""From a config to the runs it asks for, and what they cost."""
+"""The runs of a config, and the rows and bytes that they will write."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from streamscalar.seeds import run_seed
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """One run: one initial condition at one learning rate and one size of perturbation.
+    """One planned run: one initial condition at one learning rate and one epsilon.
 
     Attributes
     ----------
     run_id
-        Name in the store, such as `lr7.5_ic0`, or `lr7.5_eps1e-08_ic0` where there are several epsilons.
+        Name in the store, such as `lr7.5_ic0`, or `lr7.5_eps1e-08_ic0` if there are several epsilons.
     learning_rate
-        Learning rate.
+        Learning rate, per step.
     epsilon
         Size of the perturbation.
     initial_condition
-        Index of the initial condition, counted from 0.
+        Index of the initial condition, from 0.
     seed
         Seed of initial weights, perturbations and the random control direction; the same at every learning rate and
         epsilon.
@@ -35,18 +35,18 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an experiment will write.
+    """Size of an experiment.
 
     Attributes
     ----------
     n_runs, n_rows
-        Runs, and recorded rows over all of them.
+        Number of runs, and of recorded rows of all runs.
     row_bytes
-        Raw bytes of one row: all replicas.
+        Uncompressed bytes of the weights of one row, all replicas.
     kept_bytes
-        Raw weight bytes that stay at the end, before compression.
+        Uncompressed bytes of the weights that are kept at the end.
     peak_bytes
-        Raw weight bytes on disk at the worst moment: what stays, and the runs in flight.
+        Maximum uncompressed bytes of weights on disk at one time: kept weights and runs in progress.
     """
 
     n_runs: int
@@ -57,7 +57,7 @@ class Cost:
 
 
 def plan_runs(config: Config) -> list[RunPlan]:
-    """Return the runs in fair order: the first initial condition of every learning rate, then the second..."""
+    """Return the runs in order: the first initial condition of every learning rate, then the second, and so on."""
     epsilons = config.perturbation.epsilon
     rung = {epsilon: f"_eps{epsilon:g}" if len(epsilons) > 1 else "" for epsilon in epsilons}
     return [
@@ -69,21 +69,21 @@ def plan_runs(config: Config) -> list[RunPlan]:
 
 
 def plan_more(config: Config, learning_rates: Sequence[float], n_initial_conditions: int) -> list[RunPlan]:
-    """Return runs at further learning rates, or with further initial conditions, named and seeded like the others."""
+    """Return runs at further learning rates or initial conditions, named and seeded as by a config."""
     training = config.training.model_copy(update={"learning_rate": tuple(learning_rates)})
     experiment = config.experiment.model_copy(update={"n_initial_conditions": n_initial_conditions})
     return plan_runs(config.model_copy(update={"training": training, "experiment": experiment}))
 
 
 def plan_packs(config: Config) -> list[tuple[RunPlan, ...]]:
-    """Return the runs of `plan_runs`, cut into the packs that are trained together."""
+    """Return the runs of `plan_runs` in packs; the runs of a pack are trained together."""
     runs = plan_runs(config)
     size = config.training.pack_size
     return [tuple(runs[first : first + size]) for first in range(0, len(runs), size)]
 
 
 def cost(config: Config, n_parameters: int, segment_rows: int, n_concurrent: int) -> Cost:
-    """Return what `config` will write for networks of `n_parameters`, with `n_concurrent` packs in flight."""
+    """Return the size of an experiment with networks of `n_parameters` and `n_concurrent` packs in progress."""
     itemsize = 4 if config.training.dtype == "float32" else 8
     row_bytes = config.n_replicas * n_parameters * itemsize
     n_runs = len(plan_runs(config))

@@ -1,4 +1,4 @@
-"""The checks of `doctor` of a Ray cluster: whether it answers, lets us in, and what its nodes are."""
+"""Checks of `doctor` for a Ray cluster: whether it answers and accepts the token, and the state of its nodes."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ from platform import python_version
 from typing import Any
 
 from streamscalar.config.models import ClusterSection
-from streamscalar.doctor.checks import Check, Finding, Verdict
+from streamscalar.doctor.checks import Check, CheckResult, CheckStatus
 from streamscalar.doctor.store import nearest, scratch
 from streamscalar.errors import BadCall, Kind
 from streamscalar.runtime.ray.token import token_file
@@ -27,24 +27,28 @@ from streamscalar.store import medium_of, place
 
 REACH_S = 5.0
 CLUSTER_TIMEOUT_S = 150.0
-"""Seconds for all nodes; Ray itself gives up on a head that does not answer after 120."""
+"""Time limit for all nodes; Ray itself stops waiting for a head that does not answer after 120 s."""
 REFUSED = "InvalidAuthToken"
-"""What Ray writes, once a second, while it tries again with a token that is wrong or missing."""
+"""Text that Ray logs once a second while it retries with a wrong or missing token."""
 SKEW_S = 2.0
-"""Difference of clocks that shows: a run may look silent, or newer than it is."""
+"""Difference of clocks from which states and times of runs are shown wrongly."""
 START = "Start the cluster (ray start --head), or open the port of its head"
 
 
 def cluster_checks(address: str, store: str | None, cluster: ClusterSection) -> Iterator[Check]:
-    """Yield the checks of the cluster at `address` as they are made; nothing is left in the store."""
+    """Run the checks of the cluster at `address` and yield each; they leave no files in the store."""
     host, port = require_address(address)
     began = time.monotonic()
     try:
         socket.create_connection((host, port), timeout=REACH_S).close()
     except OSError as error:
-        yield Check("cluster", "reach", Finding(Verdict.FAIL, f"{address}: {error}", START), time.monotonic() - began)
+        yield Check(
+            "cluster", "reach", CheckResult(CheckStatus.FAIL, f"{address}: {error}", START), time.monotonic() - began
+        )
         return
-    yield Check("cluster", "reach", Finding(Verdict.OK, f"something listens at {address}"), time.monotonic() - began)
+    yield Check(
+        "cluster", "reach", CheckResult(CheckStatus.OK, f"a process listens at {address}"), time.monotonic() - began
+    )
     with _shared(store) as (folder, nonce):
         yield from judged(_asked(address, folder, cluster), folder, nonce, cluster)
     yield Check("cluster", "listeners", _listeners())
@@ -56,18 +60,18 @@ def require_address(address: str) -> tuple[str, int]:
     Raises
     ------
     BadCall
-        The address is none.
+        `address` is not of the form host:port.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        fix = "Name the head and the port that ray start printed"
+        fix = "Pass the host of the head and the port that ray start printed"
         raise BadCall("--address", "must be host:port", repr(address), fix, Kind.CONFIG)
     return host, int(port)
 
 
 @contextlib.contextmanager
 def _shared(store: str | None) -> Iterator[tuple[str, str]]:
-    """Put a number and a lock that is held where the nodes shall see them; empty where there is no folder."""
+    """Write a random number and hold a lock where the nodes should see both; yield empty texts for a bucket."""
     if store is None or medium_of(place(store)).is_remote:
         yield "", ""
         return
@@ -80,7 +84,7 @@ def _shared(store: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _asked(address: str, folder: str, cluster: ClusterSection) -> Iterator[dict[str, Any]]:
-    """Yield what the child finds; a document with `refused` or `error` is the last."""
+    """Yield the documents that the child process writes; one with `refused` or `error` is the last."""
     command = [sys.executable, "-m", "streamscalar.runtime.ray.nodes", address, folder, cluster.model_dump_json()]
     lines: queue.Queue[str] = queue.Queue()
     with (
@@ -127,20 +131,20 @@ def _tail(file: int) -> str:
 
 
 def judged(documents: Iterator[dict[str, Any]], folder: str, nonce: str, cluster: ClusterSection) -> Iterator[Check]:
-    """Yield the checks that follow from what `nodes.ask` found; `folder` and `nonce` are what the nodes shall see."""
+    """Yield the checks that follow from the documents of `query_nodes`; the nodes should see `folder` and `nonce`."""
     began = time.monotonic()
 
-    def check(name: str, verdict: Verdict, found: str, fix: str = "") -> Check:
-        return Check("cluster", name, Finding(verdict, found, fix), time.monotonic() - began)
+    def check(name: str, status: CheckStatus, found: str, fix: str = "") -> Check:
+        return Check("cluster", name, CheckResult(status, found, fix), time.monotonic() - began)
 
-    nothing: dict[str, Any] = {"kind": "nothing", "error": "the process that asks ended without a word"}
+    nothing: dict[str, Any] = {"kind": "nothing", "error": "the process that queries the cluster ended without output"}
     first = next(documents, nothing)
     if "refused" in first or first.get("kind") == "AuthenticationError":
-        yield check("authentication", Verdict.FAIL, *_refusal())
+        yield check("authentication", CheckStatus.FAIL, *_refusal())
         return
     if "error" in first:
         name = "versions" if "ersion mismatch" in first["error"] else "answer"
-        yield check(name, Verdict.FAIL, f"{first['kind']}: {first['error']}", _fix_of(name))
+        yield check(name, CheckStatus.FAIL, f"{first['kind']}: {first['error']}", _fix_of(name))
         return
     nodes: dict[str, Any] = first["nodes"]
     answers = {document["node"]: document for document in documents if "node" in document}
@@ -148,13 +152,13 @@ def judged(documents: Iterator[dict[str, Any]], folder: str, nonce: str, cluster
     fine = {_name(nodes, node): answer for node, answer in answers.items() if "error" not in answer}
     mute = [f"{_name(nodes, node)}: {why}" for node, why in silent.items() if _name(nodes, node) not in fine]
     dead = [f"{node['address']} ({node['reason'] or 'no reason given'})" for node in first["dead"]]
-    found = f"{len(nodes)} alive" + (f", {len(dead)} dead since the head began: {_some(dead)}" if dead else "")
-    fix = "Look for the cause on them; a node that was taken away on purpose needs nothing" if dead else ""
-    yield check("nodes", Verdict.WARN if dead else Verdict.OK, found, fix)
+    found = f"{len(nodes)} alive" + (f", {len(dead)} dead since the head started: {_some(dead)}" if dead else "")
+    fix = "Find the cause on these nodes; ignore those that were removed on purpose" if dead else ""
+    yield check("nodes", CheckStatus.WARN if dead else CheckStatus.OK, found, fix)
     if mute:
-        yield check("answers", Verdict.FAIL, _some(mute), "Look at the raylet of these nodes, and its log")
+        yield check("answers", CheckStatus.FAIL, _some(mute), "Check the raylet of these nodes and its log")
     else:
-        yield check("answers", Verdict.OK, "every node runs a task")
+        yield check("answers", CheckStatus.OK, "every node runs a task")
     yield check("resources", *_resources(nodes, first["n_trainers"], cluster))
     if not fine:
         return
@@ -163,10 +167,15 @@ def judged(documents: Iterator[dict[str, Any]], folder: str, nonce: str, cluster
     if folder:
         yield check("store on nodes", *_store_seen(fine, nonce))
     else:
-        yield check("store on nodes", Verdict.SKIPPED, "no folder to look for; name the store to have it looked for")
+        yield check("store on nodes", CheckStatus.SKIPPED, "no folder given; pass STORE to check it on every node")
     late = [f"{name} {answer['skew_s']:+.3g} s" for name, answer in fine.items() if abs(answer["skew_s"]) > SKEW_S]
     fix = "Run a time service such as chrony on every node" if late else ""
-    yield check("clocks", Verdict.WARN if late else Verdict.OK, _some(late) or f"within {SKEW_S:g} s of ours", fix)
+    yield check(
+        "clocks",
+        CheckStatus.WARN if late else CheckStatus.OK,
+        _some(late) or f"within {SKEW_S:g} s of this machine's",
+        fix,
+    )
 
 
 def _name(nodes: Mapping[str, Any], node: str) -> str:
@@ -179,39 +188,39 @@ def _some(texts: list[str], most: int = 4) -> str:
 
 def _fix_of(name: str) -> str:
     if name == "versions":
-        return "Install the Python and Ray of the cluster here, or ours there"
-    return "Run this on a machine that is a node of the cluster, and see that the port is that of its head"
+        return "Install the same Python and Ray here and on the cluster"
+    return "Run this on a node of the cluster, and check that the port is that of its head"
 
 
 def _refusal() -> tuple[str, str]:
-    """Return what a refused token means, and what to do."""
+    """Return why the token was refused, and how to fix it."""
     held = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(token_file())
     has_token = held == "RAY_AUTH_TOKEN" or token_file().exists()
     if os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        return "the cluster asks for a token, and RAY_AUTH_MODE says to show none", "Unset RAY_AUTH_MODE"
+        return "the cluster requires a token, but RAY_AUTH_MODE disables tokens", "Unset RAY_AUTH_MODE"
     if has_token:
         return (
             f"the cluster refuses the token in {held}",
-            "Take the one that ray get-auth-token prints on its head",
+            "Use the token that ray get-auth-token prints on its head",
         )
     return (
-        "the cluster asks for a token, and there is none here",
-        f"Put the one that ray get-auth-token prints on its head into {held}, mode 0600, or RAY_AUTH_TOKEN",
+        "the cluster requires a token, and there is none here",
+        f"Write the token that ray get-auth-token prints on its head to {held} (mode 0600), or set RAY_AUTH_TOKEN",
     )
 
 
-def _authentication(fine: Mapping[str, Mapping[str, Any]]) -> tuple[Verdict, str, str]:
+def _authentication(fine: Mapping[str, Mapping[str, Any]]) -> tuple[CheckStatus, str, str]:
     without = [name for name, answer in fine.items() if answer["auth"] != "token"]
     if without:
         return (
-            Verdict.WARN,
-            f"no token is asked for: whoever reaches a port of {_some(without)} runs code there",
+            CheckStatus.WARN,
+            f"no token is required: anyone who can reach a port of {_some(without)} can run code there",
             "Start every node with RAY_AUTH_MODE=token; see deploy/security.md",
         )
-    return Verdict.OK, "the cluster takes our token", ""
+    return CheckStatus.OK, "the cluster accepts the token of this user", ""
 
 
-def _versions(fine: Mapping[str, Mapping[str, Any]]) -> tuple[Verdict, str, str]:
+def _versions(fine: Mapping[str, Mapping[str, Any]]) -> tuple[CheckStatus, str, str]:
     wrong = []
     for name, answer in fine.items():
         if answer["python"] != python_version():
@@ -222,45 +231,46 @@ def _versions(fine: Mapping[str, Mapping[str, Any]]) -> tuple[Verdict, str, str]
             elif found != version(package):
                 wrong.append(f"{name} has {package} {found}")
     if wrong:
-        fix = "Install the same on every node: other versions of torch or numpy give other bits"
-        return Verdict.FAIL, f"{_some(wrong)}; here: Python {python_version()}", fix
-    return Verdict.OK, "Python and packages of every node are ours", ""
+        fix = "Install the same versions on every node: results depend on those of torch and numpy"
+        return CheckStatus.FAIL, f"{_some(wrong)}; here: Python {python_version()}", fix
+    return CheckStatus.OK, "every node has the Python and the packages of this machine", ""
 
 
-def _store_seen(fine: Mapping[str, Mapping[str, Any]], nonce: str) -> tuple[Verdict, str, str]:
+def _store_seen(fine: Mapping[str, Mapping[str, Any]], nonce: str) -> tuple[CheckStatus, str, str]:
     blind = [f"{name}: {answer['store_error']}" for name, answer in fine.items() if "store_error" in answer]
     blind += [
         f"{name}: another folder of that name" for name, answer in fine.items() if answer.get("nonce", nonce) != nonce
     ]
     if blind:
         fix = "Mount the same storage at the same path on every node, or use a bucket (store.url=s3://...)"
-        return Verdict.FAIL, f"what was written here is not seen there: {_some(blind)}", fix
+        return CheckStatus.FAIL, f"files written here are not visible there: {_some(blind)}", fix
     unlocked = [name for name, answer in fine.items() if not answer["is_locked_out"]]
     if unlocked:
-        fix = "Mount it with locks that hold between machines; without them two trainers may write one run"
-        return Verdict.FAIL, f"a lock held here does not keep out {_some(unlocked)}", fix
-    return Verdict.OK, "every node reads what was written here, and a lock held here keeps it out", ""
+        fix = "Mount it with locks that hold between machines: without them two trainers may write the same run"
+        return CheckStatus.FAIL, f"a lock held here does not exclude {_some(unlocked)}", fix
+    return CheckStatus.OK, "every node reads files written here, and a lock held here excludes it", ""
 
 
-def _resources(nodes: Mapping[str, Any], n_trainers: int, cluster: ClusterSection) -> tuple[Verdict, str, str]:
+def _resources(nodes: Mapping[str, Any], n_trainers: int, cluster: ClusterSection) -> tuple[CheckStatus, str, str]:
     each = [f"{node['address']} {node['CPU']:g} CPUs {node['GPU']:g} GPUs" for node in nodes.values()]
     share = f"{cluster.cpus_per_trainer:g} CPUs and {cluster.gpus_per_trainer:g} GPUs"
     if not n_trainers:
         fix = "Lower cluster.cpus_per_trainer or cluster.gpus_per_trainer, or add a node"
-        return Verdict.FAIL, f"no node can hold a trainer of {share}: {_some(each)}", fix
-    return Verdict.OK, f"room for {n_trainers} trainers of {share}: {_some(each)}", ""
+        return CheckStatus.FAIL, f"no node has room for a trainer with {share}: {_some(each)}", fix
+    return CheckStatus.OK, f"room for {n_trainers} trainers with {share}: {_some(each)}", ""
 
 
-def _listeners() -> Finding:
-    """Say which ports processes of Ray on this machine open to others."""
+def _listeners() -> CheckResult:
+    """Report the ports that processes of Ray on this machine open beyond loopback."""
     owners = _owners()
     found = sorted({(owners[inode], port) for inode, port in _listening() if inode in owners})
     if not found:
-        return Finding(Verdict.OK, "no process of Ray here listens beyond loopback")
-    return Finding(
-        Verdict.OK,
-        f"{len(found)} listeners of Ray beyond loopback here: {_some([f'{name} {port}' for name, port in found], 16)}",
-        "Close them to strangers: deploy/security.md",
+        return CheckResult(CheckStatus.OK, "no process of Ray on this machine listens beyond loopback")
+    ports = _some([f"{name} {port}" for name, port in found], 16)
+    return CheckResult(
+        CheckStatus.OK,
+        f"{len(found)} listeners of Ray on this machine beyond loopback: {ports}",
+        "Close these ports to other networks: deploy/security.md",
     )
 
 
@@ -276,7 +286,7 @@ def _listening() -> Iterator[tuple[str, int]]:
 
 
 def _owners() -> dict[str, str]:
-    """Return the sockets, by inode, of the processes of Ray that we may look at, with their names."""
+    """Return the names of the processes of Ray by the inodes of their sockets, where they may be read."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """Handles on a stored experiment and its runs."""
 
 from streamscalar.experiment.stored_experiment import Experiment, open  # noqa: A004  (`ss.open` is the public name)
-from streamscalar.experiment.stored_run import DISTANCES, Run, Series
+from streamscalar.experiment.stored_run import Run, Series
 
-__all__ = ["DISTANCES", "Experiment", "Run", "Series", "open"]
+__all__ = ["Experiment", "Run", "Series", "open"]

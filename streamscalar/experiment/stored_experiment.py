@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.run import RunEstimates, analyze_run
@@ -22,6 +22,9 @@ from streamscalar.store import Store, run_digest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SENTENCES = ("message", "regime_reason")
+"""Keys of estimates that hold sentences."""
 
 
 class Experiment:
@@ -170,14 +173,14 @@ class Experiment:
     def digest(self) -> str:
         """Return a SHA-256 over weights, metrics, coordinates and estimates, as hexadecimal text.
 
-        Host names, times and numbers of attempts do not enter it.
+        Host names, times, numbers of attempts and the wording of messages do not enter it.
         """
         total = hashlib.sha256()
         for run_id in sorted(self.store.run_ids()):
             total.update(run_digest(self.store.reader(run_id)))
         estimates = self.analyze().to_json()
         del estimates["experiment"]
-        total.update(json.dumps(estimates, sort_keys=True).encode())
+        total.update(json.dumps(_without_sentences(estimates), sort_keys=True).encode())
         return total.hexdigest()
 
     @cached_property
@@ -194,6 +197,7 @@ class Experiment:
             asymptotic_rows=analysis.asymptotic_rows,
             accuracy_target=self.config.task.accuracy_target if self.config.task.has_accuracy else None,
             seed=self.config.experiment.seed,
+            is_tracked=self.config.task.name == "tracked",
         )
 
 
@@ -211,3 +215,10 @@ def open(store: str | os.PathLike[str]) -> Experiment:  # noqa: A001  (`ss.open`
         There is no store at this place, or a newer version of streamscalar wrote it.
     """
     return Experiment(Store.open(store))
+
+
+def _without_sentences(document: Any) -> Any:
+    """Return a JSON document without the sentences for people, which may be reworded."""
+    if isinstance(document, dict):
+        return {key: _without_sentences(value) for key, value in document.items() if key not in SENTENCES}
+    return [_without_sentences(value) for value in document] if isinstance(document, list) else document

@@ -21,15 +21,12 @@ from streamscalar.numerics.embedding.shared_axes import Basis
 from streamscalar.numerics.exponents.local import LocalExponents, local_exponents
 from streamscalar.numerics.series.dmd import Modes, dmd
 from streamscalar.store import RunReader
-from streamscalar.types import REFERENCE, Layout
+from streamscalar.types import DISTANCES, REFERENCE, EmbeddingDistance, Layout
 from streamscalar.workers.embedder import StoredSnapshots
 from streamscalar.workers.exact_embedding import ExactEmbedding, embed_exactly
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DISTANCES = ("l1", "rms", "embedded", "random")
-"""Distances of `Run.divergence`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ class Run:
     @property
     def setting(self) -> Mapping[str, Any]:
         """Learning rate, epsilon, initial condition and how the run was computed."""
-        return self._reader.setting
+        return self._reader.setting.to_json()
 
     @property
     def layout(self) -> Layout:
@@ -266,7 +263,7 @@ class Run:
     def embed(
         self,
         method: Literal["cmds", "distance_pca", "smacof", "landmark"] = "cmds",
-        distance: Literal["rms", "l1", "layer"] = "rms",
+        distance: EmbeddingDistance = "rms",
         n_landmarks: int = 64,
     ) -> ExactEmbedding:
         """Embed the stored weights with another method; the store is not changed.
@@ -338,9 +335,9 @@ class Run:
         return RunSeries(
             run_id=reader.run_id,
             # A tracked run may have no learning rate, and without a shadow it has no perturbation.
-            learning_rate=math.nan if reader.setting["learning_rate"] is None else reader.setting["learning_rate"],
-            epsilon=0.0 if reader.setting["epsilon"] is None else reader.setting["epsilon"],
-            initial_condition=reader.setting["initial_condition"],
+            learning_rate=math.nan if reader.setting.learning_rate is None else reader.setting.learning_rate,
+            epsilon=0.0 if reader.setting.epsilon is None else reader.setting.epsilon,
+            initial_condition=reader.setting.initial_condition,
             seed=reader.seed,
             n_parameters=reader.layout.n_parameters,
             n_perturbed=reader.layout.n_perturbed,

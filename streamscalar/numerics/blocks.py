@@ -1,4 +1,4 @@
-"""Linear algebra on wide blocks of snapshots that neither overflows nor copies more than one block."""
+"""Linear algebra on wide blocks of snapshots, without overflow and with at most one copy of a block."""
 
 import math
 
@@ -11,9 +11,9 @@ LARGEST_WEIGHT = 1e300
 """A snapshot with a larger magnitude anywhere counts as non-finite: differences of two could overflow."""
 
 RANK_TOLERANCE = 1e-7
-"""Singular values under this share of the first are noise where they come from a Gram matrix.
+"""Singular values from a Gram matrix under this share of the first one are noise.
 
-An eigenvalue of a Gram matrix is good to about `1e-16` of the first one, its root to `1e-8`.
+An eigenvalue of a Gram matrix is accurate to about `1e-16` of the first one, its root to `1e-8`.
 """
 
 
@@ -33,8 +33,8 @@ def power_of_two(peak: float) -> float:
 def n_independent(rows: NDArray[np.float64]) -> int:
     """Return how many leading `rows` `(k, P)` are unit and nearly orthogonal to those before them.
 
-    Directions from a Gram matrix lose their orthogonality as their singular values sink into its noise; from the
-    first that did, none is a direction of the data.
+    Directions from a Gram matrix lose their orthogonality where their singular values are in its noise; from the
+    first such direction on, none is a direction of the data.
     """
     overlap = rows @ rows.T
     off = np.abs(np.tril(overlap, -1)).sum(axis=1) + np.abs(np.diag(overlap) - 1.0)
@@ -53,8 +53,8 @@ def orthonormalizer(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     Returns
     -------
     ndarray
-        `T` of shape `(k, k)`, so that `T @ rows` has orthonormal rows. Being triangular it leaves the
-        direction of the first row alone. Cost: one product of `k * k * P`.
+        `T` of shape `(k, k)` float64, so that `T @ rows` has orthonormal rows. It is triangular, so the direction of
+        the first row stays. Cost: one product of `k * k * P`.
     """
     return np.asarray(np.linalg.inv(np.linalg.cholesky(rows @ rows.T)))
 

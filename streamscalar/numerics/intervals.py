@@ -1,7 +1,7 @@
-"""Confidence intervals over few independent values, and the aggregation of runs into one estimate.
+"""Confidence intervals over few independent values, and the mean of the estimates of several runs.
 
-A percentile bootstrap over n initial conditions covers far less than it states when n is small (73 % at n = 3
-for a stated 95 %), so there is none here.
+There is no percentile bootstrap: over n initial conditions it covers far less than it states when n is small (73 % at
+n = 3 for a stated 95 %).
 
 References
 ----------
@@ -33,6 +33,11 @@ LEAST_BOOTSTRAP = 4
 def student(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
     """Return Student's interval for the mean of `values` `(n,)`, n >= 2.
 
+    Raises
+    ------
+    BadCall
+        If there are fewer than two values, or `confidence` is outside (0, 1).
+
     Examples
     --------
     >>> low, high = student(np.array([1.0, 2.0, 3.0]), 0.95)
@@ -52,7 +57,7 @@ def bootstrap_t(
     """Return the bootstrap-t interval for the mean of `values` `(n,)`, n >= 2.
 
     Each resample is studentised by its own standard error [1]_. Resamples that drew one value n times have
-    none and are left out: one in nine at n = 3, which is why `over_initial_conditions` takes Student's
+    no error and are left out: one in nine at n = 3, which is why `over_initial_conditions` uses Student's
     interval there. Measured coverage of a stated 95 %, normal and exponential values: n = 3: .82 and .77, 4:
     .95 and .92, 10: .94 and .94; Student's: n = 3: .95 and .88, 4: .95 and .87, 10: .95 and .90.
 
@@ -66,6 +71,11 @@ def bootstrap_t(
         Number of resamples.
     rng
         Source of the resamples.
+
+    Raises
+    ------
+    BadCall
+        If there are fewer than two values, or `confidence` is outside (0, 1).
     """
     _check(values, confidence)
     n = len(values)
@@ -83,6 +93,18 @@ def bootstrap_t(
 
 def binomial(n_hits: int, n: int, confidence: float) -> tuple[float, float]:
     """Return the Clopper-Pearson interval for a share, which covers at least what it states [2]_.
+
+    Parameters
+    ----------
+    n_hits, n
+        Number of hits in n trials.
+    confidence
+        Stated coverage in (0, 1).
+
+    Raises
+    ------
+    BadCall
+        If there is no trial, or `n_hits` is outside 0..n.
 
     Examples
     --------
@@ -112,15 +134,15 @@ def over_initial_conditions(
     estimates
         One per initial condition, any status.
     method, confidence, n_bootstrap, rng
-        The interval; the last two are used by `bootstrap_t` only. With under `LEAST_BOOTSTRAP` values the
-        interval is Student's in any case, and `method` of the answer says so.
+        The interval; only `bootstrap_t` uses the last two. With fewer than `LEAST_BOOTSTRAP` values the interval is
+        always Student's, and `method` of the result says so.
 
     Returns
     -------
     Estimate
-        Mean of the values that are there; `n` counts them, and the message says how many are not. With fewer
-        than three values `too_few_initial_conditions`, whose message holds them; with none the most common
-        status of the failing ones; `missing` without any estimate.
+        Mean of the available values; `n` counts them, and the message lists the missing ones. Statuses:
+        `too_few_initial_conditions` with fewer than three values, which the message holds; the most common failing
+        status with none; `missing` without any estimate.
     """
     sound = [estimate for estimate in estimates if estimate.is_ok]
     used = method if len(sound) >= LEAST_BOOTSTRAP else "student"
@@ -150,10 +172,19 @@ def steps_over_initial_conditions(
     n_bootstrap: int,
     rng: np.random.Generator,
 ) -> Estimate:
-    """Combine steps to a target; a mean over only those that reached it would be too small.
+    """Combine steps to a target into their mean with an interval.
 
-    All reached it: as `over_initial_conditions`. Some: `partly_reached`. None: `not_reached`, or the most
-    common status where that is another.
+    Parameters
+    ----------
+    estimates, method, confidence, n_bootstrap, rng
+        As for `over_initial_conditions`.
+
+    Returns
+    -------
+    Estimate
+        As `over_initial_conditions` where all initial conditions reached the target. Status `partly_reached` where
+        only some did, because their mean would be too small; `not_reached`, or the most common failing status, where
+        none did.
     """
     n_reached = sum(estimate.is_ok for estimate in estimates)
     if n_reached and any(estimate.status is Status.NOT_REACHED for estimate in estimates):
@@ -182,6 +213,7 @@ def _left_out(estimates: Sequence[Estimate]) -> str:
 
 
 def _commonest(estimates: Sequence[Estimate], method: str) -> Estimate:
+    """Return an estimate with the most common failing status."""
     status, n = _counts(estimates)[0]
     what = f"{n} of {len(estimates)} initial conditions."
     return Estimate.failed(status, n=0, method=method, what=what)

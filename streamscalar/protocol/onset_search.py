@@ -1,9 +1,9 @@
-"""The search for the onset of sensitivity and for the fastest learning rate: what to probe next, and when to stop.
+"""The search for the onset of sensitivity and the fastest learning rate: which rates to probe next, and when to stop.
 
-Both searches run on the logarithm of the learning rate. A coarse geometric grid comes first. Then the bracket of the
-onset is bisected, and the surroundings of the fastest rate are cut by golden sections; where both want nearly the
-same rate, one probe serves both. What comes next follows from the probes alone, never from the budget, so a search
-with a larger budget goes on where a smaller one stopped.
+Both searches work on the logarithm of the learning rate. They start with a coarse geometric grid. Then the bracket of
+the onset is bisected, and the neighbourhood of the fastest rate is divided by golden sections; if both need nearly the
+same rate, one probe serves both. The next rates follow from the probes alone, not from the budget, so that a search
+with a larger budget continues one with a smaller budget.
 """
 
 import math
@@ -17,13 +17,13 @@ from streamscalar.errors import BadCall, Kind
 from streamscalar.types import Estimate, Regime, Status
 
 N_COARSE = 5
-"""Rates of the first grid: bisection from there needs as many probes in all as from any finer grid, or fewer."""
+"""Number of rates of the first grid; with a finer grid the search needs at least as many probes in total."""
 
 MAX_WIDENINGS = N_COARSE - 1
-"""Rates tried beyond each end of the range, spaced as the grid is: at most as far again as the range is wide."""
+"""Maximum number of rates beyond each end of the range, with the spacing of the grid: as far as the range is wide."""
 
 LEAST_TOLERANCE = 0.01
-"""Rates are rounded to four digits, so that they read well and name runs; a finer bracket would not survive that."""
+"""Smallest tolerance: rates are rounded to four digits, because they name runs."""
 
 SENSITIVE = frozenset({Regime.ONSET, Regime.CHAOTIC, Regime.DIVERGED})
 
@@ -31,30 +31,30 @@ _GOLDEN = (3.0 - math.sqrt(5.0)) / 2.0
 
 
 class OnsetStatus(StrEnum):
-    """What became of the bracket."""
+    """Status of the bracket."""
 
     BRACKETED = "bracketed"
-    """Both ends are known, and no further apart than the tolerance."""
+    """Both ends are known and within the tolerance."""
     UNDECIDED_INSIDE = "undecided_inside"
-    """Both ends are known; between them lie rates whose regime the data leave open."""
+    """Both ends are known; the regime of rates between them is undecided."""
     NO_SENSITIVE_RATE = "no_sensitive_rate"
-    """Every decided rate is regular, also beyond the given range."""
+    """All decided rates are regular, also beyond the given range."""
     NO_REGULAR_RATE = "no_regular_rate"
     """No rate below the smallest sensitive one is regular, also beyond the given range."""
     NOTHING_DECIDED = "nothing_decided"
-    """Every rate is undecided."""
+    """All rates are undecided."""
     BUDGET_EXHAUSTED = "budget_exhausted"
-    """The budget ended first; the ends that are known are given."""
+    """The budget was spent before the bracket was narrow enough; known ends are given."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateProbed:
-    """What training at one learning rate showed.
+    """Result of training at one learning rate.
 
     Attributes
     ----------
     learning_rate
-        The rate.
+        Learning rate.
     regime
         Its regime.
     ftle, steps_to_accuracy
@@ -82,31 +82,31 @@ class RateProbed:
 
 @dataclass(frozen=True, slots=True)
 class OnsetResult:
-    """What the search found, and whether it could have gone on.
+    """Result of a search.
 
     Attributes
     ----------
     status
-        What became of the bracket.
+        Status of the bracket.
     low, high
-        The bracket: `high` is the smallest sensitive rate (onset, chaotic or diverged), `low` the largest regular
-        rate below it, or below nothing where no rate is sensitive. `None` where there is none.
+        The bracket: `high` is the smallest sensitive rate (onset, chaotic or diverged), `low` the largest regular rate
+        below it, or the largest of all if no rate is sensitive. `None` if there is none.
     undecided
         Undecided rates between the two.
     regular_above
-        Regular rates above `high`: not empty where regimes are not ordered by the rate, so that the bracket is
-        that of the first onset, or an accident of few initial conditions.
+        Regular rates above `high`. If there are any, regimes are not ordered by the rate: the bracket is that of the
+        first onset, or an artefact of few initial conditions.
     fastest
-        Rate with the fewest steps to the accuracy target, `None` where no rate reached it in all initial conditions.
+        Rate with the fewest steps to the target accuracy; `None` if no rate reached it in all initial conditions.
     steps_to_accuracy
-        Of the fastest rate. Being the best of several noisy means it is somewhat too small; measure anew, from
-        other initial conditions, before you compare it.
+        Estimate for the fastest rate. As the best of several noisy means it is biased downwards; measure it again with
+        other initial conditions before comparing it.
     n_steps_spent, budget_steps
-        Optimiser steps over all rates and initial conditions, and how many were allowed.
+        Optimizer steps over all rates and initial conditions, and the budget.
     ran_out
-        Whether the budget kept the search from a stage it wanted, be it for the onset or for the fastest rate.
+        Whether the budget did not allow a further stage, for the onset or for the fastest rate.
     probes
-        All rates, rising.
+        All rates, in ascending order.
     """
 
     status: OnsetStatus
@@ -123,11 +123,12 @@ class OnsetResult:
 
     @property
     def message(self) -> str:
-        """The same in one sentence."""
-        fastest = "no rate reached the accuracy in every initial condition"
+        """The result in one sentence."""
+        fastest = "no rate reached the target accuracy in every initial condition"
         if self.fastest is not None:
-            fastest = f"fastest at {self.fastest:g}, with {self.steps_to_accuracy.value:.3g} steps to the accuracy"
-        budget = "which ended the search early" if self.ran_out else "all that the search wanted"
+            n_steps = f"{self.steps_to_accuracy.value:.3g} steps to the target accuracy"
+            fastest = f"fastest at {self.fastest:g}, with {n_steps}"
+        budget = "which ended the search early" if self.ran_out else "and the search is complete"
         spent = f"{self.n_steps_spent:,} of {self.budget_steps:,} steps were spent, {budget}"
         return f"{'; '.join([*self._about_the_bracket(), fastest, spent])}."
 
@@ -136,15 +137,15 @@ class OnsetResult:
         if self.low is not None and self.high is not None:
             clauses.append(f"Training is regular up to {self.low:g} and sensitive from {self.high:g}")
         elif self.low is not None:
-            clauses.append(f"Training is regular up to {self.low:g} and nowhere sensitive")
+            clauses.append(f"Training is regular up to {self.low:g} and not sensitive at any rate")
         elif self.high is not None:
-            clauses.append(f"Training is sensitive from {self.high:g} and nowhere below regular")
+            clauses.append(f"Training is sensitive from {self.high:g} and not regular at any rate below")
         else:
-            clauses.append("Training is nowhere surely regular or sensitive")
+            clauses.append("No learning rate is decidedly regular or sensitive")
         if self.undecided:
             clauses.append(f"undecided at {_listed(self.undecided)}, which more initial conditions may settle")
         if self.regular_above:
-            clauses.append(f"yet regular again at {_listed(self.regular_above)}, so the order is not monotone")
+            clauses.append(f"but regular again at {_listed(self.regular_above)}, so the order is not monotone")
         return clauses
 
     def to_json(self) -> dict[str, Any]:
@@ -165,52 +166,51 @@ class OnsetResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Train at these rates, and report each by a `RateProbed`."""
+class ProbeRates:
+    """Train at these rates, and report each with a `RateProbed`."""
 
     learning_rates: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class FinishSearch:
     """The search is over."""
 
     result: OnsetResult
 
 
-Instruction = Probe | Finish
+SearchInstruction = ProbeRates | FinishSearch
 
 
 class OnsetSearch:
-    """State machine of the search: rates probed in, rates to probe out, until it finishes.
+    """State machine of the search: probed rates go in, rates to probe come out, until it finishes.
 
-    An undecided rate moves neither end of the bracket: it lies inside, and the gaps between it and the two ends are
-    bisected instead. It is not repeated with more initial conditions: where initial conditions disagree, a mean
-    that excludes 0 would need several times as many as the probes had (measured on digits: 4 gave
-    .076 +- .21 per step at rate 1.6, so about 16 would be needed), and the result says which rates they are.
+    An undecided rate does not move an end of the bracket: it stays inside, and the gaps between it and the two ends are
+    bisected. It is not repeated with more initial conditions: if initial conditions disagree, a mean that excludes 0
+    would need several times as many (measured on digits: 4 gave .076 +- .21 per step at rate 1.6, so about 16 would be
+    needed), and the result lists these rates.
 
-    A rate is as slow as infinity where some initial condition does not reach the accuracy, and where the loss
-    diverged afterwards. Of equally fast rates the smallest wins.
+    A rate counts as infinitely slow if an initial condition does not reach the accuracy, or if the loss diverges. Of
+    equally fast rates the smallest is chosen.
 
-    A stage that does not fit into the budget is not begun, not even in part: only so can a search with a
-    larger budget take over all that this one did.
+    A stage that exceeds the budget is not started, not even in part, so that a search with a larger budget can reuse
+    all stages of this one.
 
     Parameters
     ----------
     low, high
-        Range of the first grid; probes may leave it where it holds no bracket, or the fastest rate is at its edge.
+        Range of the first grid; probes leave it if it contains no bracket, or if the fastest rate is at its edge.
     steps_per_rate
-        Optimiser steps that one probe costs, over all its initial conditions.
+        Optimizer steps of one probe, over all its initial conditions.
     budget_steps
-        Steps in all; never exceeded.
+        Maximum number of steps in total.
     tolerance
-        Relative width, `high / low - 1`, at which the bracket, and either gap beside the fastest rate, is narrow
-        enough.
+        Relative width, `high / low - 1`, at which the bracket, and the gaps next to the fastest rate, suffice.
 
     Raises
     ------
     BadCall
-        The range is empty, the tolerance too fine, or the budget does not hold the first grid.
+        The range is empty, the tolerance too small, or the budget too small for the first grid.
 
     Examples
     --------
@@ -235,10 +235,10 @@ class OnsetSearch:
         if ratio <= 1.0 + tolerance:
             raise BadCall(
                 "low, high",
-                f"must be a rising range of more than a factor {(1.0 + tolerance) ** (N_COARSE - 1):.3g}, for a first "
-                "grid that is coarser than the tolerance",
+                f"must be an ascending range of more than a factor {(1.0 + tolerance) ** (N_COARSE - 1):.3g}, for a "
+                "first grid that is coarser than the tolerance",
                 f"{low:g} and {high:g}",
-                "Lower the one or raise the other",
+                "Lower `low` or raise `high`",
                 Kind.CONFIG,
             )
         if budget_steps < N_COARSE * steps_per_rate:
@@ -257,14 +257,14 @@ class OnsetSearch:
         self._probes: dict[float, RateProbed] = {}
         self._outstanding: set[float] = set()
 
-    def start(self) -> Probe:
+    def start(self) -> ProbeRates:
         """Return the first grid."""
         return self._probe([_rounded(self._low * self._ratio**index) for index in range(N_COARSE)])
 
-    def handle(self, event: RateProbed) -> list[Instruction]:
-        """Return what to do after `event`: nothing while other rates of the stage are awaited."""
+    def handle(self, event: RateProbed) -> list[SearchInstruction]:
+        """Return the instructions that follow from `event`: none while other rates of the stage are missing."""
         if event.learning_rate not in self._outstanding:
-            raise BadCall("learning_rate", "must be one that was asked for", f"{event.learning_rate:g}")
+            raise BadCall("learning_rate", "must be a requested rate", f"{event.learning_rate:g}")
         self._outstanding.remove(event.learning_rate)
         self._probes[event.learning_rate] = event
         if self._outstanding:
@@ -276,18 +276,18 @@ class OnsetSearch:
         fits = self._spent + len(wanted) * self._steps_per_rate <= self._budget
         if wanted and fits:
             return [self._probe(wanted)]
-        return [Finish(self._result(onset_is_open=onset is not None, ran_out=bool(wanted)))]
+        return [FinishSearch(self._result(onset_is_open=onset is not None, ran_out=bool(wanted)))]
 
-    def _probe(self, rates: Sequence[float]) -> Probe:
+    def _probe(self, rates: Sequence[float]) -> ProbeRates:
         self._outstanding = set(rates)
-        return Probe(tuple(sorted(rates)))
+        return ProbeRates(tuple(sorted(rates)))
 
     @property
     def _spent(self) -> int:
         return sum(probe.n_steps_spent for probe in self._probes.values())
 
     def _rates(self, *regimes: Regime) -> list[float]:
-        """Return the probed rates of these regimes, of all where none is named, rising."""
+        """Return the probed rates of these regimes, by default of all, in ascending order."""
         return sorted(rate for rate, probe in self._probes.items() if not regimes or probe.regime in regimes)
 
     def _bracket(self) -> tuple[float | None, float | None]:
@@ -300,7 +300,7 @@ class OnsetSearch:
         return [rate for rate in self._rates(Regime.UNDECIDED) if (low or 0.0) < rate < (high or math.inf)]
 
     def _beyond(self, *, up: bool) -> float | None:
-        """Return the next rate outside the range, `None` when it is widened as far as it may be."""
+        """Return the next rate outside the range; `None` after `MAX_WIDENINGS`."""
         farthest = max(self._probes) / self._high if up else self._low / min(self._probes)
         n_tried = round(math.log(farthest) / math.log(self._ratio))
         if n_tried >= MAX_WIDENINGS:

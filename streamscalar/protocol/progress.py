@@ -1,4 +1,4 @@
-"""Small numbers that say how far the runs are."""
+"""Progress of runs, as small values for display."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """The newest embedded row of a run.
+    """Newest embedded row of a run.
 
     Attributes
     ----------
     run_id
         Name of the run.
     n_rows
-        Rows embedded so far.
+        Number of rows embedded so far.
     coordinate
         Live scalar embedding of the reference, in basis version `basis_version`.
     basis_version
         Version of the basis that `coordinate` belongs to.
     divergence
-        Mean over the perturbed replicas of ln of the L1 divergence; NaN where there is none.
+        Mean over the perturbed replicas of ln of the L1 divergence; NaN if there is none.
     """
 
     run_id: str
@@ -31,7 +31,7 @@ class RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """One line of the live view: phase, attempts, the reason of the last failure, and the newest row."""
+    """A run in the live view: phase, attempts, reason of the last failure, and newest row."""
 
     run_id: str
     phase: str
@@ -41,7 +41,7 @@ class RunView:
 
 
 MAX_VIEWS = 64
-"""Runs that a snapshot shows one by one: it is asked for several times a second, and has the same size at any scale."""
+"""Maximum number of runs in a snapshot, which is queried several times a second and so has a bounded size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +51,22 @@ class Snapshot:
     Attributes
     ----------
     n_rows_planned
-        Rows of one run.
+        Planned number of rows of one run.
     n_rows
-        Rows embedded over all runs.
+        Number of embedded rows over all runs.
     is_over
         Whether nothing is left to do.
     error
-        Why the experiment stopped before its end; empty otherwise.
+        Why the experiment ended early; empty otherwise.
     counts
-        Runs in each phase.
+        Number of runs in each phase.
     n_unwanted
-        Cancelled runs that the user cancelled one by one.
+        Number of runs that were cancelled on their own.
     runs
-        One view per run, in planned order; of more than `MAX_VIEWS` runs some that failed, then those that train or
-        wait for their solution.
+        One view per run, in the planned order; of more than `MAX_VIEWS` runs, some that failed, then those in training
+        or waiting for their solution.
     note
-        What an experiment that stands still waits for; empty otherwise.
+        What the experiment waits for while no run is in training; empty otherwise.
     """
 
     n_rows_planned: int
@@ -80,7 +80,7 @@ class Snapshot:
 
     @property
     def n_runs(self) -> int:
-        """All runs of the experiment."""
+        """Number of runs of the experiment."""
         return sum(self.counts.values())
 
     def count(self, phase: str) -> int:

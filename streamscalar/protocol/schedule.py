@@ -1,12 +1,14 @@
-"""Which pack of runs trains next, which one is retried, when the experiment is over.
+"""The schedule of an experiment: which pack of runs trains next, which is retried, and when the experiment is over.
 
-A pack is what one trainer trains at once: one run, or several small ones; it is named after its first.
+A pack is the set of runs that one trainer trains together: one run, or several small ones. It has the name of its first
+run. Events go in, instructions come out; the schedule does no I/O. Each instruction carries the id of the event that
+caused it, so that a line of the log can be followed to its cause.
 """
 
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 MAX_ATTEMPTS = 4
@@ -14,11 +16,11 @@ MAX_ATTEMPTS = 4
 
 
 ON_REQUEST = "cancelled on request"
-"""Reason of a pack that the user did not want any more."""
+"""Reason of a pack that was cancelled on its own, not with the whole experiment."""
 
 
 class Phase(StrEnum):
-    """Where a pack of runs stands."""
+    """Phase of a pack of runs."""
 
     WAITING = "waiting"
     TRAINING = "training"
@@ -31,32 +33,39 @@ class Phase(StrEnum):
 ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Identified:
+    """Base of events and instructions: `event_id` names an event, and the event that caused an instruction."""
+
+    event_id: str = field(default="", compare=False)
+
+
 @dataclass(frozen=True, slots=True)
-class TrainingFinished:
+class TrainingFinished(_Identified):
     """All rows of the pack's runs are stored."""
 
     pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingStopped:
-    """The trainer obeyed a stop; what it recorded is stored."""
+class TrainingStopped(_Identified):
+    """The trainer stopped on request; the rows it recorded are stored."""
 
     pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class PackFinalised:
+class PackFinalised(_Identified):
     """The exact solutions of the pack's runs are stored."""
 
     pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerLost:
-    """A process died under the pack, or something else that a retry may mend.
+class WorkerLost(_Identified):
+    """A process of the pack died, or failed in another way that a retry may fix.
 
-    `has_progressed` says whether the lost attempt brought it further: then the count of attempts starts anew.
+    `has_progressed` is whether the attempt stored new rows; if so, the count of attempts restarts at 1.
     """
 
     pack_id: str
@@ -65,33 +74,33 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
-class PackFailed:
-    """The pack cannot succeed; a retry would end the same."""
+class PackFailed(_Identified):
+    """The pack failed in a way that a retry would repeat."""
 
     pack_id: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class CancelRequested:
-    """The user wants to stop."""
+class CancelRequested(_Identified):
+    """The user requested the end of the experiment."""
 
 
 @dataclass(frozen=True, slots=True)
-class PackAdded:
-    """The user wants another pack of runs; one that is there already stays as it is."""
+class PackAdded(_Identified):
+    """The user requested another pack of runs; a known pack is not changed."""
 
     pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class PackCancelled:
-    """The user no longer wants this pack; what it recorded is kept, and a pack that is trained is still finalised."""
+class PackCancelled(_Identified):
+    """The user cancelled this pack; its stored rows are kept, and a trained pack is still finalised."""
 
     pack_id: str
 
 
-Event = (
+ScheduleEvent = (
     TrainingFinished
     | TrainingStopped
     | PackFinalised
@@ -104,22 +113,22 @@ Event = (
 
 
 @dataclass(frozen=True, slots=True)
-class StartTraining:
-    """Train the pack's runs, from their last common key frame where there is one."""
+class StartTraining(_Identified):
+    """Train the pack's runs, from their last common key frame if there is one."""
 
     pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class StopTraining:
-    """Ask the pack's trainer to stop after the row it is at."""
+class StopTraining(_Identified):
+    """Make the pack's trainer stop after its current row."""
 
     pack_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class FinalisePack:
-    """Embed what is left of the pack's runs and solve exactly."""
+class FinalisePack(_Identified):
+    """Embed the remaining rows of the pack's runs and compute their exact solutions."""
 
     pack_id: str
 
@@ -129,9 +138,22 @@ Instruction = StartTraining | StopTraining | FinalisePack
 
 @dataclass(slots=True)
 class PackState:
-    """Phase of one pack, its attempts so far, why the last one ended where it failed, and whether it is wanted.
+    """State of one pack.
 
-    `position` counts the packs in the order in which they should start; `n_runs` are the runs of the pack.
+    Attributes
+    ----------
+    phase
+        Its phase.
+    attempts
+        Attempts so far.
+    reason
+        Why the last attempt failed; empty if none did.
+    is_wanted
+        False once the user cancelled this pack.
+    position
+        Position in the order of starting.
+    n_runs
+        Number of its runs.
     """
 
     phase: Phase = Phase.WAITING
@@ -145,25 +167,25 @@ class PackState:
 class Schedule:
     """State machine of an experiment.
 
-    An event costs the same however many packs there are (a logarithm where one waits again): packs are counted and
-    kept by phase, and those that wait lie in a heap in the order in which they should start.
+    The cost of an event does not depend on the number of packs, except for a logarithm if a pack waits again: packs
+    are counted and kept by phase, and waiting packs are in a heap in the order of starting.
 
     Parameters
     ----------
     max_concurrent
-        Packs in training at once. As many again may wait for their exact solution, which bounds the disk that
-        packs in flight use.
+        Maximum number of packs in training. As many again may wait for their exact solution, which bounds the disk
+        space that unfinished packs use.
 
     Attributes
     ----------
     packs : dict
-        State of each pack by its name, in the order in which they should start; to be read, not changed.
+        State of each pack by its name, in the order of starting; read-only.
     is_cancelled : bool
-        Whether the user wants to stop.
+        Whether the user requested the end of the experiment.
     n_runs : Counter
-        Runs by the phase of their pack.
+        Number of runs by the phase of their pack.
     n_unwanted : int
-        Runs that were cancelled one by one, on request.
+        Number of runs that were cancelled on their own.
     """
 
     def __init__(self, max_concurrent: int) -> None:
@@ -172,20 +194,20 @@ class Schedule:
         self.is_cancelled = False
         self.n_runs: Counter[Phase] = Counter()
         self.n_unwanted = 0
-        # Dictionaries as sets that keep their order: views of a phase begin with what entered it first.
+        # Dictionaries serve as ordered sets: a view of a phase starts with the pack that entered it first.
         self._by_phase: dict[Phase, dict[str, None]] = {phase: {} for phase in Phase}
         self._waiting: list[tuple[int, str]] = []
 
     @classmethod
     def of(cls, pack_ids: Iterable[str], max_concurrent: int) -> "Schedule":
-        """Return a schedule in which every pack, of one run each, waits."""
+        """Return a schedule in which all packs, of one run each, wait."""
         schedule = cls(max_concurrent)
         for pack_id in pack_ids:
             schedule.add(pack_id)
         return schedule
 
     def add(self, pack_id: str, n_runs: int = 1) -> None:
-        """Let a pack wait behind all others, without starting it; one that is there already stays as it is."""
+        """Append a waiting pack, without starting it; a known pack is not changed."""
         if pack_id in self.packs:
             return
         pack = self.packs[pack_id] = PackState(position=len(self.packs), n_runs=n_runs)
@@ -200,20 +222,20 @@ class Schedule:
 
     @property
     def n_wanted(self) -> int:
-        """Packs that wait or train: as many trainers could be busy."""
+        """Number of packs that wait or train, which is how many trainers could be busy."""
         return self._count(Phase.WAITING) + self._count(Phase.TRAINING)
 
     def in_phase(self, phase: Phase) -> Iterator[str]:
-        """Iterate over the packs in `phase`, first those that entered it first."""
+        """Iterate over the packs in `phase`, in the order in which they entered it."""
         return iter(self._by_phase[phase])
 
     def resize(self, max_concurrent: int) -> list[Instruction]:
-        """Let so many packs train at once from now on; more than that which train already go on to their end."""
+        """Change the maximum number of packs in training and return what starts; no training is stopped."""
         self.max_concurrent = max_concurrent
         return self.start()
 
     def restore(self, pack_id: str, *, is_trained: bool, is_done: bool) -> list[Instruction]:
-        """Take over what the store says of a pack; call `start` when all are restored."""
+        """Restore a pack from the state of its runs in the store; call `start` after the last one."""
         if is_done:
             self._move(pack_id, Phase.DONE)
         elif is_trained:
@@ -222,7 +244,7 @@ class Schedule:
         return []
 
     def start(self) -> list[Instruction]:
-        """Return the instructions that fill the free places."""
+        """Start as many waiting packs as there is room for; return the instructions."""
         instructions: list[Instruction] = []
         if self.is_cancelled:
             return instructions
@@ -233,7 +255,7 @@ class Schedule:
         )
         while room > 0 and self._waiting:
             _, pack_id = heapq.heappop(self._waiting)
-            # One that was cancelled or restored meanwhile left its entry behind.
+            # The heap keeps the entries of packs that were cancelled or restored meanwhile.
             if self.packs[pack_id].phase is Phase.WAITING:
                 self._move(pack_id, Phase.TRAINING)
                 self.packs[pack_id].attempts += 1
@@ -241,8 +263,11 @@ class Schedule:
                 instructions.append(StartTraining(pack_id))
         return instructions
 
-    def handle(self, event: Event) -> list[Instruction]:
-        """Return what to do after `event`."""
+    def handle(self, event: ScheduleEvent) -> list[Instruction]:
+        """Return the instructions that follow from `event`; they carry its id."""
+        return [replace(instruction, event_id=event.event_id) for instruction in self._handled(event)]
+
+    def _handled(self, event: ScheduleEvent) -> list[Instruction]:
         match event:
             case TrainingFinished(pack_id):
                 self._move(pack_id, Phase.TRAINED)
@@ -269,18 +294,18 @@ class Schedule:
         return len(self._by_phase[phase])
 
     def _move(self, pack_id: str, phase: Phase, reason: str | None = None) -> None:
-        """Change the phase of a pack and, where there is one, the reason; keep what is counted by phase."""
+        """Change the phase of a pack, and its reason if one is given; update the counts."""
         pack = self.packs[pack_id]
-        self._tally(pack, -1)
+        self._count_runs(pack, -1)
         del self._by_phase[pack.phase][pack_id]
         pack.phase = phase
         pack.reason = pack.reason if reason is None else reason
         self._by_phase[phase][pack_id] = None
-        self._tally(pack, 1)
+        self._count_runs(pack, 1)
         if phase is Phase.WAITING:
             heapq.heappush(self._waiting, (pack.position, pack_id))
 
-    def _tally(self, pack: PackState, sign: int) -> None:
+    def _count_runs(self, pack: PackState, sign: int) -> None:
         self.n_runs[pack.phase] += sign * pack.n_runs
         if pack.phase is Phase.CANCELLED and pack.reason == ON_REQUEST:
             self.n_unwanted += sign * pack.n_runs

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from streamscalar.experiment import DISTANCES, Experiment, Run
+from streamscalar.experiment import Experiment, Run
 from streamscalar.store import Place, medium_of
+from streamscalar.types import DISTANCES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,10 +14,10 @@ FORMATS: tuple[Format, ...] = ("parquet", "csv")
 
 
 def export(experiment: Experiment, folder: Place, form: Format) -> list[Place]:
-    """Write `settings`, `runs` and `series` of what is stored now; return the files.
+    """Write the tables `settings`, `runs` and `series` of the rows stored now; return the files.
 
-    `settings` and `runs` hold one line per setting and per run: each estimate as value, `_low`, `_high`, `_n` and
-    `_status`. `series` holds one line per run, step and replica: scalar, metrics and distances.
+    `settings` and `runs` have one row per setting and per run: each estimate as value, `_low`, `_high`, `_n` and
+    `_status`. `series` has one row per run, step and replica: scalar, metrics and distances.
     """
     import pandas as pd
 
@@ -32,7 +33,7 @@ def export(experiment: Experiment, folder: Place, form: Format) -> list[Place]:
 
 
 def run_frame(run: Run) -> "pd.DataFrame":
-    """Return one line per recorded step and replica; replica 0 is the reference."""
+    """Return one row per recorded step and replica; replica 0 is the reference."""
     import pandas as pd
 
     series = run.series()

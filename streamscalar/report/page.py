@@ -1,19 +1,22 @@
-"""One self-contained HTML file: what was found, how sure that is, figures, tables, claims and provenance."""
+"""The report as one self-contained HTML file: conclusions, figures, tables, claims and provenance."""
 
 import html
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from streamscalar.analysis.claims import judge_claims
+from streamscalar.analysis.quantities import for_tracked
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table
 from streamscalar.config import Config
 from streamscalar.config.models import ModelSection
 from streamscalar.experiment import Experiment
 from streamscalar.report import figures
-from streamscalar.report.figures.base import COLOURS, Drawing, thin
 from streamscalar.report.figures.divergence_curves import MOST_CURVES
+from streamscalar.report.figures.drawing import COLOURS, Drawing, thin
+from streamscalar.report.phrases import counted
 from streamscalar.report.tables import claims_table, laws_table, methods_table, settings_table
 from streamscalar.report.words import conclusions
 from streamscalar.store import Place, medium_of
@@ -47,21 +50,20 @@ def write_report(
     others: Sequence[Experiment] = (),
     figures_folder: Path | None = None,
 ) -> None:
-    """Write the report of what is stored now to `path`.
+    """Write the report of the rows stored now to `path`.
 
     Parameters
     ----------
     experiment
-        What the report is about.
+        The experiment to report.
     path
-        The HTML file, or object; replaced at once when the page is complete.
+        The HTML file, or object; replaced atomically when the page is complete.
     table
-        Its analysis, where the caller has it already.
+        Its analysis, if the caller has it already.
     others
-        Experiments that count for the claims as well.
+        Further experiments whose settings count for the claims.
     figures_folder
-        Where to write every figure as PNG and PDF, `analysis.json`, `settings.csv` and `runs.csv`; not written
-        by default.
+        Folder for every figure as PNG and PDF, `analysis.json`, `settings.csv` and `runs.csv`; none by default.
     """
     table = (experiment.analyze() if table is None else table).of_known_rates()
     drawings = draw(experiment, table)
@@ -77,7 +79,7 @@ def write_report(
 
 
 def draw(experiment: Experiment, table: Table) -> dict[str, Drawing]:
-    """Return every figure by name, or why there is none, in the order of the report."""
+    """Return every figure by name, or the reason why there is none, in the order of the report."""
     config = experiment.config
     shown = _shown(experiment, table)
     target = config.task.accuracy_target if config.task.has_accuracy else None
@@ -92,6 +94,8 @@ def draw(experiment: Experiment, table: Table) -> dict[str, Drawing]:
         figures.spacing_figure(table.settings),
         figures.variance_figure(table.runs, table.settings),
     ]
+    if config.task.name == "tracked":
+        drawings = [replace(drawing, text=for_tracked(drawing.text)) for drawing in drawings]
     return {drawing.name: drawing for drawing in drawings}
 
 
@@ -106,10 +110,10 @@ def _shown(experiment: Experiment, table: Table) -> dict[str, RunSeries]:
 
 
 def what_was_run(config: Config, table: Table) -> str:
-    """Return one sentence that says what was trained, how often, and how it was perturbed."""
+    """Return one sentence on what was trained, how often, and how it was perturbed."""
     task, model, training, perturbation = config.task, config.model, config.training, config.perturbation
     if task.name == "tracked":
-        return f"{len(table.runs)} trainings of your own, recorded by ss.track."
+        return f"{counted(len(table.runs), 'run')} of your own training loop, recorded by ss.track."
     network = f"{_network(model)} on {task.name}"
     if task.name == "quadratic":
         network = f"a quadratic loss with {len(task.curvatures)} curvatures"
@@ -121,8 +125,10 @@ def what_was_run(config: Config, table: Table) -> str:
         else f"learning rate {rates[0]:g}"
     )
     epsilons = ", ".join(f"{epsilon:g}" for epsilon in perturbation.epsilon)
-    beside = (
-        f"beside {perturbation.n_perturbed} replicas perturbed by {epsilons}" if perturbation.n_perturbed else "alone"
+    replicas = (
+        f"each with {perturbation.n_perturbed} replicas perturbed by {epsilons}"
+        if perturbation.n_perturbed
+        else "without perturbed replicas"
     )
     control = " and one unperturbed copy" if perturbation.control else ""
     batches = "full-batch steps" if training.batch_size == "full" else f"steps on {training.batch_size} samples"
@@ -131,7 +137,7 @@ def what_was_run(config: Config, table: Table) -> str:
     return (
         f"{len(table.runs)} runs of {network}{data}: {training.n_steps} {batches} of {training.optimizer}"
         f"{momentum}{decay} in {training.dtype} at {grid}, {config.experiment.n_initial_conditions} initial conditions "
-        f"each, {beside}{control}."
+        f"each, {replicas}{control}."
     )
 
 
@@ -153,12 +159,12 @@ def _page(experiment: Experiment, table: Table, drawings: Mapping[str, Drawing],
     found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(table))
     facts = json.dumps({"config": experiment.store.config, "provenance": experiment.store.provenance}, indent=1)
     has_ladder = len(experiment.config.perturbation.epsilon) > 1
-    settings = settings_table(table) if table.settings else "<p class=absent>No run has begun.</p>"
+    settings = settings_table(table) if table.settings else "<p class=absent>No run has started.</p>"
     body = [
         f"<h1>{name}</h1><p>{html.escape(what_was_run(experiment.config, table))}</p>",
         f"<h2>What can be concluded, and what cannot</h2><ul class=found>{found}</ul>",
         "<h2>Every setting</h2><p>Exponents are per step, times in steps; brackets hold the interval over initial "
-        "conditions. Where there is no number, its status stands instead; rest the pointer on a cell to read why.</p>",
+        "conditions. A cell without a number shows its status; hold the pointer over it to read the reason.</p>",
         settings,
         _section("Regimes and training time", drawings["regime-map"]),
         _section("How replicas drift apart", drawings["divergence"]),

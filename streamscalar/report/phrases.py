@@ -1,13 +1,13 @@
-"""How numbers, settings and lists are put into words."""
+"""Numbers, settings and lists as words."""
 
 from collections.abc import Sequence
 
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.types import Estimate
 
 LEAST_SPAN = 4
-"""Neighbouring settings from which a list becomes a span."""
+"""Number of neighbouring settings from which a list becomes a span."""
 
 
 def interval(estimate: Estimate) -> str:
@@ -20,14 +20,14 @@ def interval(estimate: Estimate) -> str:
     '0.708 [0.61, 0.8]'
     """
     if estimate.value is None:
-        return estimate.status.replace("_", " ")
+        return estimate.status.words
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.3g}"
     return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
-def place(setting: SettingEstimates, table: Table) -> str:
-    """Return what tells a setting from the others."""
+def label(setting: SettingEstimates, table: Table) -> str:
+    """Return the words that distinguish a setting from the others."""
     rates = {other.learning_rate for other in table.settings}
     epsilons = {other.epsilon for other in table.settings}
     if len(epsilons) == 1:
@@ -37,16 +37,16 @@ def place(setting: SettingEstimates, table: Table) -> str:
     return f"lr {setting.learning_rate:g} (epsilon {setting.epsilon:g})"
 
 
-def places(settings: Sequence[SettingEstimates], table: Table) -> str:
-    """Return what tells some settings from the others, in one list; neighbours in a row as a span."""
+def labels(settings: Sequence[SettingEstimates], table: Table) -> str:
+    """Return the words that distinguish some settings from the others, as one list; neighbours become a span."""
     if len(settings) == len(table.settings) > 1:
         return "every setting"
     rates = {other.learning_rate for other in table.settings}
     epsilons = {other.epsilon for other in table.settings}
     if len(rates) > 1 and len(epsilons) > 1:
         return listed(_by_rate(settings, table))
-    ordered = [place(setting, table) for setting in table.settings]
-    chosen = [place(setting, table) for setting in settings]
+    ordered = [label(setting, table) for setting in table.settings]
+    chosen = [label(setting, table) for setting in settings]
     first = ordered.index(chosen[0])
     if len(chosen) >= LEAST_SPAN and ordered[first : first + len(chosen)] == chosen:
         return f"{chosen[0]} to {chosen[-1].split(' ')[-1]}"
@@ -54,7 +54,7 @@ def places(settings: Sequence[SettingEstimates], table: Table) -> str:
 
 
 def _by_rate(settings: Sequence[SettingEstimates], table: Table) -> list[str]:
-    """Return one name per learning rate; the epsilons are named where they are not all of them."""
+    """Return one name per learning rate, with its epsilons where only some of them are meant."""
     found = []
     for rate in sorted({setting.learning_rate for setting in settings}):
         own = [setting.epsilon for setting in settings if setting.learning_rate == rate]
@@ -65,7 +65,7 @@ def _by_rate(settings: Sequence[SettingEstimates], table: Table) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names in one list, with a first word that they share said once.
+    """Return names as one list; a first word that all share is written once.
 
     Examples
     --------
@@ -102,10 +102,10 @@ def counted(n: int, noun: str) -> str:
 
 
 def are(n: int) -> str:
-    """Return the verb that follows so many."""
+    """Return the verb for a number of things."""
     return "is" if n == 1 else "are"
 
 
 def lower(sentence: str) -> str:
-    """Return a sentence as it stands after a colon: abbreviations keep their capitals."""
+    """Return a sentence for use after a colon; abbreviations keep their capitals."""
     return sentence if sentence[:2].isupper() else sentence[:1].lower() + sentence[1:]

@@ -3,65 +3,25 @@
 import html
 from collections.abc import Sequence
 
-from streamscalar.analysis.claims import Claim
+from streamscalar.analysis.claims import ClaimResult
+from streamscalar.analysis.quantities import QUANTITIES, keys
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.report.figures.spacing_laws import most_spaced
-from streamscalar.report.phrases import interval, place
+from streamscalar.report.phrases import interval, label
 from streamscalar.types import Estimate, Status
 
-COLUMNS = {
-    "positive_fraction": "share positive",
-    "ftle": "FTLE",
-    "nmle": "nMLE, weights",
-    "nmle_all_pairs": "nMLE, all pairs",
-    "nmle_best_r2": "best-R² recipe",
-    "tangent_exponent": "tangent exponent",
-    "nmle_embedded": "nMLE, scalar",
-    "nmle_random_direction": "nMLE, random direction",
-    "recurrence_exponent": "recurrence exponent",
-    "characteristic_time": "characteristic time",
-    "characteristic_time_published": "characteristic time, as published",
-    "decorrelation_time": "decorrelation time",
-    "decorrelation_time_published": "decorrelation time, as published",
-    "times_correlation": "r of both times",
-    "steps_to_accuracy": "steps to target",
-    "explained_variance": "explained variance",
-    "explained_variance_walk": "of a random walk",
-    "spacing_collapse": "collapse of spacings, p",
-    "spacing_difference": "spacings against chance, p",
-}
 ALWAYS = frozenset({"positive_fraction", "ftle", "nmle", "nmle_embedded", "nmle_random_direction"})
-"""Columns that matter where no setting has a value: their absence is a finding."""
-
-WHERE: dict[str, str] = {
-    "ftle": "arXiv 2404.05782",
-    "nmle": "arXiv 2404.05782, arXiv 2506.08523; window bounded by amplitude",
-    "nmle_all_pairs": "as nMLE, over all pairs of replicas",
-    "nmle_best_r2": "arXiv 2404.05782, as published",
-    "nmle_embedded": "arXiv 2606.30384; window bounded by amplitude",
-    "nmle_random_direction": "control for arXiv 2606.30384",
-    "tangent_exponent": "Benettin et al., Meccanica 15, 9 and 21 (1980)",
-    "recurrence_exponent": "arXiv 2301.12966",
-    "characteristic_time": "arXiv 2606.30384, with a test that growth is exponential",
-    "characteristic_time_published": "arXiv 2606.30384, as published",
-    "decorrelation_time": "arXiv 2606.30384, with a tested null",
-    "decorrelation_time_published": "arXiv 2606.30384, as published",
-    "times_correlation": "arXiv 2606.30384",
-    "explained_variance": "arXiv 2412.02715, arXiv 2606.30384",
-    "explained_variance_walk": "arXiv 1806.08805",
-    "positive_fraction": "arXiv 2506.08523",
-    "steps_to_accuracy": "arXiv 2506.08523",
-    "spacing_collapse": "arXiv 2606.30384; Scholz and Stephens, JASA 82, 918 (1987)",
-    "spacing_difference": "control for arXiv 2606.30384",
-}
+"""Columns that stay where no setting has a value: their absence is a finding."""
 
 
 def settings_table(table: Table) -> str:
-    """Return one line per setting; columns without a value anywhere are left out unless that is a finding."""
+    """Return one row per setting; a column without any value is left out unless it is in `ALWAYS`."""
     shown = [
-        name for name in COLUMNS if name in ALWAYS or any(setting.estimates[name].is_ok for setting in table.settings)
+        key
+        for key in keys("setting")
+        if key in ALWAYS or any(setting.estimates[key].is_ok for setting in table.settings)
     ]
     has_ladder = len({setting.epsilon for setting in table.settings}) > 1
     head = "".join(
@@ -71,7 +31,7 @@ def settings_table(table: Table) -> str:
             *(["epsilon"] if has_ladder else []),
             "regime",
             "runs",
-            *(COLUMNS[name] for name in shown),
+            *(QUANTITIES[key].short for key in shown),
         )
     )
     lines = "".join(_setting(setting, shown, has_ladder) for setting in table.settings)
@@ -79,13 +39,13 @@ def settings_table(table: Table) -> str:
 
 
 def _reasons(table: Table, shown: Sequence[str]) -> str:
-    """Return, folded away, what the titles of the cells hold: a touch screen shows no titles."""
+    """Return the tooltips of the cells as a collapsed list, as touch screens show no tooltips."""
     items = ""
     for setting in table.settings:
         missing = "; ".join(
-            f"{COLUMNS[name]}: {html.escape(setting.estimates[name].message or setting.estimates[name].status)}"
+            f"{QUANTITIES[name].short}: {html.escape(estimate.message or estimate.status)}"
             for name in shown
-            if not setting.estimates[name].is_ok
+            if not (estimate := setting.estimates[name]).is_ok
         )
         items += (
             f"<li><b>lr {setting.learning_rate:g}, epsilon {setting.epsilon:g}</b>: "
@@ -94,8 +54,8 @@ def _reasons(table: Table, shown: Sequence[str]) -> str:
     return f"<details><summary>Why each regime, and why a number is missing</summary><ul>{items}</ul></details>"
 
 
-def claims_table(judged: Sequence[Claim]) -> str:
-    """Return one line per claim."""
+def claims_table(judged: Sequence[ClaimResult]) -> str:
+    """Return one row per claim."""
     lines = "".join(
         f"<tr><td>{html.escape(claim.claim)}</td><td>{html.escape(claim.source)}</td>"
         f"<td>{html.escape(claim.found)}</td><td><b class='{claim.verdict}'>{claim.verdict}</b></td></tr>"
@@ -105,7 +65,7 @@ def claims_table(judged: Sequence[Claim]) -> str:
 
 
 def laws_table(table: Table) -> str:
-    """Return the candidate laws of the settings with most spacings by rising AIC, and the bands of chance."""
+    """Return the candidate laws of the settings with most spacings by rising AIC, with bands of independent draws."""
     parts = []
     for setting in most_spaced(table.settings):
         fits = setting.spacings.fits.fits
@@ -125,20 +85,21 @@ def laws_table(table: Table) -> str:
                 f"<tr><td>skew lognormal of independent draws</td><td colspan=3>{bands} "
                 f"({null.confidence:.0%} band)</td></tr>"
             )
-        head = _head(f"law at {place(setting, table)}", "parameters", "AIC above the best", "KS distance")
+        head = _head(f"law at {label(setting, table)}", "parameters", "AIC above the best", "KS distance")
         parts.append(_scrolling(f"{head}<tbody>{lines}</tbody>", "laws"))
     return "".join(parts)
 
 
 def methods_table(runs: Sequence[RunEstimates], settings: Sequence[SettingEstimates]) -> str:
-    """Return one line per estimator: what it is called, how a run and a setting are computed, and its source."""
+    """Return one row per estimate: its name, its method in a run and over a setting, and its publication."""
     lines = ""
-    for name, title in COLUMNS.items():
+    for name in keys("setting"):
+        quantity = QUANTITIES[name]
         single = _method([run.estimates[name] for run in runs if name in run.estimates])
         joint = _method([setting.estimates[name] for setting in settings])
         lines += (
-            f"<tr><td>{title}<br><code>{name}</code></td><td>{html.escape(single or '-')}</td>"
-            f"<td>{html.escape(joint or '-')}</td><td>{html.escape(WHERE[name])}</td></tr>"
+            f"<tr><td>{quantity.short}<br><code>{name}</code></td><td>{html.escape(single or '-')}</td>"
+            f"<td>{html.escape(joint or '-')}</td><td>{html.escape(quantity.reference)}</td></tr>"
         )
     head = _head("quantity", "in one run", "over initial conditions", "source")
     return _scrolling(f"{head}<tbody>{lines}</tbody>", "methods")
@@ -163,7 +124,7 @@ def _setting(setting: SettingEstimates, shown: Sequence[str], has_ladder: bool) 
 def _cell(estimate: Estimate) -> str:
     note = html.escape(" ".join(part for part in (estimate.message, f"n = {estimate.n}.") if part), quote=True)
     if estimate.value is None:
-        return f"<td class=status title='{note}'>{estimate.status.replace('_', ' ')}</td>"
+        return f"<td class=status title='{note}'>{estimate.status.words}</td>"
     return f"<td title='{note}'>{interval(estimate).replace(' [', '<br><small>[')}{_close(estimate)}</td>"
 
 

@@ -1,34 +1,30 @@
-"""What an experiment shows and what it cannot, in plain sentences made from its numbers."""
+"""Conclusions that an experiment allows, and those that it does not, as sentences made from its numbers."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from streamscalar.analysis.quantities import QUANTITIES, advice
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import Table
 from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student
-from streamscalar.report.figures.base import one_epsilon
+from streamscalar.report.figures.drawing import one_epsilon
 from streamscalar.report.figures.spacing_laws import most_spaced
 from streamscalar.report.figures.variance import ILL_DEFINED_BELOW
-from streamscalar.report.phrases import are, counted, interval, listed, lower, place, places, span
-from streamscalar.types import ADVICE, Estimate, Regime, Status
+from streamscalar.report.phrases import are, counted, interval, label, labels, listed, lower, span
+from streamscalar.types import Estimate, Regime, Status
 
 CONFIDENCE = 0.95
-JUDGED = {
-    "ftle": "the finite-time exponent of the weights",
-    "nmle": "the exponent of an exponential phase",
-    "nmle_embedded": "the exponent of the scalar",
-    "steps_to_accuracy": "the training time",
-}
-"""Quantities whose absence is told in words; the table shows that of all others."""
+JUDGED = ("ftle", "nmle", "nmle_embedded", "steps_to_accuracy")
+"""Estimates whose absence has a sentence; the table shows the absence of all others."""
 
 
 def conclusions(table: Table) -> list[str]:
-    """Return what can and cannot be concluded from a table, one or more sentences per entry."""
+    """Return the conclusions that a table allows and those that it does not, one or more sentences per entry."""
     if not table.runs:
-        return ["No run has begun, so nothing can be concluded."]
+        return ["No run has started, so nothing can be concluded."]
     found = [
         *_progress(table.runs),
         *_without_replicas(table.runs),
@@ -46,7 +42,7 @@ def conclusions(table: Table) -> list[str]:
 
 
 def _progress(runs: Sequence[RunEstimates]) -> list[str]:
-    """Say what is not there yet: rows, or the exact embedding."""
+    """Return sentences on missing rows and missing exact embeddings."""
     sentences = []
     open_runs = [run for run in runs if not run.is_complete]
     if open_runs:
@@ -58,7 +54,7 @@ def _progress(runs: Sequence[RunEstimates]) -> list[str]:
     live = [run for run in runs if run.estimates["explained_variance"].method == "live embedding"]
     if live:
         sentences.append(
-            f"{len(live)} of {counted(len(runs), 'run')} {are(len(live))} seen through the live embedding, not the "
+            f"{len(live)} of {counted(len(runs), 'run')} {are(len(live))} analysed with the live embedding, not the "
             f"exact one: coordinates and exponents of the scalar are provisional there."
         )
     return sentences
@@ -68,8 +64,8 @@ def _without_replicas(runs: Sequence[RunEstimates]) -> list[str]:
     if not all(_is_bare(run.estimates["ftle"]) for run in runs):
         return []
     return [
-        "No perturbed replicas were trained, so nothing can be said about sensitivity to initial conditions: the "
-        "scalar, its share of the variance and the training time are all there is."
+        "No perturbed replicas were trained, so sensitivity to initial conditions is unknown: only the scalar, its "
+        "share of the variance and the training time are known."
     ]
 
 
@@ -79,11 +75,11 @@ def _is_bare(exponent: Estimate) -> bool:
 
 
 def _regimes(table: Table) -> list[str]:
-    told = [s for s in table.settings if not (s.regime is Regime.UNDECIDED and _is_bare(s.estimates["ftle"]))]
-    named = {regime: [setting for setting in told if setting.regime is regime] for regime in Regime}
+    judged = [s for s in table.settings if not (s.regime is Regime.UNDECIDED and _is_bare(s.estimates["ftle"]))]
+    named = {regime: [setting for setting in judged if setting.regime is regime] for regime in Regime}
     words = {Regime.ONSET: "at the onset", Regime.DIVERGED: "diverging"}
     parts = [
-        f"{words.get(regime, str(regime))} at {places(settings, table)}"
+        f"{words.get(regime, str(regime))} at {labels(settings, table)}"
         for regime, settings in named.items()
         if settings
     ]
@@ -94,22 +90,22 @@ def _regimes(table: Table) -> list[str]:
         low = "" if share.low is None else f"; with {share.n} of them the true share may be as low as {share.low:.0%}"
         sentences.append(
             f"The smallest rate at which every initial condition has a positive exponent is "
-            f"{place(full[0], table)}{low}."
+            f"{label(full[0], table)}{low}."
         )
     return sentences
 
 
 def _sureness(table: Table) -> list[str]:
-    """Say what the regimes rest on, and why undecided ones are."""
+    """Return sentences on the evidence of the regimes, and on why a regime is undecided."""
     sentences = []
     with_replicas = [s for s in table.settings if not _is_bare(s.estimates["ftle"])]
     few = [s for s in with_replicas if s.n_runs < LEAST_INITIAL_CONDITIONS]
-    # Whether a run diverged is told by its loss, without replicas.
+    # The loss shows whether a run diverged; that needs no replicas.
     bare = [s for s in few if s.regime is not Regime.DIVERGED]
     if bare:
         sentences.append(
-            f"At {places(bare, table)} there are under {LEAST_INITIAL_CONDITIONS} initial conditions: regimes rest on "
-            f"the spread between the replicas of single runs and hold for these initial weights only."
+            f"At {labels(bare, table)} there are fewer than {LEAST_INITIAL_CONDITIONS} initial conditions: regimes "
+            f"are based on the spread between the replicas of single runs and hold for these initial weights only."
         )
     sure = [s for s in with_replicas if s.estimates["ftle"].low is not None]
     if sure:
@@ -121,7 +117,7 @@ def _sureness(table: Table) -> list[str]:
             f"all of them together."
         )
     sentences += [
-        f"At {place(s, table)} the regime is undecided: {lower(s.regime_reason)}"
+        f"At {label(s, table)} the regime is undecided: {lower(s.regime_reason)}"
         for s in with_replicas
         if s.regime is Regime.UNDECIDED
     ]
@@ -129,7 +125,7 @@ def _sureness(table: Table) -> list[str]:
 
 
 def _speed(table: Table) -> list[str]:
-    # The reference, which is timed, knows nothing of epsilon.
+    # The reference is timed, which does not depend on epsilon.
     _, settings = one_epsilon(table.settings)
     timed = [s for s in settings if s.estimates["steps_to_accuracy"].is_ok]
     if len(timed) < 2:
@@ -137,7 +133,7 @@ def _speed(table: Table) -> list[str]:
     fastest = min(timed, key=lambda s: s.estimates["steps_to_accuracy"].value or 0.0)
     best = fastest.estimates["steps_to_accuracy"]
     rivals = [s for s in timed if s is not fastest and _overlap(s.estimates["steps_to_accuracy"], best)]
-    end = f"; not told from it: {listed([f'lr {s.learning_rate:g}' for s in rivals])}" if rivals else ""
+    end = f"; not distinguishable from it: {listed([f'lr {s.learning_rate:g}' for s in rivals])}" if rivals else ""
     return [
         f"The target accuracy is reached fastest at lr {fastest.learning_rate:g} ({interval(best)} steps, "
         f"{fastest.regime}){end}."
@@ -145,27 +141,29 @@ def _speed(table: Table) -> list[str]:
 
 
 def _absent(table: Table) -> list[str]:
-    """Say where a main quantity has no value or no interval, and why; quantities with one reason share a sentence."""
+    """Return sentences on main estimates without a value; estimates with the same reason share a sentence."""
+    is_tracked = table.experiment.get("task") == "tracked"
     quantities: dict[tuple[Status, str], list[str]] = {}
-    for name, words in JUDGED.items():
+    for name in JUDGED:
         by_status: dict[Status, list[SettingEstimates]] = {}
         for setting in table.settings:
             status = setting.estimates[name].status
-            if status is not Status.OK and not _is_told(setting, name, status):
+            if status is not Status.OK and not _is_covered(setting, name, status):
                 by_status.setdefault(status, []).append(setting)
         for status, settings in by_status.items():
-            quantities.setdefault((status, places(settings, table)), []).append(words)
+            quantities.setdefault((status, labels(settings, table)), []).append(f"the {QUANTITIES[name].label}")
     sentences = []
     for (status, where), words_of in quantities.items():
         has = "has" if len(words_of) == 1 else "have"
-        why = ADVICE[status] or f"Status: {status.replace('_', ' ')}."
         subject = listed(words_of)
-        sentences.append(f"{subject[0].upper()}{subject[1:]} {has} no value at {where}. {why}")
+        sentences.append(
+            f"{subject[0].upper()}{subject[1:]} {has} no value at {where}. {advice(status, is_tracked=is_tracked)}"
+        )
     return sentences
 
 
-def _is_told(setting: SettingEstimates, name: str, status: Status) -> bool:
-    """Whether another sentence says already why there is no number."""
+def _is_covered(setting: SettingEstimates, name: str, status: Status) -> bool:
+    """Whether another sentence gives the reason already."""
     if status is Status.TOO_FEW_INITIAL_CONDITIONS:
         return setting.n_runs < LEAST_INITIAL_CONDITIONS
     return status is Status.TOO_FEW_REPLICAS or (status is Status.MISSING and name == "steps_to_accuracy")
@@ -176,7 +174,7 @@ def _noise_floor(runs: Sequence[RunEstimates]) -> list[str]:
     if not floors:
         if _is_bare(runs[0].estimates["ftle"]):
             return []
-        return ["No unperturbed copy was carried, so it is unknown how much of a separation is rounding."]
+        return ["No unperturbed copy was trained, so it is unknown how much of a separation is rounding."]
     lost = sum(not math.isfinite(floor) for floor in floors)
     above = [floor for floor in floors if math.isfinite(floor) and floor > 0.0]
     sentences = []
@@ -196,7 +194,7 @@ def _noise_floor(runs: Sequence[RunEstimates]) -> list[str]:
 
 
 def _summary(table: Table) -> list[str]:
-    """Judge whether one coordinate is a fair summary of the trajectory."""
+    """Return sentences on how well one coordinate summarises the trajectory."""
     above, below, unknown = [], [], []
     values = []
     for setting in table.settings:
@@ -212,27 +210,27 @@ def _summary(table: Table) -> list[str]:
             below.append(setting)
     if not values:
         return []
-    sentences = [f"The scalar holds {span(values)} of the variance of a trajectory; the rest it does not show."]
+    sentences = [f"The scalar holds {span(values)} of the variance of a trajectory; it does not show the rest."]
     if above:
-        sentences.append(f"That is more than a random walk with the same moves would give at {places(above, table)}.")
+        sentences.append(f"That is more than a random walk with the same moves would give at {labels(above, table)}.")
     if below:
         sentences.append(
-            f"At {places(below, table)} it is not surely more than a random walk with the same moves gives: the shape "
-            f"of the scalar there is no evidence of structure."
+            f"At {labels(below, table)} it is not significantly more than a random walk with the same moves gives: "
+            f"the shape of the scalar there is no evidence of structure."
         )
     if unknown:
-        sentences.append(f"At {places(unknown, table)} there is no random walk to compare it with.")
+        sentences.append(f"At {labels(unknown, table)} there is no random walk to compare it with.")
     ill = [s for s in table.settings if (gap := _eigengap(s, table.runs)) is not None and gap < ILL_DEFINED_BELOW]
     if ill:
         sentences.append(
-            f"At {places(ill, table)} the two leading directions hold nearly the same variance (eigengap under "
-            f"{ILL_DEFINED_BELOW:g}): which of them the scalar follows is a matter of chance."
+            f"At {labels(ill, table)} the two leading directions hold nearly the same variance (eigengap under "
+            f"{ILL_DEFINED_BELOW:g}): which of them the scalar follows is chance."
         )
     return sentences
 
 
 def _random_direction(table: Table) -> list[str]:
-    """Judge at each setting whether the scalar is nearer to the exponent of the weights than a random direction."""
+    """Return sentences on whether the scalar or a random direction is nearer to the exponent of the weights."""
     compared = 0
     nearer: list[SettingEstimates] = []
     farther: list[SettingEstimates] = []
@@ -248,30 +246,30 @@ def _random_direction(table: Table) -> list[str]:
     if not compared:
         if any(run.estimates["nmle_embedded"].is_ok for run in table.runs):
             return [
-                "Too few initial conditions have exponents of the weights, of the scalar and of a random direction to "
-                "say whether the scalar keeps the exponent better than chance."
+                "Too few initial conditions have exponents of the weights, of the scalar and of a random direction: "
+                "whether the scalar keeps the exponent better than chance is unknown."
             ]
         return []
     sentences = []
     if nearer:
         sentences.append(
             f"The exponent of the scalar is nearer to that of the weights than a random direction's at "
-            f"{places(nearer, table)}."
+            f"{labels(nearer, table)}."
         )
     if farther:
         sentences.append(
-            f"At {places(farther, table)} a random direction keeps the exponent of the weights better than the scalar."
+            f"At {labels(farther, table)} a random direction keeps the exponent of the weights better than the scalar."
         )
     if alike:
         sentences.append(
-            f"At {places(alike, table)} a random direction keeps the exponent of the weights as well as the scalar, as "
-            f"far as can be told: agreement there says nothing for the embedding."
+            f"At {labels(alike, table)} a random direction keeps the exponent of the weights as well as the scalar, "
+            f"within the intervals: agreement there is no evidence for the embedding."
         )
     return sentences
 
 
 def _misses(runs: Sequence[RunEstimates]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Return how far scalar and random direction are from the exponent of the weights, `(n, 2)`."""
+    """Return the distances of scalar and random direction from the exponent of the weights, `(n, 2)`."""
     rows = []
     for run in runs:
         full, scalar, random = (
@@ -297,8 +295,8 @@ def _epsilon(table: Table) -> list[str]:
     epsilons = sorted({run.epsilon for run in table.runs})
     if len(epsilons) == 1 and any(run.estimates["nmle"].is_ok for run in table.runs):
         sentences.append(
-            f"Exponents hold for a perturbation of {epsilons[0]:g}; how they depend on it was not measured (a ladder "
-            f"of perturbation.epsilon would)."
+            f"Exponents hold for a perturbation of {epsilons[0]:g}; how they depend on it was not measured (runs "
+            f"with three or more perturbation sizes would show it)."
         )
     return sentences
 
@@ -307,15 +305,15 @@ def _spacings(table: Table) -> list[str]:
     shown = most_spaced(table.settings)
     if not shown:
         if any(setting.spacings.fits.n for setting in table.settings):
-            return ["There are too few asymptotic states to say anything about their spacings."]
+            return ["There are too few asymptotic states to analyse their spacings."]
         return []
     setting = shown[0]
     spacings, difference = setting.spacings, setting.estimates["spacing_difference"]
-    where = f"{spacings.fits.n} spacings of asymptotic states at {place(setting, table)}"
+    where = f"{spacings.fits.n} spacings of asymptotic states at {label(setting, table)}"
     if difference.is_ok:
         sentence = f"The {where} differ from those of independent draws (p = {difference.value:.2g})."
     elif difference.status is Status.NOT_SIGNIFICANT:
-        sentence = f"The {where} do not surely differ from those of independent draws: their law is no evidence."
+        sentence = f"The {where} do not differ significantly from those of independent draws: their law is no evidence."
     else:
         sentence = f"Whether the {where} differ from those of independent draws is unknown: {lower(difference.message)}"
     if spacings.n_drifting:
@@ -329,12 +327,12 @@ def _scope(table: Table) -> str:
     what = f"task {about['task']}" if "task" in about else "this task"
     return (
         f"All of this is about finite training of one network on {what}: an exponent here is the growth over the steps "
-        f"that were trained, not a limit, and nothing carries over to other networks, tasks or optimisers by itself."
+        f"that were trained, not a limit, and nothing here can be assumed for other networks, tasks or optimisers."
     )
 
 
 def _range(setting: SettingEstimates, name: str, runs: Sequence[RunEstimates]) -> tuple[float, float, float] | None:
-    """Return low end, value and high end of an estimate; of the single runs where they are too few for a mean."""
+    """Return low end, value and high end of an estimate; of the single runs where there are too few for a mean."""
     estimate = setting.estimates[name]
     if estimate.value is not None:
         low = estimate.value if estimate.low is None else estimate.low

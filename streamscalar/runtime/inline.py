@@ -1,4 +1,4 @@
-"""All workers in this process, one run after the other."""
+"""The inline executor: all workers in this process, one run after the other."""
 
 from collections import deque
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from streamscalar.workers.trainer import Outcome, Trainer
 
 
 def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:
-    """Carry out the whole experiment and return its last snapshot; `on_snapshot` hears of every block."""
+    """Carry out the experiment and return its last snapshot; `on_snapshot` is called after every block."""
     coordinator = Coordinator(store, plan_packs(config), 1, config.n_rows)
     trainer = Trainer(store.url, config)
     embedder = Embedder(store.url, config.embedding, config.store.fsync)
 
     unwanted: set[str] = set()
 
-    def obey() -> None:
-        for instruction in coordinator.obey():
+    def handle_requests() -> None:
+        for instruction in coordinator.handle_requests():
             if isinstance(instruction, StopTraining):
                 unwanted.add(instruction.pack_id)
             else:
@@ -41,7 +41,7 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
 
     def sink(run_id: str, first_row: int, weights: NDArray[np.floating]) -> None:
         coordinator.report(embedder.embed(run_id, first_row, weights))
-        obey()
+        handle_requests()
         on_snapshot(coordinator.snapshot())
 
     def carry_out(instruction: Instruction) -> list[Instruction]:
@@ -63,13 +63,13 @@ def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], N
         instruction = waiting.popleft()
         try:
             waiting.extend(carry_out(instruction))
-            obey()
+            handle_requests()
             on_snapshot(coordinator.snapshot())
         except KeyboardInterrupt:
             coordinator.handle(CancelRequested())
             coordinator.fail(instruction.pack_id, KeyboardInterrupt("stopped by the user"))
             break
-        except Exception as error:  # noqa: BLE001  (any failure of a worker ends its run, never the experiment)
+        except Exception as error:  # noqa: BLE001  (a failure of a worker ends its run, not the experiment)
             for plan in coordinator.packs[instruction.pack_id]:
                 embedder.forget(plan.run_id)
             waiting.extend(coordinator.fail(instruction.pack_id, error))

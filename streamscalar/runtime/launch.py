@@ -1,4 +1,4 @@
-"""From a config to a finished store: check, price, create, execute."""
+"""From a config to a finished store: check the config, estimate the cost, create the store, execute."""
 
 import os
 import time
@@ -19,28 +19,28 @@ from streamscalar.training.ensemble import pinned_threads, resolve_device
 from streamscalar.training.setup import load_problem, set_up_pack
 
 COMPRESSED_SHARE = 0.9
-"""Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs hardly shrink."""
+"""Bytes on disk per raw byte that the check of the disk assumes; float64 deltas of chaotic runs compress little."""
 
 CLUSTER_VARIABLES = ("STREAMSCALAR_CLUSTER__", "STREAMSCALAR_STORE__FSYNC", "STREAMSCALAR_STORE__SPOOL")
-"""Variables that say where a stored experiment goes on."""
+"""Environment variables that apply when a stored experiment is resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A config that can run here.
+    """A config that was checked, with its estimated cost.
 
     Attributes
     ----------
     config
         The config.
     cost
-        Rows and bytes it will write.
+        Rows and bytes that it will write.
     seconds
-        Estimated training time, from two measured steps.
+        Estimated training time in seconds, from two measured steps.
     n_concurrent
-        Packs in training at once.
+        Number of packs in training at the same time.
     provenance
-        Versions, device, threads, data and git revision.
+        Versions, device, threads and git revision.
     """
 
     config: Config
@@ -51,22 +51,22 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Check data, device, epsilon and disk before anything is written, and estimate the cost.
+    """Check data, device, epsilon and disk space before anything is written, and estimate the cost.
 
     Raises
     ------
     BadCall
-        Names the field that cannot work here.
+        A field of the config cannot work on this machine.
     """
     if config.task.name == "tracked":
         raise BadCall(
             "task.name",
-            "must be a task that can be trained here",
-            "tracked, a training of your own",
-            "Go on with it in your own loop: ss.track(model, name=..., resume='must')",
+            "must be a task that this package trains",
+            "tracked, which names your own training loop",
+            "Resume it in your own loop: ss.track(model, name=..., resume='must')",
             Kind.CONFIG,
         )
-    # On a cluster the trainers' device counts; the driver prices the run on what it has.
+    # On a cluster the trainers may have another device; the driver measures on its own.
     device = resolve_device(config.training.device if config.cluster.executor == "inline" else "auto")
     packs = plan_packs(config)
     with pinned_threads(config.training.n_threads):
@@ -124,14 +124,14 @@ def _check_room(config: Config, price: Cost) -> None:
 
 
 def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda _: None) -> Experiment:
-    """Create or continue the store and carry out what is missing.
+    """Create or open the store and carry out the missing work.
 
     Raises
     ------
     BadCall
         The store holds another experiment, or the cluster does not answer.
     WorkFailed
-        Runs failed, or the work was cancelled; every acknowledged row is kept.
+        Runs failed, or the experiment was cancelled; every acknowledged row is kept.
     """
     config = prepared.config
     if config.cluster.executor == "inline":
@@ -141,7 +141,7 @@ def execute(prepared: Prepared, on_snapshot: Callable[[Snapshot], None] = lambda
     else:
         from streamscalar.runtime.ray.executor import ray_executor
 
-        # The store is made when the cluster answers: a wrong address leaves nothing behind.
+        # The store is created once the cluster answers, so that a wrong address leaves no files behind.
         with ray_executor(config) as run_on_ray:
             last = run_on_ray(_store(prepared), on_snapshot)
     on_snapshot(last)
@@ -154,7 +154,7 @@ def _store(prepared: Prepared) -> Store:
 
 
 def _raise_failures(last: Snapshot, path: str) -> None:
-    resume = f"Go on with: streamscalar resume {path}"
+    resume = f"Resume with: streamscalar resume {path}"
     if last.error:
         raise WorkFailed("experiment", last.error, fix=resume, kind=Kind.STORE_FULL)
     if last.count(Phase.FAILED):
@@ -187,21 +187,21 @@ def run(
 
 
 def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any], settings: tuple[str, ...] = ()) -> Config:
-    """Return the config of a stored experiment, with a place to run of its own.
+    """Return the config of a stored experiment with another section `cluster`, to resume it.
 
     Parameters
     ----------
     store
         The store.
     cluster
-        Keys of the section `cluster`; those of the environment stand below.
+        Keys of the section `cluster`; they take precedence over the environment.
     settings
         `section.key=value` strings for `cluster.*`, `store.fsync` and `store.spool`.
 
     Raises
     ------
     BadCall
-        No store, or a setting that would change the experiment.
+        There is no store, or a setting would change the experiment.
     """
     stored = Experiment(Store.open(store)).config
     environment = {name: value for name, value in os.environ.items() if name.startswith(CLUSTER_VARIABLES)}
@@ -211,9 +211,9 @@ def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any], se
     if config.identity() != stored.identity():
         raise BadCall(
             "--set",
-            "may change cluster.*, store.fsync and store.spool of a stored experiment",
+            "may change only cluster.*, store.fsync and store.spool of a stored experiment",
             ", ".join(settings),
-            "Leave the rest as it was, or run it in another store",
+            "Leave the other keys unchanged, or run the new config in another store",
             Kind.CONFIG,
         )
     return config
@@ -222,12 +222,12 @@ def continue_store(store: str | os.PathLike[str], cluster: Mapping[str, Any], se
 def attach(
     store: str | os.PathLike[str], address: str, on_snapshot: Callable[[Snapshot], None] = lambda _: None
 ) -> Experiment | None:
-    """Follow an experiment that runs on a cluster to its end; `None` where an interrupt left it running.
+    """Follow an experiment on a cluster to its end; returns `None` if an interrupt left it running.
 
     Raises
     ------
     BadCall
-        The cluster does not answer, or nothing of this store runs there and it is not finished.
+        The cluster does not answer, or the store is not finished and no experiment of it runs there.
     WorkFailed
         Runs failed, or the cluster was lost; every acknowledged row is kept.
     """
@@ -242,9 +242,9 @@ def attach(
         if not all(run_id in stored and opened.reader(run_id).embedding.has_exact for run_id in planned):
             raise BadCall(
                 opened.url,
-                f"must be of an experiment that runs on {address}",
-                "one that nobody works on there",
-                f"Go on with: streamscalar resume {opened.url} --address {address}",
+                f"must be the store of an experiment that runs on {address}",
+                "an unfinished one that does not run there",
+                f"Resume with: streamscalar resume {opened.url} --address {address}",
                 Kind.CLUSTER,
             )
         return experiment

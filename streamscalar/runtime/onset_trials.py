@@ -1,4 +1,4 @@
-"""Finding the onset of sensitivity and the fastest learning rate; and the learning-rate range test beside it.
+"""The search for the onset of sensitivity and the fastest learning rate, and the learning-rate range test.
 
 References
 ----------
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamscalar.config import Config, plan_runs
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.protocol.onset_search import Instruction, OnsetResult, OnsetSearch, Probe, RateProbed
+from streamscalar.protocol.onset_search import OnsetResult, OnsetSearch, ProbeRates, RateProbed, SearchInstruction
 from streamscalar.protocol.progress import Snapshot
 from streamscalar.runtime.launch import execute, prepare
 from streamscalar.store import Place, medium_of
@@ -34,13 +34,13 @@ from streamscalar.types import Estimate, Status
 RESULT_FILE = "onset.json"
 
 LEAST_INITIAL_CONDITIONS = 3
-"""Under three there is no interval over initial conditions, and no steps to accuracy."""
+"""With fewer there is no interval over initial conditions, and no estimate of the steps to accuracy."""
 
 SMOOTHING = 0.9
-"""Weight of the past in the smoothed loss of the range test, corrected for its start."""
+"""Decay of the exponential average of the loss in the range test, which is corrected for bias."""
 
 STOP_FACTOR = 4.0
-"""The range test ends where the smoothed loss exceeds its smallest value so often."""
+"""The range test ends once the smoothed loss exceeds its minimum by this factor."""
 
 
 def find_onset(
@@ -56,36 +56,35 @@ def find_onset(
 ) -> OnsetResult:
     """Bracket the onset of sensitivity and find the fastest learning rate, within a budget.
 
-    Every stage of the search is an ordinary experiment in `store_root/stage-<k>`. A search that was killed goes on
-    from its stages when it is called again, and ends at the same result; one that ran out goes on when it is called
-    with a larger budget.
+    Every stage of the search is an ordinary experiment in `store_root/stage-<k>`. A call after an interruption resumes
+    from the stored stages and gives the same result; a call with a larger budget continues a search that ran out.
 
     Parameters
     ----------
     config
-        What to train; its learning rates are not used, and neither is `store.url`.
+        What to train; its learning rates and `store.url` are ignored.
     store_root
         Folder, or prefix in a bucket, of the stages and of `onset.json`, the result as a JSON document.
     low, high, budget_steps, tolerance
         See `OnsetSearch`. The budget counts the steps of a run once, whatever its number of replicas.
     on_snapshot
-        Hears of the progress of the stage that runs.
+        Called with the progress of the current stage.
     on_probe
-        Hears of each rate when its stage is done.
+        Called with each rate when its stage is done.
 
     Raises
     ------
     BadCall
-        The config or the arguments do not fit a search; nothing was written.
+        The config or the arguments do not suit a search; nothing was written.
     WorkFailed
-        A run failed, or the work was stopped; every acknowledged row is kept.
+        A run failed, or the search was stopped; every acknowledged row is kept.
     """
     _check(config, store_root)
     steps_per_rate = config.experiment.n_initial_conditions * config.training.n_steps
     search = OnsetSearch(low, high, steps_per_rate=steps_per_rate, budget_steps=budget_steps, tolerance=tolerance)
-    instructions: list[Instruction] = [search.start()]
+    instructions: list[SearchInstruction] = [search.start()]
     with _one_cluster(config):
-        while isinstance(newest := instructions[-1], Probe):
+        while isinstance(newest := instructions[-1], ProbeRates):
             store = store_root / f"stage-{len(instructions) - 1}"
             for probed in _probe(_stage_config(config, newest.learning_rates, store), on_snapshot):
                 instructions += search.handle(probed)
@@ -98,9 +97,9 @@ def _check(config: Config, store_root: Place) -> None:
     if config.task.name == "quadratic":
         raise BadCall(
             "task.name",
-            "must be a task with an accuracy, whose steps to the target say which rate is fastest",
+            "must be a task with an accuracy: the search compares the steps to the target accuracy",
             "quadratic",
-            "Take digits, iris or idx",
+            "Use digits, iris or idx",
             Kind.CONFIG,
         )
     if config.experiment.n_initial_conditions < LEAST_INITIAL_CONDITIONS:
@@ -113,15 +112,15 @@ def _check(config: Config, store_root: Place) -> None:
     if config.perturbation.n_perturbed == 0:
         raise BadCall(
             "perturbation.n_perturbed",
-            "must be at least 1, as regimes follow from perturbed replicas",
+            "must be at least 1: regimes are classified from perturbed replicas",
             "0",
             kind=Kind.CONFIG,
         )
     if len(config.perturbation.epsilon) > 1:
         raise BadCall(
             "perturbation.epsilon",
-            "must be one number: a search follows one size of perturbation",
-            f"{len(config.perturbation.epsilon)} rungs",
+            "must be one number: a search uses one size of perturbation",
+            f"{len(config.perturbation.epsilon)} numbers",
             kind=Kind.CONFIG,
         )
     if (store_root / "zarr.json").exists():
@@ -136,7 +135,7 @@ def _check(config: Config, store_root: Place) -> None:
 
 @contextmanager
 def _one_cluster(config: Config) -> Iterator[None]:
-    """Hold one connection to Ray through all stages, where Ray runs them."""
+    """Keep one connection to Ray for all stages, if Ray is the executor."""
     if config.cluster.executor == "inline":
         yield
         return
@@ -154,11 +153,11 @@ def _stage_config(config: Config, rates: tuple[float, ...], store: Place) -> Con
 
 
 def _probe(config: Config, on_snapshot: Callable[[Snapshot], None]) -> list[RateProbed]:
-    """Run a stage, or what is missing of it, and return what it says of its rates."""
+    """Run a stage, or the missing part of it, and return the result of each rate."""
     try:
         experiment = execute(prepare(config), on_snapshot)
     except WorkFailed as error:
-        fix = "The rows are kept: repeat the same find-onset to go on"
+        fix = "The rows are kept: repeat the same command to resume"
         raise WorkFailed(error.where, error.must, error.got, fix, error.kind, Path(config.store_path).name) from error
     n_steps = config.experiment.n_initial_conditions * config.training.n_steps
     return [
@@ -181,20 +180,20 @@ def _write(path: Place, document: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """Loss against a learning rate that grows at every step, and the rates that the usual rules read off it.
+    """Loss against a learning rate that grows at every step, and the rates that two usual rules choose from it.
 
     Attributes
     ----------
     learning_rates
-        Rates, shape (n,), rising geometrically.
+        Rates, shape (n,), in a geometric sequence.
     losses, smoothed
         Training loss after the update at that rate, and its bias-corrected exponential average, shape (n,).
     steepest
-        Rate at which the smoothed loss falls fastest per factor of rate.
+        Rate at which the smoothed loss has its steepest slope over the logarithm of the rate.
     tenth_of_minimum
         A tenth of the rate at which the smoothed loss is smallest.
     n_steps_spent
-        Updates made, of one replica from one initial condition.
+        Number of updates, of one replica from one initial condition.
     """
 
     learning_rates: NDArray[np.float64]
@@ -206,10 +205,10 @@ class RangeTest:
 
 
 def range_test(config: Config, *, low: float, high: float, n_steps: int = 100) -> RangeTest:
-    """Make the learning-rate range test [1]_: one training whose rate grows from `low` to `high`.
+    """Run the learning-rate range test [1]_: one training run whose rate grows from `low` to `high`.
 
-    It ends early where the smoothed loss is no longer finite or passes four times its smallest value. It
-    knows nothing of sensitivity; it is what `find_onset` is compared with.
+    It ends early once the smoothed loss is not finite or exceeds four times its minimum. It does not measure
+    sensitivity; it is the baseline for `find_onset`.
 
     Parameters
     ----------
@@ -218,10 +217,10 @@ def range_test(config: Config, *, low: float, high: float, n_steps: int = 100) -
     low, high
         Range of rates.
     n_steps
-        Updates over the whole range.
+        Number of updates over the whole range.
     """
     if not 0.0 < low < high < math.inf:
-        raise BadCall("low, high", "must be a rising range of rates", f"{low:g} and {high:g}", kind=Kind.CONFIG)
+        raise BadCall("low, high", "must be an ascending range of rates", f"{low:g} and {high:g}", kind=Kind.CONFIG)
     if n_steps < 10:
         raise BadCall("n_steps", "must be at least 10", str(n_steps), kind=Kind.CONFIG)
     rates = np.geomspace(low, high, n_steps)
@@ -232,9 +231,9 @@ def range_test(config: Config, *, low: float, high: float, n_steps: int = 100) -
 
 
 def _sweep(config: Config, rates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Train with one rate per step; return the losses that followed, and smoothed, up to the end of the test.
+    """Train with one rate per step; return the loss after each update, and the smoothed loss.
 
-    With mini-batches each loss is that of the next batch.
+    With mini-batches, each loss is that of the next batch.
     """
     training = config.training
     device = resolve_device(training.device)
@@ -278,7 +277,7 @@ def _picks(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> tuple[E
             Estimate.failed(Status.NON_FINITE, n=len(rates), method=steep, what=what),
             Estimate.failed(Status.NON_FINITE, n=len(rates), method=tenth, what=what),
         )
-    # The rates are even on a log scale, so that the slope per step is the slope per factor.
+    # The rates are evenly spaced on a log scale, so the slope per step is that over the logarithm of the rate.
     fastest = float(rates[np.argmin(np.gradient(smoothed))])
     least = float(rates[np.argmin(smoothed)]) / 10.0
     return (

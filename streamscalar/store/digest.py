@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from streamscalar.store.media.files import json_bytes, plain
 from streamscalar.store.reader import RunReader
-from streamscalar.store.schema import DISTANCES
+from streamscalar.types import DISTANCES
 
 
 def run_digest(reader: RunReader) -> bytes:
     """Return a sha256 over definition, steps, hashes of the weights, metrics, coordinates and separations.
 
-    Attempts, times, hosts, segments and what is retained do not count.
+    Attempts, times, hosts, segments and retention have no effect on it.
     """
     spec = reader.spec.to_json()
     counted = {key: spec[key] for key in ("run_id", "setting", "seed", "layers", "dtype", "n_perturbed", "has_control")}

@@ -13,7 +13,8 @@ from streamscalar.store.format.arrays import StoredArray
 from streamscalar.store.format.packing import unpack
 from streamscalar.store.media.files import read_group
 from streamscalar.store.media.objects import Place
-from streamscalar.store.schema import DISTANCES, RunFiles
+from streamscalar.store.schema import RunFiles
+from streamscalar.types import DISTANCES
 
 BASIS_ARRAYS = ("version", "first_row", "rotation", "shift", "singular_values", "total_variance")
 """Arrays of `embedding/bases`, one entry per basis version."""

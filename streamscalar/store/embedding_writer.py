@@ -1,4 +1,4 @@
-"""Write the embedding stream: live coordinates block by block, the exact solution at the end, and retention."""
+"""Write the embedding stream: live coordinates by blocks, the exact solution at the end, and retention."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,15 +21,15 @@ from streamscalar.store.wal import Fsync
 class EmbeddingWriter:
     """Appends blocks of coordinates and separations; from one thread.
 
-    There is no write-ahead log: every block is published whole, and after a crash the embedder starts again from the
+    There is no write-ahead log: every block is published as a whole, and after a crash the embedder continues from the
     restart state that was published with the newest block.
 
     Parameters
     ----------
     path
-        Directory of the run, or its prefix in a bucket.
+        Folder of the run, or its prefix in a bucket.
     fsync
-        As for the weights: under `none` the disk is never waited for.
+        As for the weights: with `none`, nothing waits for the disk.
 
     Attributes
     ----------
@@ -72,14 +72,14 @@ class EmbeddingWriter:
         Parameters
         ----------
         first_row
-            First row of the block: the next one, at the start of a segment. A block that is there already is ignored.
+            First row of the block: the next one, at the start of a segment. A published block is ignored.
         rows
             Each of `BLOCK_ARRAYS`, S rows, one segment: scores (S, R, K), distances (S, R), pairs (S, M (M + 1) / 2),
             increments (S, 1 + M, 1 + M).
         basis
             `version`, `rotation` (K, K), `shift` (K,), `singular_values` (K,), `total_variance`; every version stays.
         checkpoint
-            Arrays to go on from; only the newest stay.
+            Arrays to continue from; only the newest are kept.
 
         Raises
         ------
@@ -129,9 +129,9 @@ class EmbeddingWriter:
             self._commit(publication, exact=True, exact_info=dict(info), checkpoint="")
 
     def drop_weights(self, keep_segments: int) -> None:
-        """Delete the weights but for the last segments, rounded up to whole spans between key frames.
+        """Delete the weights except those of the last segments, rounded up to whole spans between key frames.
 
-        Steps, metrics, hashes and everything of the embedding stay.
+        Steps, metrics, hashes and the embedding stay.
         """
         weights = read_group(self._files.weights)
         if not (self._attributes["exact"] and weights["complete"]):

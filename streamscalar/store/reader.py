@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.config import RunSetting
 from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.store.embedding_reader import EmbeddingReader
 from streamscalar.store.format.arrays import StoredArray
@@ -106,7 +107,7 @@ class RunReader:
         self.spec: RunSpec = self._files.spec()
         self.run_id: str = self.spec.run_id
         self.layout: Layout = self.spec.layout
-        self.setting: dict[str, Any] = self.spec.setting
+        self.setting: RunSetting = self.spec.setting
         self.seed: int = self.spec.seed
         self.n_planned: int | None = self.spec.n_planned
         self.metric_names: tuple[str, ...] = self.spec.metrics

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from streamscalar.config import RunSetting
 from streamscalar.errors import BadCall, Kind
 from streamscalar.store.embedding_writer import EmbeddingWriter
 from streamscalar.store.format.arrays import Codec, stored_document
@@ -19,9 +20,9 @@ from streamscalar.store.requests import read_requests, write_request
 from streamscalar.store.schema import LOGS, SCHEMA_VERSION, RunFiles, RunSpec, segment_rows
 from streamscalar.store.wal import Fsync
 from streamscalar.store.weights_writer import WeightsWriter
-from streamscalar.types import Layout
+from streamscalar.types import RUN_ID_PATTERN, Layout
 
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+RUN_ID = re.compile(RUN_ID_PATTERN)
 """Names that a run may have: each is a folder name that cannot lead out of the store."""
 
 OPEN_ENDED_ROWS = 128
@@ -106,7 +107,7 @@ class Store:
         self,
         run_id: str,
         *,
-        setting: Mapping[str, Any],
+        setting: RunSetting,
         seed: int,
         layout: Layout,
         n_rows: int | None,
@@ -130,7 +131,7 @@ class Store:
             raise BadCall("run", must, repr(run_id), kind=Kind.CONFIG)
         spec = RunSpec(
             run_id,
-            plain(setting),
+            RunSetting.model_validate(plain(setting.to_json())),
             seed,
             layout,
             n_rows,

@@ -1,9 +1,9 @@
-"""What a run is, and where its parts lie: schema version 1.
+"""The definition of a run, and the paths of its parts: schema version 1.
 
 ```
 <store>/zarr.json                     schema_version, config, provenance
 <store>/runs/order                    run ids, one a line, in the order of their creation
-<store>/requests/                     runs to add and to cancel, for whoever runs the experiment
+<store>/requests/                     runs to add and to cancel, for the executor of the experiment
 <store>/runs/<id>/zarr.json           definition of the run (`RunSpec`)
     status.json                       small changing facts: state, attempts, reason
     weights/zarr.json                 published length of the weights stream, whether it is complete
@@ -16,9 +16,9 @@
     wal/weights, wal/embedding        locks, write-ahead files, restart state, scratch
 ```
 
-In a bucket the same, but that `wal/` holds the restart state alone (write-ahead files lie on the writer's machine),
-that every array is sharded and its shape follows when its stream ends, and that a run has an `id` and each stream the
-mark of its `writer`. Copied to a folder, such a store is one like any other.
+A store in a bucket differs: `wal/` holds the restart state only (write-ahead files lie on the writer's machine), every
+array is sharded and its shape follows when its stream ends, a run has an `id`, and each stream has the mark of its
+`writer`. Copied to a folder, it is a valid store there.
 """
 
 import json
@@ -30,11 +30,12 @@ from typing import Any, Generic, Self, cast
 import numpy as np
 from typing_extensions import TypeVar
 
+from streamscalar.config import RunSetting
 from streamscalar.store.format.arrays import Codec, series_document, trajectory_document
 from streamscalar.store.media.medium import Medium
 from streamscalar.store.media.objects import Place
 from streamscalar.store.media.opening import medium_of
-from streamscalar.types import Layout
+from streamscalar.types import DISTANCES, Layout
 
 SCHEMA_VERSION = 1
 
@@ -59,7 +60,7 @@ def chunk_parameters(n_parameters: int, rows: int, itemsize: int) -> int:
     """Return the parameters per inner chunk: about 2 MiB and at least 4096, in chunks of nearly equal size.
 
     Measured on gradient descent (P = 50,890, 64 rows, float64): 2048, 4096 and 16384 parameters compress alike
-    (within 0.3 %); what grows with the chunk is the time to read a few parameters, what shrinks is the cost per chunk.
+    (within 0.3 %). Larger chunks take longer for reading a few parameters, and cost less overhead per chunk.
     """
     most = min(_MAX_CHUNK, max(_MIN_CHUNK, _CHUNK_BYTES // (rows * itemsize)))
     n_chunks = -(-n_parameters // most)
@@ -75,13 +76,13 @@ class RunSpec:
     run_id
         Name, also of the directory.
     setting
-        What distinguishes the run, such as its learning rate, as JSON.
+        What distinguishes the run, such as its learning rate.
     seed
         Seed of its initial condition.
     layout
         Order of the parameters and meaning of the replicas.
     n_planned
-        Rows that the run is to have; `None` where nobody knows, as in a user's own training.
+        Planned rows; `None` where the number is unknown, as in a user's own training loop.
     metrics
         Names of the metrics, in order.
     n_components
@@ -91,11 +92,11 @@ class RunSpec:
     codec
         Compression of the weights.
     parent
-        Run and step that it was forked from, `None` where it began by itself.
+        Run and step that it was forked from; `None` for a run without a parent.
     """
 
     run_id: str
-    setting: dict[str, Any]
+    setting: RunSetting
     seed: int
     layout: Layout
     n_planned: int | None
@@ -119,7 +120,7 @@ class RunSpec:
         """Return the attributes of the run's group."""
         return {
             "run_id": self.run_id,
-            "setting": self.setting,
+            "setting": self.setting.to_json(),
             "seed": self.seed,
             **self.layout.to_json(),
             "n_planned": self.n_planned,
@@ -135,7 +136,7 @@ class RunSpec:
         """Inverse of `to_json`."""
         return cls(
             data["run_id"],
-            data["setting"],
+            RunSetting.model_validate(data["setting"]),
             data["seed"],
             Layout.from_json(data),
             data["n_planned"],
@@ -193,24 +194,20 @@ class RunSpec:
         return documents
 
 
-DISTANCES = ("l1", "rms", "random", "embedded")
-"""Separations of every replica from the reference. `random` and `embedded` lie along one direction and have a sign;
-`embedded` is the live one, until the exact solution replaces it."""
-
 BLOCK_ARRAYS = (
     "embedding/scores",
     *(f"divergence/{name}" for name in DISTANCES),
     "divergence/pairs",
     "embedding/increments",
 )
-"""What the embedder publishes of every row. `pairs` are L1 distances between all pairs of reference and perturbed
-replicas, (0, 1), (0, 2)...; `increments` the products of their moves since the row before, over P."""
+"""Arrays that the embedder publishes for every row. `pairs` are L1 distances between all pairs of reference and
+perturbed replicas, (0, 1), (0, 2)...; `increments` the products of their moves since the row before, over P."""
 
 LOGS = ("wal/weights", "wal/embedding")
 """Folders of a run for locks, write-ahead files and restart state."""
 
 GROUPS = ("weights/state", "metrics", "embedding/bases", "divergence")
-"""Groups without attributes of their own."""
+"""Groups without attributes."""
 
 DESCRIPTIONS: Mapping[str, str] = {
     "weights/deltas": "Change of every weight since the row before, as a zigzag integer of its bits; zeros in row 0.",
@@ -259,7 +256,7 @@ AnyPlace = TypeVar("AnyPlace", bound=Place, default=Path)
 
 @dataclass(frozen=True)
 class RunFiles(Generic[AnyPlace]):
-    """Where the parts of a run lie: files in a folder, or objects under a prefix of a bucket."""
+    """Paths of the parts of a run: files in a folder, or objects under a prefix of a bucket."""
 
     path: AnyPlace
 

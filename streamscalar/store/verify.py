@@ -8,13 +8,13 @@ from streamscalar.errors import StreamscalarError
 from streamscalar.store.format.codec import encode
 from streamscalar.store.reader import RunReader
 from streamscalar.store.root import Store
-from streamscalar.store.schema import DISTANCES
 from streamscalar.store.wal import sha256
+from streamscalar.types import DISTANCES
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something damaged.
+    """One damaged part of a run.
 
     Attributes
     ----------

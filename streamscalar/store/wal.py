@@ -1,10 +1,10 @@
-"""Write-ahead files of the weights stream: what makes a row durable before its segment is sealed.
+"""Write-ahead files of the weights stream, which make a row durable before its segment is sealed.
 
-One file per attempt and segment, so that a sealed segment's file is simply deleted and the log never holds more than
-about two segments. A frame is a header (magic, checksum of header and tail, lengths, row, step, sha256 of the
-weights), the raw weights, and a tail (metrics, and at a key frame the trainer's state). The digest is needed for the
-store anyway, so it also is the checksum of the weights. A frame is valid when both agree; a file is valid up to its
-first invalid frame. Nothing is ever appended behind an invalid frame: a new attempt begins a new file.
+There is one file per attempt and segment, so that the file of a sealed segment can be deleted and the log never holds
+more than about two segments. A frame is a header (magic, checksum of header and tail, lengths, row, step, sha256 of the
+weights), the raw weights, and a tail (metrics, and at a key frame the trainer's state). The digest is stored
+anyway, so it serves as the checksum of the weights. A frame is valid when both agree; a file is valid up to its
+first invalid frame. Nothing is appended after an invalid frame: a new attempt starts a new file.
 """
 
 import hashlib
@@ -85,7 +85,7 @@ class Log:
     fence
         The writer's right to write, checked for every row.
     fsync
-        `row`: a row is on the disk when `append` returns; otherwise it survives its process, not its machine.
+        `row`: a row is on the disk when `append` returns; otherwise it survives a crash of its process only.
     """
 
     def __init__(self, directory: Path, fence: FolderFence, fsync: Fsync) -> None:
@@ -126,7 +126,7 @@ class Log:
                 if self._fsync == "row":
                     os.fdatasync(self._file)
             except OSError:
-                # What was not acknowledged must not be found later, and the next row must follow the last good one.
+                # An unacknowledged row must not be found later, and the next row must follow the last valid one.
                 os.ftruncate(self._file, self._end)
                 os.lseek(self._file, self._end, os.SEEK_SET)
                 raise
@@ -144,14 +144,14 @@ class Log:
     def _begin(self, segment: int) -> None:
         self.close()
         path = self._directory / f"{self._fence.attempt:08d}-{segment:012d}{LOG_SUFFIX}"
-        # Open for the same segment again after a close: what this attempt wrote before stays.
+        # The same segment may be opened again after a close: rows that this attempt wrote before stay.
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._end = os.lseek(self._file, 0, os.SEEK_END)
         self._segment = segment
 
 
 class LogReader:
-    """Finds the valid frames of a stream; remembers what it has verified, as frames never change.
+    """Finds the valid frames of a stream; caches those it has verified, as frames never change.
 
     Parameters
     ----------
@@ -160,8 +160,8 @@ class LogReader:
     n_metrics, n_replicas
         Shape of the metrics in a frame.
     hash_weights
-        Whether to compare the weights of a frame with their hash. A monitor that looks at thousands of runs does
-        not: it would read every weight, and what it may be shown too early is a row that a power cut tore.
+        Whether to compare the weights of a frame with their hash. A monitor of thousands of runs does not, as it would
+        read every weight; after a power cut it may then count a row that was written only in part.
     """
 
     def __init__(self, directory: Path, n_metrics: int, n_replicas: int, *, hash_weights: bool = True) -> None:
@@ -187,14 +187,14 @@ class LogReader:
         return frames
 
     def forget(self) -> None:
-        """Verify everything again at the next look."""
+        """Verify everything again at the next call."""
         self._verified = {}
 
     def _file_frames(self, name: str) -> list[Frame]:
         try:
             with (self._directory / name).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                # A writer that meets a full disk takes an unacknowledged frame back.
+                # On a full disk, a writer removes its unacknowledged frame again.
                 frames = [x for x in self._verified.get(name, []) if x.offset + x.n_bytes <= size]
                 offset = frames[-1].offset + frames[-1].n_bytes if frames else 0
                 while frame := self._frame(self._directory / name, file.fileno(), offset, size):
@@ -254,7 +254,7 @@ def _segment_of(name: str) -> int:
 
 
 def _read(file: int, n_bytes: int, offset: int) -> bytes:
-    """Read up to `n_bytes`; the kernel answers at most 2 GiB at once."""
+    """Read up to `n_bytes`; the kernel returns at most 2 GiB per call."""
     parts = []
     while n_bytes:
         part = os.pread(file, n_bytes, offset)

@@ -1,6 +1,7 @@
-"""Write the weights stream of a run: durable rows first, sealed segments behind, one writer at a time."""
+"""Write the weights stream of a run: rows become durable one by one, and are sealed by segments."""
 
 import threading
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from streamscalar.store.media.publication import Publication
 from streamscalar.store.reader import KeyFrame, RunReader
 from streamscalar.store.schema import RunFiles
 
+_N_HELD = 2
+"""Published blocks held for `take_published`: no more can be sealed between two calls of `append`."""
+
 
 @dataclass(frozen=True)
-class _Row:
+class _RowRecord:
     step: int
     sha256: bytes
     metrics: NDArray[np.float64]
@@ -31,28 +35,28 @@ class _Row:
 
 @dataclass
 class _Segment:
-    """Rows on their way into one shard; `state` is set where the first row is a key frame."""
+    """Rows of a shard that is not sealed yet; `state` is set where the first row is a key frame."""
 
     first: int
     weights: NDArray[Any]
-    rows: list[_Row]
+    rows: list[_RowRecord]
     state: dict[str, NDArray[Any]] | None = None
 
 
 class WeightsWriter:
-    """The one writer of a run's weights, metrics and steps; use it as a context manager, from one thread.
+    """The only writer of a run's weights, metrics and steps; use it as a context manager, from one thread.
 
     A row is written to the log and is then acknowledged. Full segments are sealed by one background thread, at most
-    one at a time: memory holds two segments and one encoded copy, and a disk that is too slow slows `append`. What
-    goes wrong while sealing is raised by the next call.
+    one at a time, so a slow disk slows `append`. Memory holds two segments, one encoded copy, and at most two published
+    segments until `take_published`. An error while sealing is raised by the next call.
 
     Parameters
     ----------
     path
-        Directory of the run, or its prefix in a bucket.
+        Folder of the run, or its prefix in a bucket.
     fsync
-        `row`: rows survive the machine; `segment`: only sealed ones do; `none`: rows survive the process, and the
-        log is never waited for.
+        `row`: rows survive a crash of the machine; `segment`: only sealed ones do; `none`: rows survive a crash of the
+        process only, and nothing waits for the disk.
     spool
         Folder on this machine for the write-ahead files of a run in a bucket, from `Medium.spool`.
 
@@ -81,9 +85,9 @@ class WeightsWriter:
         self._sealing: Future[None] | None = None
         self._failure: Exception | None = None
         self._guard = threading.Lock()
-        self._news: list[tuple[int, int]] = []
-        self._rows: dict[int, _Row] = {}
-        self._stored_segment: tuple[int, list[_Row]] = (-1, [])
+        self._published_blocks: deque[tuple[int, NDArray[Any]]] = deque(maxlen=_N_HELD)
+        self._rows: dict[int, _RowRecord] = {}
+        self._stored_segment: tuple[int, list[_RowRecord]] = (-1, [])
 
         attributes = self._stream.attributes()
         self._published = int(attributes["length"])
@@ -108,7 +112,7 @@ class WeightsWriter:
         try:
             self.close()
         except Exception:
-            # The error that ends the block says more than the one it caused in the background.
+            # The error that ends the block is the cause of the one in the background.
             if kind is None:
                 raise
 
@@ -176,14 +180,19 @@ class WeightsWriter:
         number = row // self.segment_rows
         digest = self._log.append(number, row, step, weights, record, kept)
         self._n_durable += 1
-        self._take(row, weights, _Row(step, digest, record), kept)
+        self._take(row, weights, _RowRecord(step, digest, record), kept)
 
-    def take_published(self) -> list[tuple[int, int]]:
-        """Return (first row, number of rows) of the segments published since the last call, oldest first."""
+    def take_published(self) -> list[tuple[int, NDArray[Any]]]:
+        """Return (first row, weights (S, R, P)) of the segments published since the last call, oldest first.
+
+        The weights are those that the writer holds, read-only. A caller that appends several segments between two calls
+        gets the newest two; all of them can be read from the store.
+        """
         self._raise_failure()
         with self._guard:
-            news, self._news = self._news, []
-        return news
+            blocks = list(self._published_blocks)
+            self._published_blocks.clear()
+        return blocks
 
     def finish(self) -> None:
         """Seal what is left, mark the run complete, and wait for it; a complete run stays as it is."""
@@ -250,7 +259,7 @@ class WeightsWriter:
                 context=f"{self._context}, step {step}",
             )
 
-    def _stored(self, row: int) -> _Row:
+    def _stored(self, row: int) -> _RowRecord:
         number = row // self.segment_rows
         if self._stored_segment[0] != number:
             first = number * self.segment_rows
@@ -262,16 +271,16 @@ class WeightsWriter:
             table = np.empty((len(steps), len(metrics), self._spec.layout.n_replicas), "<f8")
             for index, metric in enumerate(metrics):
                 table[:, index] = metric
-            rows = [_Row(int(s), d.tobytes(), m) for s, d, m in zip(steps, digests, table, strict=True)]
+            rows = [_RowRecord(int(s), d.tobytes(), m) for s, d, m in zip(steps, digests, table, strict=True)]
             self._stored_segment = (number, rows)
         return self._stored_segment[1][row % self.segment_rows]
 
     def _recover(self, *, sync: bool) -> None:
-        """Take over what older attempts left in the log."""
+        """Recover the rows that older attempts left in the log."""
         log, shape = self._stream.log, (len(self._spec.metrics), self._spec.layout.n_replicas)
         frames = wal.LogReader(log, *shape).frames(self._published, self.segment_rows)
         if sync:
-            # A killed writer may have written frames that nobody waited for; from now on they count as durable.
+            # A killed writer may have written frames without waiting for the disk; from now on they count as durable.
             for path in {frame.path for frame in frames}:
                 fsync_path(path)
             fsync_path(log)
@@ -281,9 +290,9 @@ class WeightsWriter:
                 break
             self._n_durable += 1
             state = frame.state() if self.needs_state(frame.row) else None
-            self._take(frame.row, weights, _Row(frame.step, frame.sha256, frame.metrics), state)
+            self._take(frame.row, weights, _RowRecord(frame.step, frame.sha256, frame.metrics), state)
 
-    def _take(self, row: int, weights: NDArray[Any], record: _Row, state: dict[str, NDArray[Any]] | None) -> None:
+    def _take(self, row: int, weights: NDArray[Any], record: _RowRecord, state: dict[str, NDArray[Any]] | None) -> None:
         segment = self._segment
         segment.weights[row - segment.first] = weights
         segment.rows.append(record)
@@ -326,8 +335,10 @@ class WeightsWriter:
             publication.commit({**attributes, "length": length, "complete": complete, "attempt": self.attempt})
         wal.remove_below(self._stream.log, self._first_logged(length, complete=complete))
         if n:
+            block = segment.weights[:n]
+            block.flags.writeable = False
             with self._guard:
-                self._news.append((first, n))
+                self._published_blocks.append((first, block))
 
     def _put_keyframe(self, publication: Publication, attributes: dict[str, Any], segment: _Segment) -> None:
         k = segment.first // self._spec.keyframe_every
@@ -349,12 +360,8 @@ class WeightsWriter:
 
     def _end_arrays(self, publication: Publication, length: int, attributes: dict[str, Any]) -> None:
         n_keyframes = attributes["n_keyframes"]
-        for name in (
-            "weights/deltas",
-            "weights/steps",
-            "weights/sha256",
-            *(f"metrics/{x}" for x in self._spec.metrics),
-        ):
+        metrics = (f"metrics/{name}" for name in self._spec.metrics)
+        for name in ("weights/deltas", "weights/steps", "weights/sha256", *metrics):
             publication.end(self._array(name), length)
         states = (f"weights/state/{name}" for name in attributes["state"])
         for name in ("weights/keyframes", "weights/keyframe_rows", *states):
@@ -370,7 +377,7 @@ class WeightsWriter:
         return -(-length // self.segment_rows) if complete else length // self.segment_rows
 
     def _wait(self) -> None:
-        """Wait for the segment being sealed, and raise what went wrong with it."""
+        """Wait for the segment being sealed, and raise its error."""
         if self._sealing is not None:
             error = self._sealing.exception()
             self._sealing = None

@@ -1,7 +1,7 @@
-"""`ss.track`: records any PyTorch training loop, and neither slows it nor stops it.
+"""`ss.track`: records any PyTorch training loop, without changing it and at a bounded cost.
 
-The training side copies a row into shared memory; a process of its own, at the lowest priority, writes and embeds it.
-That process imports this package too, so the names below are imported when first used: it needs no torch.
+The training process copies rows into shared memory; a separate worker process, at the lowest priority, stores and
+embeds them. The worker imports this package too and needs no torch, so the names below are imported on first use.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What a tracker says: each kind once, and never by raising."""
+"""Warnings of a tracker: one of each kind, never raised as an error."""
 
 import logging
 import warnings
@@ -8,32 +8,32 @@ _LOG = logging.getLogger(__name__)
 
 
 class TrackingWarning(UserWarning):
-    """Something about the recording, not about the training, which goes on."""
+    """A problem of the recording; the training itself is not affected."""
 
 
 class Notices:
-    """Warns once of each kind of trouble and counts the rest.
+    """Warns once about each kind of problem and counts all of them.
 
     Attributes
     ----------
     counts : Counter
-        How often each kind came up.
+        Number of occurrences of each kind.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    def say(self, kind: str, text: str) -> None:
-        """Warn, the first time that `kind` comes up."""
+    def warn(self, kind: str, text: str) -> None:
+        """Warn at the first occurrence of `kind`."""
         self.counts[kind] += 1
         if self.counts[kind] > 1:
             return
         try:
             warnings.warn(text, TrackingWarning, stacklevel=2)
         except TrackingWarning:
-            # Where warnings are made errors, this one must not end the training.
+            # If warnings are turned into errors, this one must not end the training.
             _LOG.warning(text)
 
     def failed(self, where: str, error: Exception) -> None:
-        """Warn of an error that was caught."""
-        self.say(where, f"{where}: {type(error).__name__}: {error}")
+        """Warn about a caught error."""
+        self.warn(where, f"{where}: {type(error).__name__}: {error}")

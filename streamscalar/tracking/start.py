@@ -1,6 +1,7 @@
-"""`ss.track`: checks what is asked for, starts the worker, and returns the tracker."""
+"""`ss.track`: checks the arguments, starts the worker, and returns the tracker."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from streamscalar.config import Config
+from streamscalar.config import Config, RunSetting
 from streamscalar.config.models import ExperimentSection, PerturbationSection, TaskSection
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.provenance import gather_provenance
 from streamscalar.store.media.files import plain
-from streamscalar.store.root import RUN_ID
 from streamscalar.tracking.channel.link import Link
 from streamscalar.tracking.channel.messages import Open, Opened, Resume
 from streamscalar.tracking.channel.ring import Ring, n_slots_for
@@ -27,6 +27,7 @@ from streamscalar.tracking.training.metrics import Metrics
 from streamscalar.tracking.training.shadow import LossFunction, Shadows, checked_epsilon
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
+from streamscalar.types import RUN_ID_PATTERN
 
 
 def track(
@@ -50,57 +51,57 @@ def track(
     seed: int = 0,
     resume: Resume = "never",
 ) -> Tracker:
-    """Record a training: call `step` on what this returns after every update, and `finish` at the end.
+    """Record a training run: call `step` of the returned tracker after every update, and `finish` at the end.
 
-    The training stays bit for bit what it is without. Weights are copied into shared memory; a process of its own, at
-    the lowest priority, stores and embeds them. Returns when that process is ready, after about a second.
+    The training is not changed, bit for bit. Weights are copied into shared memory; a separate process, at the lowest
+    priority, stores and embeds them. Returns when that process is ready, after about a second.
 
     Parameters
     ----------
     model
-        Its trainable parameters are recorded, bit for bit (bfloat16 and float16 as float32).
+        Model whose trainable parameters are recorded, bit for bit (bfloat16 and float16 as float32).
     name
-        Of the run. By default `run`, with a number where that is taken.
+        Name of the run; by default `run`, with a number if that name is taken.
     group
-        Name of the experiment; its runs share a store, and several processes may track into it.
+        Name of the experiment. Its runs share a store, into which several processes may record at the same time.
     config
-        What distinguishes the run. `learning_rate` (or `lr`) is the setting it is analysed under.
+        Settings of the run, to tell runs apart; `learning_rate` (or `lr`) is used by the analysis.
     tags
-        Words to find it by.
+        Words to find the run by.
     store
-        Folder; by default `./streamscalar-runs/<group>`.
+        Folder of the store; by default `./streamscalar-runs/<group>`.
     address
-        Ray cluster to embed on; where it cannot be reached, the run is recorded on this machine alone.
+        Address of a Ray cluster that stores and embeds the rows; if it does not answer, this machine does.
     optimizer
-        Gives the learning rate where `config` does not; needed by shadows and tangent vectors.
+        The optimizer; gives the learning rate if `config` does not. Required by `shadow` and `tangent`.
     metrics
-        Names of metrics that come after the first step.
+        Names of metrics that are not yet passed to the first `step`.
     every_n_steps
-        A fixed distance of the rows; by default as close as `max_overhead` allows.
+        Number of steps between rows; by default as few as `max_overhead` allows.
     max_overhead
-        Largest share of the training time that recording may cost.
+        Maximum share of the training time spent on recording.
     probe
-        Record about this many coordinates only, the same at each step: a sample stratified by layer.
+        Record only about this many coordinates, the same at every step: a sample stratified by layer.
     shadow
-        Number of perturbed copies to train beside the model; `True` is one. Each costs as much as the training. Needs
-        `optimizer`, `loss_fn` and `step(batch=...)`.
+        Number of perturbed copies of the model to train in parallel; `True` is one. Each costs as much as the training.
+        Requires `optimizer`, `loss_fn` and `step(batch=...)`.
     tangent
-        Whether to carry a tangent vector: about three more gradients per step. Needs the same.
+        Whether to compute a tangent vector, at the cost of about three gradients per step. Requires the same.
     loss_fn
         `loss_fn(model, batch)` returns the loss that the training minimises.
     epsilon
-        Perturbation of the shadows, uniform in each weight; by default 1e-8 in float64, else the smallest that moves
+        Perturbation of the shadows, uniform in each weight; by default 1e-8 in float64, else the smallest that changes
         nine weights in ten.
     seed
-        Of perturbation, tangent vector and probe.
+        Seed of perturbations, tangent vector and probe.
     resume
-        What to do where there is a run of that name: `never` begins another (`name-2`), `allow` and `must` go on with
-        it, and `must` needs it to be there.
+        What to do if the run exists: `never` starts another one (`name-2`), `allow` and `must` resume it. With `must`
+        the run has to exist.
 
     Returns
     -------
     Tracker
-        Where the worker does not start, one that records nothing, with a warning.
+        If the worker does not start, a warning is issued and the tracker records nothing.
 
     Raises
     ------
@@ -122,8 +123,10 @@ def track(
     try:
         ring = Ring.create(layout)
     except OSError as error:
-        must = f"must leave memory for {n_slots_for(layout)} rows of {layout.n_parameters:,} parameters"
-        raise BadCall("model", must, str(error), "Record a sample of them: probe=100_000", Kind.DATA) from error
+        must = f"must leave shared memory for {n_slots_for(layout)} rows of {layout.n_parameters:,} parameters"
+        raise BadCall(
+            "model", must, str(error), "Record a sample of the parameters: probe=100_000", Kind.DATA
+        ) from error
     request = Open(
         store=str(Path(store or Path("streamscalar-runs", group)).expanduser().absolute()),
         config=identity,
@@ -134,16 +137,16 @@ def track(
         resume=resume,
         keeps_pace=bool(n_shadows or tangent),
         layout=layout,
-        setting={
-            "learning_rate": _learning_rate(config, optimizer),
-            "epsilon": size,
-            "initial_condition": 0,
-            "is_tracked": True,
-            "group": group,
-            "tags": list(tags),
-            "config": plain(config or {}),
+        setting=RunSetting(
+            learning_rate=_learning_rate(config, optimizer),
+            epsilon=size,
+            initial_condition=0,
+            is_tracked=True,
+            group=group,
+            tags=list(tags),
+            config=plain(config or {}),
             **selection.setting(),
-        },
+        ),
         seed=seed,
         n_slots=n_slots_for(layout),
     )
@@ -158,9 +161,9 @@ def track(
         raise
     except (OSError, StreamscalarError) as error:
         companions.remove()
-        notices.say("worker", f"nothing is recorded: {error}")
+        notices.warn("worker", f"nothing is recorded: {error}")
     for note in opened.notes if opened else ():
-        notices.say(note, note)
+        notices.warn(note, note)
     names = (*metrics, METRIC) if tangent else tuple(metrics)
     budget = Budget(max_overhead, WORKER_WEIGHT, every_n_steps)
     held = Metrics(names, layout.n_replicas, notices)
@@ -174,17 +177,17 @@ def _check_numbers(
         if count is not None and count < 1:
             raise BadCall(field, "must be at least 1, or None", str(count), kind=Kind.CONFIG)
     if n_shadows < 0:
-        raise BadCall("shadow", "must be True, False or a count", str(n_shadows), kind=Kind.CONFIG)
+        raise BadCall("shadow", "must be True, False or a number of shadows", str(n_shadows), kind=Kind.CONFIG)
     if seed < 0:
         raise BadCall("seed", "must be at least 0", str(seed), kind=Kind.CONFIG)
     if not 0 < max_overhead <= 1:
-        raise BadCall("max_overhead", "must lie over 0 and up to 1, as 0.02", str(max_overhead), kind=Kind.CONFIG)
+        raise BadCall("max_overhead", "must be over 0 and at most 1, such as 0.02", str(max_overhead), kind=Kind.CONFIG)
     if resume not in {"never", "allow", "must"}:
         raise BadCall("resume", "must be never, allow or must", repr(resume), kind=Kind.CONFIG)
 
 
 def _identity(group: str, name: str | None, n_shadows: int) -> dict[str, Any]:
-    if name is not None and not RUN_ID.fullmatch(name):
+    if name is not None and not re.fullmatch(RUN_ID_PATTERN, name):
         must = "must be letters, digits and . _ + -, the first a letter or digit"
         raise BadCall("name", must, repr(name), kind=Kind.CONFIG)
     try:
@@ -213,7 +216,7 @@ def _companions(
         missing = "optimizer" if optimizer is None else "loss_fn"
         raise BadCall(missing, "must be given with shadow or tangent, which repeat every update", kind=Kind.CONFIG)
     if tangent and selection.indices is not None:
-        raise BadCall("probe", "must be left out with tangent, which needs every weight", kind=Kind.CONFIG)
+        raise BadCall("probe", "must be left out with tangent, which needs all weights", kind=Kind.CONFIG)
     carried = Tangent(model, optimizer, loss_fn, selection, seed) if tangent else None
     try:
         shadows = None
@@ -227,7 +230,7 @@ def _companions(
 
 
 def _learning_rate(config: Mapping[str, Any] | None, optimizer: Optimizer | None) -> float | None:
-    """Return the learning rate a run is analysed under, `None` where nobody says it."""
+    """Return the learning rate of the run: from `config`, else from the optimizer; `None` if neither has one."""
     candidates = [(config or {}).get("learning_rate"), (config or {}).get("lr")]
     if optimizer is not None:
         candidates.append(optimizer.param_groups[0].get("lr"))

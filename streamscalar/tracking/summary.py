@@ -1,32 +1,32 @@
-"""How a training was recorded, in numbers and in one sentence."""
+"""Summary of a recording, as numbers and as one sentence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 FEW_ROWS = 50
-"""Rows under which a trajectory says little."""
+"""Number of rows below which `str` suggests to record more."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a training was recorded.
+    """Summary of a recording.
 
     Attributes
     ----------
     run_id
-        Name of the run, of the last one where training went back.
+        Name of the run; of the last child if training went back to an earlier step.
     n_steps, n_recorded
-        Steps seen, and rows handed over to be stored.
+        Steps seen, and rows sent to the worker.
     n_dropped, n_lost
-        Rows that were due and found the worker busy, and rows handed over that could not be stored.
+        Rows that were due while the worker was busy, and rows that could not be stored.
     stride
-        Steps from row to row at last.
+        Number of steps between rows at the end.
     overhead
-        Share of the training time that recording cost, without shadows and tangent vector.
+        Share of the training time spent on recording, without shadows and tangent vector.
     companions
-        Share of the training time that shadows and tangent vector cost.
+        Share of the training time spent on shadows and tangent vector.
     warnings
-        How often each kind of trouble came up.
+        Number of occurrences of each kind of problem.
     """
 
     run_id: str
@@ -42,7 +42,7 @@ class Summary:
     def __str__(self) -> str:
         parts = [f"run {self.run_id}: recorded {self.n_recorded:,} of {self.n_steps:,} steps"]
         if self.stride > 1:
-            parts[0] += f" (every {_ordinal(self.stride)} at last)"
+            parts[0] += f" (every {_ordinal(self.stride)} at the end)"
         parts += [f"{n:,} {what}" for n, what in ((self.n_dropped, "dropped"), (self.n_lost, "lost")) if n]
         parts.append(f"{self.overhead:.1%} overhead")
         if self.companions:

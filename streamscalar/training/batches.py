@@ -1,4 +1,4 @@
-"""Which samples each update sees: given by the seed of the run and the number of the update, and by nothing else."""
+"""Mini-batches: the samples of an update follow from the seed of the run and the number of the update alone."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from streamscalar.config.models import TrainingSection
 from streamscalar.errors import BadCall, Kind
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 
 
 class Batches:
     """Mini-batches of a pack of runs.
 
-    Each epoch is a permutation of the training samples from the seed of the run and the number of the epoch, cut into
-    batches of one size; the samples left over are not used in that epoch. So a run at any learning rate, resumed
-    at any step, alone or in a pack, sees the same samples, and no state is kept.
+    Each epoch is a permutation of the training samples, drawn from the seed of the run and the number of the epoch, and
+    cut into batches of equal size; the remaining samples are not used in that epoch. So a run uses the same samples at
+    any learning rate, resumed at any step, alone or in a pack, and there is no state to store.
 
     Parameters
     ----------
@@ -26,11 +26,11 @@ class Batches:
     n_replicas
         Replicas of each run.
     n_train
-        Training samples there are.
+        Number of training samples.
     size
-        Samples of a batch, at most `n_train`.
+        Number of samples of a batch, at most `n_train`.
     device
-        Where the indices go.
+        Device of the indices.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class Batches:
         Returns
         -------
         Tensor
-            Indices (B,), or (R, B) where the runs of the pack come from several initial conditions.
+            Indices (B,), or (R, B) if the runs of the pack have several seeds.
         """
         epoch, index = divmod(n_steps, self._n_train // self._size)
         if epoch != self._epoch:
@@ -66,7 +66,7 @@ class Batches:
 
 
 def _order(seed: int, epoch: int, n_train: int) -> NDArray[np.int64]:
-    return generator(seed, Stream.BATCHES, epoch).permutation(n_train)
+    return generator(seed, SeedStream.BATCHES, epoch).permutation(n_train)
 
 
 def build_batches(
@@ -77,7 +77,7 @@ def build_batches(
     Raises
     ------
     BadCall
-        There are fewer training samples than a batch has.
+        A batch has more samples than there are.
     """
     size = training.batch_size
     if size == "full":

@@ -18,7 +18,7 @@ from streamscalar.errors import BadCall, Kind
 IDX_SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 N_DIGITS_TEST = 360
 IRIS_FOLDS = 5
-"""Every fifth of the 150 flowers, which lie sorted by class, is for testing: 120 stay, 40 of each class."""
+"""Every fifth of the 150 samples, which are sorted by class, is a test sample; 40 of each class are for training."""
 N_LONE_TRAIN = 8000
 
 SizedT = TypeVar("SizedT", NDArray[np.float64], Tensor)
@@ -61,7 +61,7 @@ def load_data(task: TaskSection) -> Data:
     Raises
     ------
     BadCall
-        A file is missing, corrupt, or holds fewer samples than asked for.
+        A file is missing, corrupt, or has fewer samples than requested.
     """
     match task.name:
         case "digits":
@@ -81,9 +81,9 @@ def load_data(task: TaskSection) -> Data:
 
 
 def first_samples(samples: SizedT, n: int | None, field: str) -> SizedT:
-    """Return the first `n` samples, all where it is `None`; fewer than that is a `BadCall` that names `field`."""
+    """Return the first `n` samples, or all if it is `None`; raises `BadCall` for `field` if there are fewer."""
     if n is not None and n > len(samples):
-        raise BadCall(f"task.{field}", f"must be at most {len(samples)}, all the data there is", str(n), kind=Kind.DATA)
+        raise BadCall(f"task.{field}", f"must be at most {len(samples)}, the number of samples", str(n), kind=Kind.DATA)
     return samples[:n]
 
 
@@ -127,9 +127,9 @@ def _idx(folder: Path) -> Data:
 def _missing(where: Path, got: str) -> BadCall:
     return BadCall(
         f"task.path {where}",
-        "must hold IDX files named t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (and train-*), plain or .gz",
+        "must contain IDX files named t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (and train-*), plain or .gz",
         got,
-        f"MNIST's lie at {IDX_SOURCE}",
+        f"Those of MNIST are at {IDX_SOURCE}",
         Kind.DATA,
     )
 
@@ -140,7 +140,7 @@ def _pair(folder: Path, split: str, source: dict[str, Any]) -> tuple[NDArray[np.
     if len(images) != len(labels):
         raise BadCall(
             f"task.path {folder}",
-            f"must hold as many {split} images as labels",
+            f"must contain as many {split} images as labels",
             f"{len(images)} and {len(labels)}",
             kind=Kind.DATA,
         )
@@ -148,7 +148,7 @@ def _pair(folder: Path, split: str, source: dict[str, Any]) -> tuple[NDArray[np.
 
 
 def _read_idx(folder: Path, name: str, n_axes: int, source: dict[str, Any]) -> NDArray[np.uint8]:
-    """Return one IDX file: two zero bytes, type 8 (unsigned byte), axes, big-endian lengths, then the data."""
+    """Return an IDX file: two zero bytes, type 8 (unsigned byte), number of axes, big-endian lengths, then the data."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
         raise _missing(folder, f"no {name}[.gz]")
@@ -157,7 +157,7 @@ def _read_idx(folder: Path, name: str, n_axes: int, source: dict[str, Any]) -> N
         body = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (OSError, EOFError, zlib.error) as error:
         raise BadCall(
-            str(path), "must be a whole file", str(error), f"Fetch it again: {IDX_SOURCE}", Kind.DATA
+            str(path), "must be a complete, readable file", str(error), f"Download it again: {IDX_SOURCE}", Kind.DATA
         ) from None
     md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     source["files"][path.name] = {"md5": md5, "known_as": KNOWN_MD5.get(md5)}
@@ -168,7 +168,7 @@ def _read_idx(folder: Path, name: str, n_axes: int, source: dict[str, Any]) -> N
             str(path),
             f"must be an IDX file of unsigned bytes with {n_axes} axes",
             f"{len(body)} bytes that begin {body[:4].hex(' ')}",
-            f"Fetch it again: {IDX_SOURCE}",
+            f"Download it again: {IDX_SOURCE}",
             Kind.DATA,
         )
     return np.frombuffer(body, np.uint8, offset=start).reshape(lengths)

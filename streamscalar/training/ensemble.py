@@ -1,4 +1,4 @@
-"""The replicas of one run: how they start, and how they move in lockstep."""
+"""The replicas of a run: their initial weights, and their updates in lockstep."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.training.batches import Batches
 from streamscalar.training.optimizers import Optimizer
 from streamscalar.training.problem import Evaluation, Problem, Product
@@ -22,9 +22,9 @@ N_TWIN_STEPS = 3
 
 @contextmanager
 def pinned_threads(n_threads: int) -> Iterator[None]:
-    """Pin torch to `n_threads` CPU threads, because sums depend on how they are split.
+    """Pin torch to `n_threads` CPU threads, because the last bits of sums depend on how they are split.
 
-    Convolutions on CUDA are pinned, too: to deterministic kernels in the precision that was asked for, no TF32.
+    Convolutions on CUDA are pinned to deterministic kernels in full precision, without TF32.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
@@ -36,25 +36,25 @@ def pinned_threads(n_threads: int) -> Iterator[None]:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `training.device` means here.
+    """Return the device for `training.device` on this machine.
 
     Raises
     ------
     BadCall
-        CUDA is asked for and not there.
+        CUDA is requested and not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise BadCall(
-            "training.device", "must be auto or cpu where no CUDA device is visible", "cuda", kind=Kind.CONFIG
+            "training.device", "must be auto or cpu, because no CUDA device is visible", "cuda", kind=Kind.CONFIG
         )
     return torch.device(name)
 
 
 def initial_reference(problem: Problem, dtype: str, seed: int) -> NDArray[np.floating]:
     """Return the initial weights of the reference, shape (P,)."""
-    return problem.initial(generator(seed, Stream.INITIAL_WEIGHTS)).astype(dtype)
+    return problem.initial(generator(seed, SeedStream.INITIAL_WEIGHTS)).astype(dtype)
 
 
 def initial_replicas(
@@ -62,16 +62,16 @@ def initial_replicas(
 ) -> NDArray[np.floating]:
     """Return the first row of a run, shape (R, P), in the dtype of `layout`.
 
-    The reference, then replicas that start U(-epsilon, epsilon) away in each weight, then the control. The same
-    seed gives the same reference, and the same directions of perturbation at every epsilon.
+    The rows are the reference, the perturbed replicas with U(-epsilon, epsilon) added to each weight, and the control.
+    A seed gives the same reference, and the same directions of perturbation, at every epsilon.
 
     Raises
     ------
     BadCall
-        Epsilon is too small for the dtype: fewer than half of the weights would move.
+        Epsilon is too small for the dtype: fewer than half of the weights would change.
     """
     reference = initial_reference(problem, layout.dtype, seed)
-    rng = generator(seed, Stream.PERTURBATIONS)
+    rng = generator(seed, SeedStream.PERTURBATIONS)
     rows = np.tile(reference, (layout.n_replicas, 1))
     moves = np.concatenate([np.full(layer.size, layer.is_weight or not weights_only) for layer in layout.layers])
     for replica in range(layout.n_replicas)[layout.perturbed]:
@@ -82,9 +82,9 @@ def initial_replicas(
         if moved < 0.5:
             raise BadCall(
                 "perturbation.epsilon",
-                f"must be large enough for training.dtype {layout.dtype}: only {moved:.0%} of the weights would move",
+                f"must be large enough for training.dtype {layout.dtype}: only {moved:.0%} of the weights would change",
                 f"{epsilon:g}",
-                "Use float64, or raise it",
+                "Use float64, or a larger epsilon",
                 Kind.CONFIG,
             )
     return rows
@@ -92,7 +92,7 @@ def initial_replicas(
 
 @dataclass(frozen=True, slots=True)
 class TwinCheck:
-    """The fastest product under which identical twins stay identical, and whether any did."""
+    """The fastest product under which identical replicas stay identical, and whether there was one."""
 
     product: Product
     is_exact: bool
@@ -105,10 +105,10 @@ def check_twins(
     device: torch.device,
     batches: Batches | None = None,
 ) -> TwinCheck:
-    """Move `n_replicas` identical copies a few steps under each product, fastest first, all on the first batch.
+    """Train `n_replicas` identical copies for a few steps with each product, fastest first, all on the first batch.
 
-    Fused products may give replicas different last bits where a kernel's edge meets one of them
-    (chaos then drives identical twins apart); the first product that keeps all bits equal is taken.
+    Fused products may give replicas different last bits, depending on their position in a kernel, and chaos then
+    separates identical replicas. The first product that keeps all bits equal is returned.
     """
     start = torch.tensor(reference, device=device).repeat(n_replicas, 1)
     batch = None if batches is None else batches.at(0)
@@ -118,7 +118,7 @@ def check_twins(
         weights, is_exact = start, True
         for _ in range(N_TWIN_STEPS):
             gradient = problem.evaluate(weights, product, with_accuracy=False, batch=batch).gradient
-            # The gradients, not the weights, whose rounding hides small differences.
+            # Compares gradients, because rounding of the weights hides small differences.
             is_exact = is_exact and bool(torch.equal(gradient, gradient[:1].expand_as(gradient)))
             weights = weights - gradient
         if is_exact:
@@ -134,7 +134,7 @@ class Ensemble:
     problem
         Loss and gradient.
     rows
-        Weights to start from, shape (R, P); R counts the replicas of all runs of the pack.
+        Initial weights, shape (R, P); R counts the replicas of all runs of the pack.
     learning_rates
         Step size of each replica, shape (R,).
     optimizer
@@ -142,11 +142,11 @@ class Ensemble:
     product
         How matrix products are computed.
     device
-        Where.
+        Device of the weights.
     tangents
-        Tangent vectors to start from, shape (R, k, P), of any length; `None` to carry none.
+        Initial tangent vectors, shape (R, k, P), of any length; `None` for none.
     batches
-        Samples of each update; `None` for all of them.
+        Samples of each update; `None` for all samples.
     """
 
     def __init__(
@@ -178,17 +178,16 @@ class Ensemble:
 
     @property
     def weights(self) -> NDArray[np.floating]:
-        """Weights now, shape (R, P); a view on CPU, not to be changed."""
+        """Current weights, shape (R, P); on a CPU a view, which must not be changed."""
         return np.asarray(self._weights.cpu())
 
     def metrics(self) -> Mapping[str, NDArray[np.floating]]:
-        """Return loss over all training samples and test accuracy at the weights now, shape (R,) each.
+        """Return loss over all training samples and test accuracy at the current weights, shape (R,) each.
 
-        With tangents also `tangent_1`, `tangent_2`...: ln of the factor by which each was stretched since the last
-        call.
+        With tangent vectors also `tangent_1`, `tangent_2`...: ln of the growth factor of each since the last call.
         """
         if self._batches is None:
-            # The next update needs the gradient here.
+            # The next update needs the gradient at these weights.
             self._evaluation = self._problem.evaluate(self._weights, self._product, with_accuracy=True)
             loss, accuracy = self._evaluation.loss, self._evaluation.accuracy
         else:
@@ -200,7 +199,7 @@ class Ensemble:
         return {name: value.cpu().numpy() for name, value in values.items() if value is not None}
 
     def step(self) -> None:
-        """Make one update of all replicas, and of their tangent vectors."""
+        """Update all replicas and their tangent vectors once."""
         batch = None if self._batches is None else self._batches.at(self._n_steps)
         evaluation = self._evaluation or self._problem.evaluate(
             self._weights, self._product, with_accuracy=False, batch=batch
@@ -225,14 +224,14 @@ class Ensemble:
         self._is_reported = False
 
     def state(self) -> dict[str, NDArray[np.floating]]:
-        """Return what an update needs beyond the weights, the replicas along the first axis."""
+        """Return the state that an update needs in addition to the weights, with replicas along the first axis."""
         tensors = dict(zip(self._optimizer.state_names, self._state, strict=True))
         if self._tangents is not None:
             tensors |= {"tangents": self._tangents, "growth": self._growth}
         return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
     def restore(self, state: Mapping[str, NDArray[np.floating]], n_steps: int) -> None:
-        """Go on from the `state` after `n_steps` updates."""
+        """Restore the `state` after `n_steps` updates."""
         self._n_steps = n_steps
         self._state = tuple(torch.tensor(state[name]).to(self._weights) for name in self._optimizer.state_names)
         if self._tangents is not None:
@@ -242,11 +241,11 @@ class Ensemble:
 
 def initial_tangents(n_parameters: int, n_tangents: int, seed: int) -> NDArray[np.float64]:
     """Return random directions (k, P), the same for every replica of a run."""
-    return generator(seed, Stream.TANGENTS).standard_normal((n_tangents, n_parameters))
+    return generator(seed, SeedStream.TANGENTS).standard_normal((n_tangents, n_parameters))
 
 
 def _orthonormal(tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the vectors (R, k, n) made orthonormal in order, and ln of the length that each lost (R, k), float64."""
+    """Return the vectors (R, k, n) orthonormalised in order, and ln of the length of each before, (R, k) float64."""
     if tangents.shape[1] == 1:
         length = torch.linalg.vector_norm(tangents, dim=2, keepdim=True)
         return tangents / length, length[..., 0].to(torch.float64).log()

@@ -2,10 +2,10 @@
 
 References
 ----------
-.. [1] PyTorch, `torch.func`: `functional_call` and `vmap`, here under the ordinary backward pass, which was faster
-   than a mapped `grad` (measured: 1.6 times for a small perceptron on batches of 32, and never slower). Hessian
-   products go twice backwards: with torch 2.13 the first forward differentiation calls the deprecated
-   `torch.jit.script`, and `jacrev` of `jacrev` gave a Hessian of LayerNorm that is wrong and not symmetric.
+.. [1] PyTorch, `torch.func`: `functional_call` and `vmap`, with the ordinary backward pass, which was faster than a
+   mapped `grad` (measured: 1.6 times for a small perceptron on batches of 32, and never slower). Hessian products use
+   two backward passes: with torch 2.13, forward differentiation calls the deprecated `torch.jit.script`, and `jacrev`
+   of `jacrev` gave a Hessian of LayerNorm that is wrong and not symmetric.
 """
 
 from collections.abc import Callable
@@ -27,16 +27,16 @@ from streamscalar.training.user_functions import reason
 from streamscalar.types import Layer
 
 N_MAPPED = 128
-"""Samples of an update up to which mapping over the replicas is tried first on a CPU."""
+"""Number of samples of an update up to which mapping over the replicas is tried first on a CPU."""
 
 N_CURVATURES = 3
 DIFFERENCE = 1e-6
 CURVATURE_TOLERANCE = 0.01
-"""Points, step of the differences and relative error allowed in the check of Hessian products; right ones measured
-1e-9 and below."""
+"""Points, step of the differences, and maximum relative error in the check of Hessian products; correct ones had 1e-9
+and below."""
 
 N_MEASURED = 512
-"""Samples measured at once, where no gradient is asked for: bounds the memory of a large data set."""
+"""Samples per pass without a gradient: bounds the memory for a large data set."""
 
 OfWeights = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Takes the flat weights (P,) of one replica, inputs and targets."""
@@ -45,16 +45,15 @@ OfWeights = Callable[[Tensor, Tensor, Tensor], Tensor]
 class ModuleProblem:
     """A module and its loss over the flat axis of its trainable parameters, in the order of `named_parameters`.
 
-    Parameters that are tied count once. Frozen parameters and buffers are constants, those of a module built under
-    seed 0: a part of the problem, the same for all replicas and all initial conditions. Modes stay as they were built,
-    train or eval.
+    Tied parameters count once. Frozen parameters and buffers are constants, those of a module built under seed 0: a
+    part of the problem, the same for all replicas and initial conditions. The modes (train or eval) are not changed.
 
-    With `init` `torch`, an initial condition is a module built anew under its own seed, with torch's generators put
-    back afterwards; with `normal`, weights are N(0, 1) and parameters named bias are 0.
+    With `init` `torch`, an initial condition is a module built again under its own seed, after which torch's generators
+    are restored; with `normal`, weights are N(0, 1) and parameters named bias are 0.
 
-    `BATCHED` maps over the replicas, `SEPARATE` goes through them one by one. A module that cannot be mapped, such as
-    one that branches on its values, has `SEPARATE` alone. Mapping saves calls, while one replica at a time stays in the
-    cache; so which one is tried first depends on the number of samples. Measured on digits, one CPU thread, R = 6,
+    `BATCHED` maps over the replicas, `SEPARATE` loops over them. A module that cannot be mapped, such as one that
+    branches on its values, supports only `SEPARATE`. Mapping saves calls, while a single replica stays in the cache;
+    so the order of trying depends on the number of samples. Measured on digits, one CPU thread, R = 6,
     speed of `BATCHED` against `SEPARATE` on 16, 128 and 1,437 samples: `cnn` 1.1, 0.9, 0.6 in float64 and 1.8, 1.3, 0.8
     in float32; a 64-32-10 perceptron 1.1, 1.1, 0.9 and 1.3, 1.2, 0.9.
 
@@ -63,15 +62,15 @@ class ModuleProblem:
     build
         Returns a new module.
     name
-        What the config calls it, for the sentence of an error.
+        Name in the config, for error messages.
     task
         Samples, loss and accuracy.
     init
         `torch` or `normal`.
     dtype
-        Precision of weights and of inputs that are no integers.
+        Precision of weights and floating-point inputs.
     device
-        Where.
+        Device of the weights.
 
     Raises
     ------
@@ -107,7 +106,7 @@ class ModuleProblem:
         probe = torch.arange(min(N_PROBED, self.n_train), device=twins.device)
         try:
             self.evaluate(twins, Product.BATCHED, with_accuracy=False, batch=probe)
-        except Exception:  # noqa: BLE001  (whatever keeps a module from being mapped; the loop decides below)
+        except Exception:  # noqa: BLE001  (any error means that it cannot be mapped; the loop below decides)
             try:
                 self.evaluate(twins, Product.SEPARATE, with_accuracy=False, batch=probe)
             except Exception as error:
@@ -117,7 +116,7 @@ class ModuleProblem:
         return True
 
     def products(self, n_samples: int) -> tuple[Product, ...]:
-        """See `Problem.products`; they do not depend on timings taken, or two runs could differ in their last bits."""
+        """See `Problem.products`; the order does not depend on timings, which would make last bits vary."""
         if not self._is_mapped:
             return (Product.SEPARATE,)
         if self._device.type == "cpu" and n_samples > N_MAPPED:
@@ -152,7 +151,7 @@ class ModuleProblem:
     def hessian_product(
         self, weights: Tensor, vectors: Tensor, product: Product, batch: Tensor | None = None
     ) -> Tensor:
-        """See `Problem.hessian_product`; twice backwards, once per vector, and checked at the first call."""
+        """See `Problem.hessian_product`; by two backward passes per vector, checked at the first call."""
         if not self._is_curvature_right:
             self._check_curvature()
             self._is_curvature_right = True
@@ -167,22 +166,22 @@ class ModuleProblem:
                 return torch.zeros_like(vectors)
             columns = [torch.autograd.grad(gradient, leaf, v, retain_graph=True)[0] for v in vectors.unbind(1)]
         except RuntimeError as error:
-            must = "must be 0 where the gradient of the model has no derivative of its own"
+            must = "must be 0 for this model, whose gradient is not differentiable"
             raise BadCall("training.n_tangents", must, reason(error), kind=Kind.CONFIG) from error
         return torch.stack(columns, 1)
 
     def _check_curvature(self) -> None:
-        """Compare Hessian products on a few samples, in float64, with differences of gradients.
+        """Compare Hessian products on a few samples in float64 with differences of gradients.
 
-        Not every second derivative that torch has is right: that of `weight_norm` is a tenth off (torch 2.13). One
-        point that agrees is enough, as a difference may step over the kink of a rectifier.
+        Some second derivatives of torch are wrong: that of `weight_norm` is 10 % off (torch 2.13). One point that
+        agrees is enough, because a difference may cross the kink of a rectifier.
         """
         some = replace(self._task, train=self._task.train.take(slice(N_PROBED)), test=None, accuracy=None)
         twin = ModuleProblem(self._build, self._name, some, self._init, torch.float64, self._device)
         product, rng = twin.products(N_PROBED)[0], np.random.default_rng(0)
         errors: list[float] = []
         for _ in range(N_CURVATURES):
-            # Off the initial point, where biases of 0 may sit on a kink.
+            # Away from the initial point, where biases of 0 may be at a kink.
             weights = twin.initial(rng) + 0.01 * rng.standard_normal(twin.layers[-1].offset + twin.layers[-1].size)
             point = torch.tensor(weights, device=self._device)[None]
             move = torch.tensor(rng.standard_normal(point.shape), device=self._device)
@@ -198,7 +197,7 @@ class ModuleProblem:
                 "training.n_tangents",
                 "must be 0 for this model: its second derivative in torch is not the change of its gradient",
                 f"a relative error of {min(errors):.2g}",
-                "Write the layer whose second derivative is wrong in plain operations",
+                "Write the layer whose second derivative is wrong with elementary operations",
                 Kind.CONFIG,
             )
 
@@ -208,7 +207,7 @@ class ModuleProblem:
         return self._mean(self._task.accuracy, weights, product, self._task.test)
 
     def _mean(self, of_outputs: OfOutputs, weights: Tensor, product: Product, samples: Samples) -> Tensor:
-        """Return the mean over the samples, taken piece by piece, shape (R,)."""
+        """Return the mean over the samples, computed in pieces, shape (R,)."""
         total = torch.zeros_like(weights[:, 0])
         with torch.no_grad():
             for first in range(0, len(samples), N_MEASURED):
@@ -230,9 +229,9 @@ class ModuleProblem:
     def _over(
         self, function: OfWeights, weights: Tensor, product: Product, samples: Samples, *, has_own: bool
     ) -> Tensor:
-        """Return `function` of every replica, on samples of its own where it `has_own`.
+        """Return `function` of every replica, on its own samples with `has_own`.
 
-        Attention goes by its plain formula: its fused kernels can be neither mapped nor differentiated twice.
+        Attention uses its plain formula: the fused kernels can be neither mapped nor differentiated twice.
         """
         with sdpa_kernel(SDPBackend.MATH):
             return self._each(function, weights, product, samples, has_own=has_own)
@@ -247,7 +246,7 @@ class ModuleProblem:
         results: list[Tensor] = []
         for replica, flat in enumerate(weights.unbind()):
             x, y = (samples.x[replica], samples.y[replica]) if has_own else (samples.x, samples.y)
-            # A copy begins where the allocator aligns it: the last bits of a kernel depend on that.
+            # A copy is aligned by the allocator; the last bits of a kernel depend on the alignment.
             results.append(function(flat.clone(), x, y))
         return torch.stack(results)
 

@@ -1,4 +1,4 @@
-"""The network of a config as a module: the built-in ones, and functions of a user's own."""
+"""The network of a config as a module: built-in networks, and user functions."""
 
 import inspect
 import math
@@ -21,15 +21,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 Build = Callable[[], nn.Module]
-"""Returns a new module, its weights drawn from torch's global generator."""
+"""Returns a new module with weights drawn from torch's global generator."""
 
 
 def network(model: ModelSection, task: LoadedTask) -> Build:
-    """Return what builds the network of `model` for the samples of `task`.
+    """Return a function that builds the network of `model` for the samples of `task`.
 
-    A function of the user's own is called with those of these keywords that it declares: `n_inputs`, numbers per
-    sample; `n_outputs`, classes or target values; `input_shape`, the shape of one sample (the built-in data sets
-    come flat). Raises `BadCall`, here or when it builds, where it does not return a module.
+    A user function is called with those of these keywords that it declares: `n_inputs`, numbers per sample;
+    `n_outputs`, classes or target values; `input_shape`, the shape of one sample (flat for the built-in data sets).
+    Raises `BadCall`, now or when building, if it does not return a module.
     """
     shape = tuple(task.train.x.shape[1:])
     if model.name == "mlp":
@@ -57,7 +57,7 @@ def _declares(function: Callable[..., object], name: str) -> bool:
 
 
 def perceptron(n_inputs: int, widths: tuple[int, ...], n_outputs: int, activation: str) -> nn.Module:
-    """Return a perceptron for inputs (n, ...), which it flattens."""
+    """Return a multilayer perceptron, which flattens its inputs (n, ...)."""
     layers: list[nn.Module] = [nn.Flatten()]
     for n_in, n_out in pairwise((n_inputs, *widths, n_outputs)):
         if len(layers) > 1:
@@ -69,9 +69,9 @@ def perceptron(n_inputs: int, widths: tuple[int, ...], n_outputs: int, activatio
 def convolutional(
     images: tuple[int, int, int], channels: tuple[int, int], n_outputs: int, activation: str
 ) -> nn.Module:
-    """Return two 3x3 convolutions, each with its activation and a 2x2 average, then one linear layer.
+    """Return two 3x3 convolutions, each followed by activation and 2x2 average pooling, then a linear layer.
 
-    The average, not the maximum, keeps the network smooth wherever its activation is.
+    Average pooling, unlike maximum pooling, keeps the network as smooth as its activation.
     """
     layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, images)]
     n_channels, *sides = images
@@ -87,7 +87,7 @@ def as_images(shape: tuple[int, ...]) -> tuple[int, int, int]:
     Raises
     ------
     BadCall
-        The samples are none.
+        The samples are not square images.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def as_images(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if not is_square or images[1] < 4:
         raise BadCall(
             "model.name",
-            "must be mlp, or a module of your own, where the samples are no square images of 4x4 pixels or more",
+            "must be mlp or your own module, because the samples are not square images of at least 4x4 pixels",
             f"cnn for samples of shape {shape}",
             kind=Kind.CONFIG,
         )

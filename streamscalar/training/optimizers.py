@@ -1,7 +1,7 @@
-"""The optimisers as maps of weights and state, each with the tangent map that carries an infinitesimal separation.
+"""Optimizers as maps of weights and state, each with the tangent map that propagates an infinitesimal separation.
 
 The tangent of the gradient is the Hessian of the loss times the tangent of the weights [1]_. With momentum or Adam the
-separation lives in the weights and in what the optimiser remembers, so its growth is measured over both.
+separation has components in the weights and in the state of the optimizer, so its growth is measured over both.
 
 Weight decay shrinks all parameters, biases included, as torch does by default. It is coupled in gradient descent, the
 gradient of 1/2 weight_decay |w|^2, and decoupled in Adam [2]_, where it does not enter the moments.
@@ -20,35 +20,41 @@ from torch import Tensor
 
 from streamscalar.config.models import TrainingSection
 
-State = tuple[Tensor, ...]
+OptimizerState = tuple[Tensor, ...]
 
 
 class Optimizer(Protocol):
-    """One step of training, the same for every replica.
+    """Update rule of the training, applied to every replica.
 
     Attributes
     ----------
     state_names
-        Names of what it remembers, each shaped like the weights.
+        Names of the state tensors, each shaped like the weights.
     """
 
     state_names: tuple[str, ...]
 
     def update(
-        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
-    ) -> tuple[Tensor, State]:
+        self, weights: Tensor, gradient: Tensor, state: OptimizerState, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, OptimizerState]:
         """Return weights and state after update number `step` (from 1); all tensors have one shape (..., P)."""
         ...
 
     def tangent(
-        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
-    ) -> State:
-        """Return the derivative of `update` along moves of weights and state, which `curved` gives the gradient."""
+        self,
+        gradient: Tensor,
+        state: OptimizerState,
+        learning_rate: Tensor,
+        step: int,
+        moves: OptimizerState,
+        curved: Tensor,
+    ) -> OptimizerState:
+        """Return the derivative of `update` along `moves` of weights and state; `curved` is that of the gradient."""
         ...
 
 
 class Descent:
-    """Gradient descent, with heavy-ball momentum where it is over 0: `b <- momentum b + g; w <- w - lr b`.
+    """Gradient descent, with heavy-ball momentum if it is over 0: `b <- momentum b + g; w <- w - lr b`.
 
     Weight decay makes `g` the gradient plus `weight_decay w`.
     """
@@ -59,8 +65,8 @@ class Descent:
         self.state_names: tuple[str, ...] = ("momentum",) if momentum else ()
 
     def update(
-        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
-    ) -> tuple[Tensor, State]:
+        self, weights: Tensor, gradient: Tensor, state: OptimizerState, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, OptimizerState]:
         """See `Optimizer.update`."""
         del step
         if self._weight_decay:
@@ -71,8 +77,14 @@ class Descent:
         return weights - learning_rate * buffer, (buffer,)
 
     def tangent(
-        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
-    ) -> State:
+        self,
+        gradient: Tensor,
+        state: OptimizerState,
+        learning_rate: Tensor,
+        step: int,
+        moves: OptimizerState,
+        curved: Tensor,
+    ) -> OptimizerState:
         """See `Optimizer.tangent`; the map is linear, so it is its own derivative."""
         del gradient, state
         weights, buffers = self.update(moves[0], curved, moves[1:], learning_rate, step)
@@ -80,7 +92,7 @@ class Descent:
 
 
 class Adam:
-    """Adam with bias correction (Kingma and Ba, arXiv 1412.6980, algorithm 1), at the constants of its authors.
+    """Adam with bias correction (Kingma and Ba, arXiv 1412.6980, algorithm 1), with its default constants.
 
     Weight decay first multiplies the weights by `1 - lr weight_decay`.
     """
@@ -92,8 +104,8 @@ class Adam:
         self._weight_decay = weight_decay
 
     def update(
-        self, weights: Tensor, gradient: Tensor, state: State, learning_rate: Tensor, step: int
-    ) -> tuple[Tensor, State]:
+        self, weights: Tensor, gradient: Tensor, state: OptimizerState, learning_rate: Tensor, step: int
+    ) -> tuple[Tensor, OptimizerState]:
         """See `Optimizer.update`."""
         first = self.first_decay * state[0] + (1 - self.first_decay) * gradient
         second = self.second_decay * state[1] + (1 - self.second_decay) * gradient * gradient
@@ -105,15 +117,21 @@ class Adam:
         return weights * (1 - learning_rate * self._weight_decay) if self._weight_decay else weights
 
     def tangent(
-        self, gradient: Tensor, state: State, learning_rate: Tensor, step: int, moves: State, curved: Tensor
-    ) -> State:
+        self,
+        gradient: Tensor,
+        state: OptimizerState,
+        learning_rate: Tensor,
+        step: int,
+        moves: OptimizerState,
+        curved: Tensor,
+    ) -> OptimizerState:
         """See `Optimizer.tangent`."""
         _, (first, second) = self.update(gradient, gradient, state, learning_rate, step)
         first_move = self.first_decay * moves[1] + (1 - self.first_decay) * curved
         second_move = self.second_decay * moves[2] + 2 * (1 - self.second_decay) * gradient * curved
         first_bias, second_bias = 1 - self.first_decay**step, 1 - self.second_decay**step
         root = torch.sqrt(second / second_bias)
-        # The root of a weight that never had a gradient does not move, though its derivative is infinite.
+        # The root of a weight that never had a gradient stays 0, although its derivative is infinite.
         root_move = torch.where(root > 0, second_move / second_bias / (2 * root), 0.0)
         size = root + self.floor
         moved = first_move / first_bias / size - first / first_bias * root_move / size**2
@@ -121,7 +139,7 @@ class Adam:
 
 
 def build_optimizer(training: TrainingSection) -> Optimizer:
-    """Return the optimiser of a config."""
+    """Return the optimizer of a config."""
     if training.optimizer == "adam":
         return Adam(training.weight_decay)
     return Descent(training.momentum, training.weight_decay)

@@ -20,19 +20,19 @@ from streamscalar.types import Layer
 ALIGNMENT = 16
 """Samples, and rows of a fused product, are padded to a multiple of this: 64 bytes of float32.
 
-Kernels treat the edges of a matrix, and rows that begin off a vector, differently: unpadded, identical twins differed
-in the last bit (measured: 5 hidden units on 333 samples, under every product, even one replica at a time)."""
+Kernels treat the edges of a matrix, and rows that are not aligned to a vector, differently: without padding, identical
+replicas differed in the last bit (measured: 5 hidden units on 333 samples, with every product, even one by one)."""
 
 
 class Perceptron:
     """Multilayer perceptron with mean cross-entropy; weights in torch's (outputs, inputs) order.
 
-    The samples lie along the last axis, so the first layers of all replicas are one wide product
+    Samples are along the last axis, so that the first layers of all replicas are one wide product
     (R outputs, inputs) @ (inputs, samples). Measured on 2,000 MNIST digits with 64 hidden units, float64, one
     thread, against a loop over replicas: 2.0 times as fast at R = 6 and 1.8 at R = 26.
 
-    Inputs that are 0 in every sample (a fifth of MNIST's pixels) are left out of the products: their weights have no
-    gradient.
+    Inputs that are 0 in every sample (a fifth of the pixels of MNIST) are left out of the products: the gradients of
+    their weights are 0.
     """
 
     metrics: tuple[str, ...] = ("loss", "accuracy")
@@ -95,7 +95,7 @@ class Perceptron:
     def hessian_product(
         self, weights: Tensor, vectors: Tensor, product: Product, batch: Tensor | None = None
     ) -> Tensor:
-        """See `Problem.hessian_product`; twice backwards, once per vector."""
+        """See `Problem.hessian_product`; by two backward passes per vector."""
         leaf = weights.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self._loss(leaf, product, batch).sum(), leaf, create_graph=True)
         columns = [torch.autograd.grad(gradient, leaf, v, retain_graph=True)[0] for v in vectors.unbind(1)]
@@ -129,15 +129,15 @@ class Perceptron:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """Samples without the inputs that are always 0.
+    """Samples without the inputs that are 0 in all of them.
 
     Attributes
     ----------
     values
-        (columns, samples), or (R, columns, samples) for samples of each replica's own, with samples of zeros up to
-        the alignment; their logits are cut off.
+        (columns, samples), or (R, columns, samples) if each replica has its own samples; padded with samples of zeros,
+        whose logits are cut off.
     columns
-        Indices of the inputs that count, on the axis of all inputs, up to the alignment.
+        Indices of the inputs that are kept, padded to the alignment.
     """
 
     values: Tensor
@@ -146,7 +146,7 @@ class _Inputs:
     @classmethod
     def of(cls, x: NDArray[np.float64], dtype: torch.dtype, device: torch.device) -> Self:
         n_kept = -(-int((x != 0).any(axis=0).sum()) // ALIGNMENT) * ALIGNMENT
-        # The zero columns that fill up the alignment come last in the sort, and keep their place among the others.
+        # Zero columns are sorted last, so only as many are kept as the alignment needs; their order is kept.
         columns = np.sort(np.argsort((x == 0).all(axis=0), kind="stable")[:n_kept])
         values = torch.tensor(x.T[columns], dtype=dtype, device=device)
         return cls(functional.pad(values, (0, -len(x) % ALIGNMENT)), torch.tensor(columns, device=device))

@@ -12,7 +12,7 @@ from streamscalar.types import Layer
 
 
 class Product(StrEnum):
-    """How the replicas' matrix products are computed, fastest first."""
+    """How the matrix products of the replicas are computed, fastest first."""
 
     FUSED = "fused"
     BATCHED = "batched"
@@ -21,7 +21,7 @@ class Product(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Loss (R,), gradient (R, P) and test accuracy (R,) of R replicas; not every problem has an accuracy."""
+    """Loss (R,), gradient (R, P) and test accuracy (R,) of R replicas; the accuracy is `None` if not computed."""
 
     loss: Tensor
     gradient: Tensor
@@ -34,12 +34,12 @@ class Problem(Protocol):
     Attributes
     ----------
     layers
-        Names and places of the parameters.
+        Names and positions of the parameters.
     metrics
-        What is measured: `loss`, the mean over all training samples at the recorded weights, whatever the batches, and
-        without weight decay; and `accuracy`, the share of the test samples that are right.
+        Names of the metrics: `loss`, the mean over all training samples at the recorded weights, independent of
+        batches and without weight decay; and `accuracy`, the share of correct test samples.
     n_train
-        Training samples; 0 where the loss has none.
+        Number of training samples; 0 if the loss has none.
     """
 
     layers: tuple[Layer, ...]
@@ -47,7 +47,7 @@ class Problem(Protocol):
     n_train: int
 
     def products(self, n_samples: int) -> tuple[Product, ...]:
-        """Return the products to choose from for updates on `n_samples` samples, fastest first."""
+        """Return the supported products for updates on `n_samples` samples, fastest first."""
         ...
 
     def initial(self, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -57,7 +57,7 @@ class Problem(Protocol):
     def evaluate(
         self, weights: Tensor, product: Product, *, with_accuracy: bool, batch: Tensor | None = None
     ) -> Evaluation:
-        """Return loss, gradient and, where asked, accuracy at `weights` (R, P).
+        """Return loss, gradient and, if requested, accuracy at `weights` (R, P).
 
         Loss and gradient are those of all training samples, or of the samples `batch`: indices (B,) for all
         replicas, or (R, B) for each.
@@ -71,5 +71,5 @@ class Problem(Protocol):
     def hessian_product(
         self, weights: Tensor, vectors: Tensor, product: Product, batch: Tensor | None = None
     ) -> Tensor:
-        """Return the Hessian at `weights` (R, P) times `vectors` (R, k, P), in their shape; `batch` see `evaluate`."""
+        """Return the Hessian at `weights` (R, P) times `vectors`, shape (R, k, P); `batch` as in `evaluate`."""
         ...

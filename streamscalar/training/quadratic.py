@@ -19,7 +19,7 @@ class Quadratic:
         self.layers: tuple[Layer, ...] = (Layer("weight", 0, (len(curvatures),)),)
 
     def products(self, n_samples: int) -> tuple[Product, ...]:
-        """See `Problem.products`; there is no product, and so all are equal."""
+        """See `Problem.products`; there are no products, so all are equal."""
         del n_samples
         return tuple(Product)
 
@@ -30,7 +30,7 @@ class Quadratic:
     def evaluate(
         self, weights: Tensor, product: Product, *, with_accuracy: bool, batch: Tensor | None = None
     ) -> Evaluation:
-        """See `Problem.evaluate`; there is no product, no accuracy and no batch."""
+        """See `Problem.evaluate`; there are no products, accuracy or batches."""
         del product, with_accuracy, batch
         gradient = self.curvatures * weights
         return Evaluation(0.5 * (gradient * weights).sum(1), gradient, None)

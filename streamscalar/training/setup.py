@@ -108,12 +108,12 @@ def load_problem(config: Config, device: torch.device) -> Problem:
 def build_problem(task: TaskSection, model: ModelSection, dtype: torch.dtype, device: torch.device) -> Problem:
     """Return the problem of a config, its data on `device`.
 
-    The perceptron has a faster problem of its own where the task is a plain classification; all else is a module.
+    The perceptron on a plain classification has its own, faster problem; everything else is a `ModuleProblem`.
 
     Raises
     ------
     BadCall
-        Data are missing, or what a function of the user's own returned cannot be trained.
+        Data are missing, or what a user function returned cannot be trained.
     """
     if task.name == "quadratic":
         return Quadratic(torch.tensor(task.curvatures, dtype=dtype, device=device))

@@ -1,4 +1,4 @@
-"""What is learned, as tensors: the built-in data sets, and tasks of a user's own."""
+"""Tasks as tensors: the built-in data sets, and user functions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,26 +16,26 @@ from streamscalar.training.data import Data, first_samples, load_data
 from streamscalar.training.user_functions import call_own, find_own
 
 OfOutputs = Callable[[Tensor, Tensor], Tensor]
-"""Takes outputs and targets of n samples, both with n along the first axis; returns a scalar, a mean over samples."""
+"""Takes outputs and targets of n samples, with n along the first axis; returns a scalar, the mean over the samples."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """What a function of your own returns for `task.name: package.module:function`.
+    """Return value of your own function for `task.name: package.module:function`.
 
     Attributes
     ----------
     x_train, x_test
-        Inputs, shape (samples, ...): floats become `training.dtype`, integers (such as tokens) int64.
+        Inputs, shape (samples, ...): floats are converted to `training.dtype`, integers (such as tokens) to int64.
     y_train, y_test
-        Targets, samples along the first axis: integers are classes, floats are values. Without test samples there is
-        no accuracy.
+        Targets with samples along the first axis: integers are classes, floats are values. Without test samples there
+        is no accuracy.
     loss
         Loss of outputs and targets, a scalar, the mean over the samples; differentiable in the outputs. By default
         the cross-entropy of classes, classes along the last axis of the outputs, and the mean squared error of values.
     accuracy
-        Share of the test samples that are right, a scalar in [0, 1], the mean over the samples. By default that of
-        classes; values have none.
+        Share of correct test samples, a scalar in [0, 1], the mean over the samples. By default that of classes;
+        values have none.
 
     Examples
     --------
@@ -80,11 +80,11 @@ class LoadedTask:
     train
         Training samples.
     test
-        Test samples, where there are any.
+        Test samples; `None` if there are none.
     n_outputs
         Number of classes, or of target values per sample.
     loss, accuracy
-        See `Task`; the accuracy is `None` where there is none.
+        See `Task`; the accuracy is `None` if there is none.
     """
 
     train: Samples
@@ -95,18 +95,18 @@ class LoadedTask:
 
     @property
     def output_shape(self) -> tuple[int, ...] | None:
-        """Shape of the outputs of one sample that the default loss needs; `None` under a loss of the user's own."""
+        """Shape of the outputs of one sample that the default loss needs; `None` for a user's loss."""
         shape = tuple(self.train.y.shape[1:])
         if self.loss is cross_entropy:
             return (*shape, self.n_outputs)
         return shape if self.loss is squared_error else None
 
     def with_float_inputs(self) -> Self:
-        """Return the same task, integer inputs as floats, for networks that know no integers."""
+        """Return the same task with integer inputs as floats, for networks that take no integers."""
         return replace(self, train=self.train.as_floats(), test=None if self.test is None else self.test.as_floats())
 
     def as_classes(self) -> Data | None:
-        """Return the samples for the built-in perceptron, where they are a plain classification with test samples."""
+        """Return the samples for the built-in perceptron; `None` unless this is a classification with test samples."""
         y = self.train.y
         if self.test is None or (self.loss, self.accuracy) != (cross_entropy, share_right) or y.dim() != 1:
             return None
@@ -122,22 +122,22 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean squared error; outputs (n, 1) will do for targets (n,)."""
+    """Return the mean squared error; outputs (n, 1) are accepted for targets (n,)."""
     return (outputs.reshape(targets.shape) - targets).square().mean()
 
 
 def share_right(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the share of the classes (n, ...) that have the largest of the outputs (n, ..., classes)."""
+    """Return the share of targets (n, ...) whose class has the largest output of (n, ..., classes)."""
     return (outputs.argmax(-1) == targets).to(outputs.dtype).mean()
 
 
 def load_task(section: TaskSection) -> LoadedTask:
-    """Return the task of a config on the CPU, cut to `n_train` and `n_test`; floats in their own precision.
+    """Return the task of a config on the CPU, cut to `n_train` and `n_test`; floats keep their precision.
 
     Raises
     ------
     BadCall
-        A file, or what a function of the user's returned, does not make a task.
+        A file, or the return value of a user function, is not a valid task.
     """
     if is_own(section.name):
         return _own(section)
@@ -166,7 +166,7 @@ def _own(section: TaskSection) -> LoadedTask:
     is_classes = not train.y.is_floating_point()
     if is_classes and task.loss is None and min(int(part.y.min()) for part in parts) < 0:
         raise _bad(name, "must return classes counted from 0", "a negative one")
-    # Of all samples, so that n_train does not change the model.
+    # Counts all samples, so that n_train does not change the model.
     n_outputs = 1 + max(int(part.y.max()) for part in parts) if is_classes else max(1, train.y[0].numel())
     accuracy = task.accuracy or (share_right if is_classes and task.loss is None else None)
     return LoadedTask(

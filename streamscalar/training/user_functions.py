@@ -1,4 +1,4 @@
-"""Functions of a user, found by `package.module:function`."""
+"""User functions, named by `package.module:function`."""
 
 import importlib
 import inspect
@@ -12,24 +12,24 @@ from streamscalar.errors import BadCall, Kind
 
 
 def find_own(name: str, field: str) -> Callable[..., Any]:
-    """Return what `name` points at; the folder of the command comes first where modules are looked for.
+    """Return the function that `name` refers to; modules are searched first in the current folder.
 
     Parameters
     ----------
     name
-        `package.module:function`; a class will do, too.
+        `package.module:function`; a class is accepted, too.
     field
-        The config's field that holds the name, for the sentence of an error.
+        Field of the config with this name, for error messages.
 
     Raises
     ------
     BadCall
-        The module does not import, or holds no such function.
+        The module cannot be imported, or has no such function.
     """
     module_name, _, function_name = name.partition(":")
     folder = str(Path.cwd())
     if folder not in sys.path:
-        # It stays: the function may import from beside itself later.
+        # Not removed: the function may import modules from its folder later.
         sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
@@ -37,9 +37,9 @@ def find_own(name: str, field: str) -> Callable[..., Any]:
     except Exception as error:
         raise BadCall(
             field,
-            "must name a module that imports",
+            "must name a module that can be imported",
             f"{name} ({reason(error)})",
-            f"Modules are looked for in {folder} and among installed packages",
+            f"Modules are searched in {folder} and among installed packages",
             Kind.CONFIG,
         ) from error
     found = getattr(module, function_name, None)
@@ -53,26 +53,26 @@ def find_own(name: str, field: str) -> Callable[..., Any]:
 def call_own(
     function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any], field: str, name: str
 ) -> Any:
-    """Return `function(*arguments, **keywords)`; what it raises becomes a `BadCall` that says where.
+    """Return `function(*arguments, **keywords)`; its exceptions become a `BadCall` with their place.
 
     Raises
     ------
     BadCall
-        It does not take these arguments, or it raised.
+        It does not accept these arguments, or it raised an exception.
     """
     try:
         inspect.signature(function).bind(*arguments, **keywords)
     except TypeError as error:
         given = ", ".join([*(repr(value) for value in arguments), *keywords]) or "nothing"
-        raise BadCall(field, f"must take {given} as arguments", f"{name} ({error})", kind=Kind.CONFIG) from None
+        raise BadCall(field, f"must accept {given} as arguments", f"{name} ({error})", kind=Kind.CONFIG) from None
     try:
         return function(*arguments, **keywords)
     except Exception as error:
-        raise BadCall(field, "must run without an error", f"{name} ({reason(error)})", kind=Kind.CONFIG) from error
+        raise BadCall(field, "must run without an exception", f"{name} ({reason(error)})", kind=Kind.CONFIG) from error
 
 
 def reason(error: Exception) -> str:
-    """Return type and text of `error` in one line, with the place in the user's file where it was raised."""
+    """Return type and text of `error` in one line, with the line of the user's file that raised it."""
     text = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
     is_in_a_file = bool(frames) and not frames[-1].filename.startswith("<")

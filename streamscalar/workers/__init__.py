@@ -1,1 +1,1 @@
-"""The workers as plain classes: trainer and embedder."""
+"""The workers as plain classes: trainer, embedder and coordinator; executors run them."""

@@ -1,12 +1,14 @@
-"""Ties the schedule to the store: rebuilds it, and keeps what became of each run.
+"""The coordinator connects the schedule to the store: it rebuilds the schedule and stores the phase of each run.
 
-Every call costs the same at 10 runs and at 10,000: what is asked for often is counted when it changes. Only `begin`
-looks at every run, with one read of each that is done.
+The cost of a call does not depend on the number of runs: what is queried often is counted when it changes. Only `begin`
+visits every run, with one read for each that is done.
 """
 
+import logging
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from streamscalar.config import RunPlan
@@ -14,28 +16,30 @@ from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.protocol.progress import MAX_VIEWS, RunProgress, RunView, Snapshot
 from streamscalar.protocol.schedule import (
     CancelRequested,
-    Event,
     Instruction,
     PackAdded,
     PackCancelled,
     PackFailed,
     Phase,
     Schedule,
+    ScheduleEvent,
     WorkerLost,
 )
 from streamscalar.store import Store, Unreachable
 
+_LOG = logging.getLogger(__name__)
+
 FAILED_VIEWS = 8
-"""Failed runs that a snapshot shows before those that train, where it cannot show all."""
+"""Failed runs that a snapshot shows before those in training if it cannot show all."""
 
 
 N_READERS = 32
-"""Runs of a store in a bucket that are looked at side by side."""
+"""Concurrent reads of runs in a bucket."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """What the store says of a run."""
+    """State of a run in the store."""
 
     is_trained: bool
     is_done: bool
@@ -43,23 +47,23 @@ class _Standing:
 
 
 class Coordinator:
-    """Decides what happens next; whoever calls it carries the instructions out.
+    """Decides what happens next; the executor carries the instructions out.
 
     Parameters
     ----------
     store
         Store of the experiment, writable.
     packs
-        Runs in the order in which they should start, those together that one trainer trains at once.
+        Packs in the order of starting.
     max_concurrent
-        Packs in training at once.
+        Maximum number of packs in training.
     n_rows
         Rows of one run.
 
     Attributes
     ----------
     packs : dict
-        Runs of each pack by the name of the pack, those added on request included.
+        Runs of each pack by the name of the pack, including those added on request.
     """
 
     def __init__(self, store: Store, packs: Sequence[tuple[RunPlan, ...]], max_concurrent: int, n_rows: int) -> None:
@@ -83,32 +87,32 @@ class Coordinator:
 
     @property
     def n_wanted(self) -> int:
-        """Packs that wait or train: as many trainers could be busy."""
+        """Number of packs that wait or train, which is how many trainers could be busy."""
         return self._schedule.n_wanted
 
     def begin(self) -> list[Instruction]:
-        """Take over what the store holds and return the first instructions."""
+        """Restore the schedule from the store and return the first instructions."""
         instructions: list[Instruction] = []
-        wishes = self._wishes()
+        requests = self._new_requests()
         stored = set(self._store.run_ids())
         known = [plan.run_id for pack in self.packs.values() for plan in pack if plan.run_id in stored]
         standings = dict(zip(known, self._standings(known), strict=True))
         for pack_id in self.packs:
             instructions += self._restore(pack_id, standings)
-        for wish in wishes:
-            if isinstance(wish, PackCancelled):
-                instructions += self.handle(wish)
+        for request in requests:
+            if isinstance(request, PackCancelled):
+                instructions += self.handle(request)
         return instructions + self._schedule.start()
 
     def _standings(self, run_ids: Sequence[str]) -> list[_Standing]:
         if not self._store.medium.is_remote:
             return [self._standing(run_id) for run_id in run_ids]
-        # A bucket takes tens of milliseconds to answer, whatever else it is asked meanwhile.
+        # Each read of a bucket takes tens of milliseconds, however many run concurrently.
         with ThreadPoolExecutor(N_READERS) as pool:
             return list(pool.map(self._standing, run_ids))
 
     def _standing(self, run_id: str) -> _Standing:
-        # This status is written after the exact solution: where it is there, nothing else needs to be read.
+        # This status is written after the exact solution, so nothing else needs to be read.
         if self._store.status(run_id).get("phase") == Phase.DONE:
             return _Standing(is_trained=True, is_done=True, n_rows=self._n_rows)
         reader = self._store.reader(run_id)
@@ -116,7 +120,7 @@ class Coordinator:
         return _Standing(is_done or reader.is_complete, is_done, reader.embedding.n_rows if is_done else 0)
 
     def _restore(self, pack_id: str, standings: Mapping[str, _Standing]) -> list[Instruction]:
-        """Take over what the store says of a pack; a run that is not stored has no standing."""
+        """Restore a pack; `standings` lacks the runs that are not stored."""
         pack = self.packs[pack_id]
         found = {plan.run_id: standings[plan.run_id] for plan in pack if plan.run_id in standings}
         for run_id, standing in found.items():
@@ -130,26 +134,26 @@ class Coordinator:
         )
 
     def resize(self, max_concurrent: int) -> list[Instruction]:
-        """Let so many packs train at once from now on, and return what starts; nothing that trains is stopped."""
+        """Change the maximum number of packs in training and return what starts; no training is stopped."""
         return self._schedule.resize(max_concurrent)
 
-    def obey(self) -> list[Instruction]:
-        """Return what to do about the runs that were asked for, or cancelled, since the last call."""
-        return [instruction for wish in self._wishes() for instruction in self.handle(wish)]
+    def handle_requests(self) -> list[Instruction]:
+        """Return the instructions that follow from the requests made in the store since the last call."""
+        return [instruction for request in self._new_requests() for instruction in self.handle(request)]
 
-    def _wishes(self) -> list[PackAdded | PackCancelled]:
-        """Read new requests; packs that they add are known from now on."""
-        wishes: list[PackAdded | PackCancelled] = []
+    def _new_requests(self) -> list[PackAdded | PackCancelled]:
+        """Read new requests and register the packs that they add."""
+        events: list[PackAdded | PackCancelled] = []
         for request in self._store.requests(self._known_requests):
             if request["kind"] == "add":
                 plans = [RunPlan(**run) for run in request["runs"]]
-                wishes += [PackAdded(self._add((plan,))) for plan in plans if plan.run_id not in self._pack_of]
+                events += [PackAdded(self._add((plan,))) for plan in plans if plan.run_id not in self._pack_of]
             elif (pack_id := self._pack_of.get(request["run_id"])) is not None:
-                wishes.append(PackCancelled(pack_id))
-        return wishes
+                events.append(PackCancelled(pack_id))
+        return events
 
     def _add(self, pack: tuple[RunPlan, ...]) -> str:
-        """Know a pack from now on; return its name."""
+        """Register a pack and return its name."""
         pack_id = pack[0].run_id
         self.packs[pack_id] = pack
         self._pack_of.update((plan.run_id, pack_id) for plan in pack)
@@ -157,23 +161,37 @@ class Coordinator:
         return pack_id
 
     def report(self, progress: RunProgress) -> None:
-        """Take note of an embedded block; late and repeated reports change nothing."""
+        """Register an embedded block; late and repeated reports have no effect."""
         known = self._progress.get(progress.run_id)
         if known is None or progress.n_rows >= known.n_rows:
             self._progress[progress.run_id] = progress
             self._n_rows_embedded += progress.n_rows - (0 if known is None else known.n_rows)
 
-    def handle(self, event: Event) -> list[Instruction]:
-        """Return what to do after `event`, and keep the phase of its runs in the store."""
+    def handle(self, event: ScheduleEvent) -> list[Instruction]:
+        """Return the instructions that follow from `event`, log it, and store the phase of its runs.
+
+        An event without an id gets one; the log line, and every instruction that follows, has it.
+        """
+        if not event.event_id:
+            event = replace(event, event_id=f"{type(event).__name__}-{secrets.token_hex(4)}")
         instructions = self._schedule.handle(event)
+        self._log_event(event)
         if not isinstance(event, CancelRequested):
             state = self._schedule.packs[event.pack_id]
             for plan in self.packs[event.pack_id]:
                 self._set_status(plan.run_id, phase=str(state.phase), attempts=state.attempts, reason=state.reason)
         return instructions
 
+    def _log_event(self, event: ScheduleEvent) -> None:
+        about = {"experiment": self._store.config.get("experiment", {}).get("name"), "event": event.event_id}
+        if not isinstance(event, CancelRequested):
+            about["run"] = event.pack_id
+        if isinstance(event, WorkerLost | PackFailed):
+            about["reason"] = event.reason
+        _LOG.info("event %s", type(event).__name__, extra=about)
+
     def _set_status(self, run_id: str, **facts: str | int) -> None:
-        """Keep facts about a run in the store; a run that no trainer has made yet has no place for them."""
+        """Store facts about a run; without effect before a trainer has created the run."""
         try:
             self._store.set_status(run_id, **facts)
         except BadCall as error:
@@ -181,15 +199,15 @@ class Coordinator:
                 raise
 
     def fail(self, pack_id: str, error: BaseException) -> list[Instruction]:
-        """Handle an exception of a worker; a full disk stops the whole experiment."""
+        """Handle an exception of a worker; a full disk ends the whole experiment."""
         instructions: list[Instruction] = []
         if isinstance(error, StreamscalarError) and error.kind is Kind.STORE_FULL:
             self._error = str(error)
-            instructions += self._schedule.handle(CancelRequested())
-        return instructions + self.handle(self._meaning(pack_id, error))
+            instructions += self.handle(CancelRequested())
+        return instructions + self.handle(self._event_of(pack_id, error))
 
-    def _meaning(self, pack_id: str, error: BaseException) -> Event:
-        """Return what an exception of a worker means: final where a retry would end the same."""
+    def _event_of(self, pack_id: str, error: BaseException) -> ScheduleEvent:
+        """Return the event for a worker's exception: `PackFailed` if a retry would fail again, else `WorkerLost`."""
         is_passing = isinstance(error, Unreachable) or (
             isinstance(error, StreamscalarError) and error.kind is Kind.FENCED
         )
@@ -201,7 +219,7 @@ class Coordinator:
         return WorkerLost(pack_id, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", has_progressed)
 
     def snapshot(self) -> Snapshot:
-        """Return the state of the experiment, with views of at most `MAX_VIEWS` runs."""
+        """Return the state of the experiment, with at most `MAX_VIEWS` views of runs."""
         counts = {str(phase): n for phase, n in self._schedule.n_runs.items() if n}
         return Snapshot(
             self._n_rows,
@@ -214,7 +232,7 @@ class Coordinator:
         )
 
     def _shown(self, n_runs: int) -> list[str]:
-        """Return the runs to show, in planned order."""
+        """Return the runs to show, in the planned order."""
         if n_runs <= MAX_VIEWS:
             return list(self._pack_of)
         phases = (Phase.TRAINING, Phase.TRAINED, Phase.FAILED)

@@ -1,4 +1,4 @@
-"""Keeps the scalar embedding of each run up to date, block by block, and solves exactly at its end."""
+"""The embedder updates the scalar embedding of each run, block by block, and computes the exact solution at its end."""
 
 import logging
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from streamscalar.numerics.embedding.separations import (
 )
 from streamscalar.numerics.exponents.curves import mean_log
 from streamscalar.protocol.progress import RunProgress
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.store import EmbeddingWriter, Fsync, RunReader, Store
 from streamscalar.types import REFERENCE
 from streamscalar.workers.exact_embedding import embed_exactly
@@ -29,12 +29,12 @@ from streamscalar.workers.exact_embedding import embed_exactly
 _log = logging.getLogger(__name__)
 
 HELD_BYTES = 2**30
-"""Raw weights up to which an exact solution holds a run in memory; beyond, every pass decodes it again."""
+"""Largest run, in raw bytes, that the exact solution keeps in memory; a larger one is decoded again in every pass."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """What the embedder holds of a run: nothing that grows with it."""
+    """State of a run in the embedder; its size does not grow with the run."""
 
     reader: RunReader
     writer: EmbeddingWriter
@@ -46,7 +46,7 @@ class _Open:
 
 
 class StoredSnapshots:
-    """The stored rows of a run as a source of snapshots; a run of up to `HELD_BYTES` is decoded once and then held."""
+    """The stored rows of a run as a source of snapshots; a run of up to `HELD_BYTES` is decoded only once."""
 
     def __init__(self, reader: RunReader) -> None:
         self._reader = reader
@@ -78,17 +78,17 @@ class StoredSnapshots:
 class Embedder:
     """Embeds the runs of one store.
 
-    Every call is idempotent: what the store already holds is skipped, what it lacks is read from the stored
-    weights. Products are pinned to one thread, because their bits depend on it.
+    Every call is idempotent: rows that are embedded are skipped, and missing ones are read from the stored weights.
+    Matrix products are pinned to one thread, because their bits depend on the number of threads.
 
     Parameters
     ----------
     store_path
         Folder of the store.
     section
-        How to embed.
+        Method and size of the embedding.
     fsync
-        Whether to wait for the disk.
+        When rows are forced to the disk.
     """
 
     def __init__(self, store_path: str, section: EmbeddingSection, fsync: Fsync = "row") -> None:
@@ -98,8 +98,8 @@ class Embedder:
         self._open_runs: dict[str, _Open] = {}
 
     def embed(self, run_id: str, first_row: int, weights: NDArray[np.floating]) -> RunProgress:
-        """Embed a block of published rows, shape (S, R, P), and the gap before it where there is one."""
-        with threadpool_limits(1), self._fenced_told(run_id):
+        """Embed a block of published rows, shape (S, R, P), after the rows before it that are missing."""
+        with threadpool_limits(1), self._logs_fencing(run_id):
             run = self._open(run_id)
             self._catch_up(run, first_row)
             if run.writer.n_rows == first_row:
@@ -107,8 +107,8 @@ class Embedder:
             return run.last
 
     def finalise(self, run_id: str, retain: str) -> RunProgress:
-        """Embed what is left, store the exact solution, and keep of the weights what `retain` says."""
-        with threadpool_limits(1), self._fenced_told(run_id):
+        """Embed the remaining rows, store the exact solution, and delete the weights that `retain` does not keep."""
+        with threadpool_limits(1), self._logs_fencing(run_id):
             run = self._open(run_id)
             self._catch_up(run, run.reader.n_published)
             if not run.reader.embedding.has_exact:
@@ -120,11 +120,11 @@ class Embedder:
             return run.last
 
     def forget(self, run_id: str) -> None:
-        """Drop what is held of a run; the next call takes it up from the store."""
+        """Drop the state of a run; the next call restores it from the store."""
         self._open_runs.pop(run_id, None)
 
     def _about(self, run_id: str) -> dict[str, Any]:
-        """Return what a log line says of a run."""
+        """Return the fields of a log line about a run."""
         about: dict[str, Any] = {"experiment": self._store.config["experiment"]["name"], "run": run_id}
         if run_id in self._open_runs:
             writer = self._open_runs[run_id].writer
@@ -132,8 +132,8 @@ class Embedder:
         return about
 
     @contextmanager
-    def _fenced_told(self, run_id: str) -> Iterator[None]:
-        """Log that a newer attempt owns the run."""
+    def _logs_fencing(self, run_id: str) -> Iterator[None]:
+        """Log an error that says that a newer attempt owns the run."""
         try:
             yield
         except Fenced as error:
@@ -151,7 +151,7 @@ class Embedder:
                 if checkpoint is None
                 else OnlineCMDS.from_snapshot(checkpoint)
             )
-            rng = generator(reader.seed, Stream.RANDOM_DIRECTION)
+            rng = generator(reader.seed, SeedStream.RANDOM_DIRECTION)
             fit = [r for r in range(layout.n_replicas) if r != layout.control]
             self._open_runs[run_id] = _Open(
                 reader,

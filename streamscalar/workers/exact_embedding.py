@@ -1,4 +1,4 @@
-"""The exact embedding of a run by the method and distance of its config."""
+"""The exact embedding of a run, by the method and distance of its config."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +28,14 @@ class ExactEmbedding:
     scores
         `(N, R, K)`; the first component is the scalar.
     separation
-        `(N, R)`, signed separation from the reference along the scalar: projections of weight differences for
-        classical scaling of RMS distances, else differences of coordinates, good to 1e-16 of a coordinate.
+        `(N, R)`, signed separation from the reference along the scalar. For classical scaling of RMS distances these
+        are projections of weight differences, else differences of coordinates with a relative error of 1e-16.
     mean, components
-        `(P,)` and `(K, P)` for classical scaling of RMS distances; empty for the others, which have no directions.
+        `(P,)` and `(K, P)` for classical scaling of RMS distances; empty for other methods, which have no directions.
     singular_values
-        `(K,)`; for the others the root of each component's share, with a total variance of 1.
+        `(K,)`; for other methods the root of the share of each component, with a total variance of 1.
     info
-        Method, distance, and how good the solution is, as JSON.
+        Method, distance, and measures of accuracy, as JSON.
     """
 
     scores: NDArray[np.float64]
@@ -49,19 +49,19 @@ class ExactEmbedding:
 def embed_exactly(
     source: SnapshotSource, layout: Layout, section: EmbeddingSection, start: NDArray[np.float64] | None = None
 ) -> ExactEmbedding:
-    """Embed reference and perturbed replicas of a run; the control is placed where its distances put it.
+    """Embed the reference and the perturbed replicas of a run, and place the control.
 
     Parameters
     ----------
     source
         The recorded snapshots.
     layout
-        Who stands on the replica axis, and the layers.
+        Meaning of the replica axis, and the layers.
     section
-        Method, distance, components and landmarks. `layer` distances are combined to the root of their mean square, so
-        that every layer counts alike.
+        Method, distance, components and landmarks. `layer` distances are combined by their root mean square, so that
+        every layer has the same weight.
     start
-        Directions (L, P) to start from, and to keep the sign of; for classical scaling of RMS distances alone.
+        Directions (L, P) to start from, whose signs are kept; only for classical scaling of RMS distances.
     """
     if section.method == "cmds" and section.distance == "rms":
         return _directions(source, layout, section, start)
@@ -91,7 +91,7 @@ def embed_exactly(
 
 
 LANDMARKED = ("distance_pca", "landmark")
-"""Methods that need distances to landmarks alone."""
+"""Methods that need only distances to landmarks."""
 
 
 def _directions(
@@ -120,7 +120,7 @@ def _directions(
 def _by_distances(
     source: SnapshotSource, layout: Layout, section: EmbeddingSection
 ) -> tuple[Embedding, NDArray[np.bool_]]:
-    """Return the embedding of reference and perturbed replicas, and the rows where the control is their twin."""
+    """Return the embedding without the control, and the rows in which the control equals the reference."""
     n_members = 1 + layout.n_perturbed
     picked = every_snapshot(source.n_rows, range(n_members))
     if section.method in LANDMARKED:
@@ -147,6 +147,6 @@ def _by_distances(
 
 
 def _twins(source: SnapshotSource, layout: Layout) -> NDArray[np.bool_]:
-    """Return at which rows the control has the reference's bits, `(N,)`."""
+    """Return the rows in which the control has the bits of the reference, `(N,)`."""
     control = REFERENCE if layout.control is None else layout.control
     return np.concatenate([(block[:, control] == block[:, REFERENCE]).all(axis=1) for block in source.by_rows()])

@@ -1,16 +1,16 @@
-"""Trains one pack of runs after the other and streams every recorded row into the store."""
+"""The trainer trains one pack of runs after the other and writes every recorded row to the store."""
 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.config import Config, RunPlan
+from streamscalar.config import Config, RunPlan, RunSetting
 from streamscalar.errors import Fenced
 from streamscalar.store import KeyFrame, Store, WeightsWriter
 from streamscalar.training.ensemble import Ensemble, pinned_threads, resolve_device
@@ -24,7 +24,7 @@ BlockSink = Callable[[str, int, NDArray[np.floating]], None]
 
 
 class Outcome(StrEnum):
-    """How a training ended where nothing went wrong."""
+    """How a training run ended without an error."""
 
     FINISHED = "finished"
     STOPPED = "stopped"
@@ -38,7 +38,7 @@ class Trainer:
     store_path
         Folder of the store.
     config
-        The experiment; data are loaded once, at the first run.
+        The experiment; data are loaded once, for the first run.
     """
 
     def __init__(self, store_path: str, config: Config) -> None:
@@ -48,9 +48,9 @@ class Trainer:
         self._problem: Problem | None = None
 
     def train(self, pack: Sequence[RunPlan], sink: BlockSink, should_stop: Callable[[], bool]) -> Outcome:
-        """Train the runs of `pack` side by side to their end, from their last common key frame where there is one.
+        """Train the runs of `pack` together to their end, from their last common key frame if there is one.
 
-        Rows that a former attempt made durable are computed again and compared, not written again.
+        Rows that an earlier attempt stored are computed again and compared, but not written again.
 
         Raises
         ------
@@ -69,14 +69,14 @@ class Trainer:
             for plan in pack:
                 store.add_run(
                     plan.run_id,
-                    setting={
-                        "learning_rate": plan.learning_rate,
-                        "epsilon": plan.epsilon,
-                        "initial_condition": plan.initial_condition,
-                        "product": str(setup.twins.product),
-                        "twins_exact": setup.twins.is_exact,
-                        "device": str(self._device),
-                    },
+                    setting=RunSetting(
+                        learning_rate=plan.learning_rate,
+                        epsilon=plan.epsilon,
+                        initial_condition=plan.initial_condition,
+                        product=str(setup.twins.product),
+                        twins_exact=setup.twins.is_exact,
+                        device=str(self._device),
+                    ),
                     seed=plan.seed,
                     layout=setup.layout,
                     n_rows=config.n_rows,
@@ -97,17 +97,17 @@ class Trainer:
                 state = {name: np.concatenate([keyframe.state[name] for keyframe in keyframes]) for name in names}
                 ensemble.restore(state, keyframes[0].step)
             is_first = all(run.writer.attempt == 1 for run in runs)
-            self._tell("begun" if is_first else "resumed", [(run, first) for run in runs])
+            self._log("started" if is_first else "resumed", [(run, first) for run in runs])
             try:
                 outcome = self._stream(runs, ensemble, first, sink, should_stop)
             except Fenced as error:
-                self._tell("fenced", [(run, run.writer.n_durable) for run in runs], error)
+                self._log("fenced", [(run, run.writer.n_durable) for run in runs], error)
                 raise
-            self._tell(outcome, [(run, run.writer.n_durable) for run in runs])
+            self._log(outcome, [(run, run.writer.n_durable) for run in runs])
             return outcome
 
-    def _tell(self, what: str, at: Sequence[tuple["_Run", int]], error: Fenced | None = None) -> None:
-        """Log what became of a training, each of its runs at its row."""
+    def _log(self, what: str, at: Sequence[tuple["_Run", int]], error: Fenced | None = None) -> None:
+        """Log an event of the training, one line per run with its row."""
         for run, row in at:
             about: dict[str, Any] = {"experiment": self._config.experiment.name, "run": run.run_id, "row": row}
             about["attempt"] = run.writer.attempt
@@ -137,7 +137,6 @@ class Trainer:
             for index, run in enumerate(runs):
                 own = slice(index * n_replicas, (index + 1) * n_replicas)
                 own_metrics, own_state = ({k: v[own] for k, v in found.items()} for found in (metrics, state))
-                run.recent[row] = weights[own]
                 run.writer.append(row, row * every, weights[own], own_metrics, own_state)
                 run.push(sink)
         for run in runs:
@@ -148,18 +147,15 @@ class Trainer:
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the pack in training: its writer, and the rows that were not handed on yet."""
+    """One run of the pack in training, and its writer."""
 
     run_id: str
     writer: WeightsWriter
-    recent: dict[int, NDArray[np.floating]] = field(default_factory=dict)
 
     def push(self, sink: BlockSink) -> None:
-        """Hand on the blocks that were published since, where this attempt has all of their rows."""
-        for first, n_rows in self.writer.take_published():
-            rows = [self.recent.pop(row) for row in range(first, first + n_rows) if row in self.recent]
-            if len(rows) == n_rows:
-                sink(self.run_id, first, np.stack(rows))
+        """Pass on the blocks published since the last call."""
+        for first, block in self.writer.take_published():
+            sink(self.run_id, first, block)
 
 
 def _common_keyframes(runs: Sequence[_Run]) -> list[KeyFrame]:

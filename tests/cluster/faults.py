@@ -104,7 +104,7 @@ def driver_and_coordinator_are_killed(it: Disturbed) -> None:
     wait_for("the view", lambda: "runs done" in leaving.said)
     leaving.interrupt()
     leaving.finish()
-    assert "It goes on without you" in leaving.said
+    assert "The experiment keeps running" in leaving.said
     it.driver = driver = head.start(*attach)
     wait_for("the view again", lambda: "runs done" in driver.said)
 

@@ -40,7 +40,7 @@ def test_an_experiment_spreads_over_hosts_that_join_and_see_its_store(
     store = tmp_path / "shared" / "store"
     store.parent.mkdir()
     driver = head.head.start(*run_command(head, short(store)))
-    wait_for("the driver to say that no host is there", lambda: "waits for a node with 1 CPU" in driver.said)
+    wait_for("the driver to say that no host is there", lambda: "waiting for a node with 1 CPU" in driver.said)
     blind, seeing = head.stranger, head.worker1
     blind.environment["RAY_AUTH_TOKEN"] = head.token
     head.start_worker(blind, hidden=store.parent)
@@ -67,7 +67,7 @@ def test_a_second_experiment_waits_for_the_first(head: Hosts, tmp_path: Path, tr
     drivers = [head.head.start(*run_command(head, short(first)))]
     run_trained_on(head.worker1, first)
     drivers.append(head.head.start(*run_command(head, short(second))))
-    wait_for("the second to queue", lambda: "waits for 1 CPU, which others use" in drivers[1].said)
+    wait_for("the second to queue", lambda: "waiting for 1 CPU to become free" in drivers[1].said)
     head.release()
     for driver in drivers:
         driver.finish()

@@ -14,7 +14,7 @@ import pytest
 
 from streamscalar.runtime import run
 from streamscalar.runtime.ray.token import protect_token
-from streamscalar_services.api.http.auth import Scope, Tokens
+from streamscalar_services.api.tokens import Right, Tokens
 from streamscalar_services.dashboard import STATIC
 from tests.cluster.experiments import run_command, run_trained_on
 from tests.cluster.hosts import Host, Hosts, Nodes, Process, ip, network
@@ -334,7 +334,7 @@ def test_the_service_answers_only_its_open_routes(idle: Hosts, tmp_path: Path) -
     assert not [pid for pid in host.pids() if TOKEN in command_line(pid)]
 
     tokens = Tokens(TOKEN, ADMIN)
-    kept = [{"Cookie": f"{tokens.cookie_name}={tokens.cookie(scope)}"} for scope in Scope]
+    kept = [{"Cookie": f"{tokens.cookie_name}={tokens.cookie(right)}"} for right in Right]
     kept += [{"Authorization": f"Bearer {token}"} for token in (TOKEN, ADMIN)]
     asked = [(host.address, 8870, "GET", "/v1/runs", headers) for headers in kept]
     assert [status for status, _ in stranger.ask(asked)] == [200] * 4

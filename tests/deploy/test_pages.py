@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from streamscalar_services.api.http.auth import Tokens
+from streamscalar_services.api.tokens import Tokens
 from tests.deploy.pages import DEPLOY, PAGES, command, commands, run_here
 
 RUN = {

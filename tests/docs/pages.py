@@ -92,7 +92,7 @@ class Session:
     def _run(self, language: str, text: str) -> None:
         if language == "python":
             exec(compile(text, f"block at {text.splitlines()[0]!r}", "exec"), self.names)
-        elif text.startswith("streamscalar serve "):
+        elif text.split()[:2] == ["streamscalar", "serve"]:
             self._serve(shlex.split(text)[1:])
         elif text.startswith("streamscalar "):
             self.command(text)

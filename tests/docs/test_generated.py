@@ -27,7 +27,7 @@ def test_the_page_of_the_command_line_holds_every_command_and_option() -> None:
     for name, command in root.commands.items():
         assert f"## {name}" in page
         for parameter in getattr(command, "params", ()):
-            assert parameter.name == "help" or parameter.opts[-1] in page
+            assert parameter.name == "help" or (parameter.metavar or parameter.opts[-1]) in page
 
 
 def test_an_option_without_help_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_the_page_of_http_holds_every_request_and_document() -> None:
     for path, methods in document["paths"].items():
         for method in methods:
             assert f"### {method.upper()} {path}\n" in page
-    for name in ("RunItem", "Series", "Problem", "Regime"):
+    for name in ("RunItem", "SeriesDocument", "ProblemDocument", "Regime"):
         assert f"### {name}\n" in page
 
 

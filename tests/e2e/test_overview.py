@@ -72,7 +72,7 @@ def test_keys_filter_move_choose_compare_and_open(home: Page) -> None:
     home.keyboard.press("c")
     home.keyboard.press("ArrowUp")
     home.keyboard.press("c")
-    expect(home.get_by_text("2 runs chosen")).to_be_visible()
+    expect(home.get_by_text("2 runs selected")).to_be_visible()
     home.keyboard.press("?")
     expect(home.get_by_role("dialog")).to_be_visible()
     home.keyboard.press("Escape")

@@ -43,7 +43,7 @@ def test_an_estimate_without_a_number_says_why_in_words(home: Page) -> None:
     open_run(home, "lr0.5_ic0")
     row = home.locator(".values.stack tr", has=home.get_by_role("rowheader", name="Exponent of the exponential phase"))
     expect(row.locator("td.words")).to_have_text("no exponential phase")
-    expect(row.locator(".long")).to_contain_text("read ftle instead")
+    expect(row.locator(".long")).to_contain_text("use ftle instead")
 
 
 def test_alerts_of_a_diverging_run_are_listed_and_marked(home: Page) -> None:

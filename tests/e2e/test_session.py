@@ -15,7 +15,7 @@ def test_a_wrong_token_is_refused_and_the_right_one_opens_the_list(tab: Page, se
     tab.goto(service.address)
     tab.get_by_label("Token").fill("not-the-token-of-anybody")
     tab.get_by_role("button", name="Sign in").click()
-    expect(tab.get_by_text("This is not the token of this server.")).to_be_visible()
+    expect(tab.get_by_text("This is not a token of this server.")).to_be_visible()
     tab.get_by_label("Token").fill(TOKEN)
     tab.get_by_role("button", name="Sign in").click()
     expect(tab.locator("tr[data-id]")).to_have_count(9)

@@ -363,7 +363,7 @@ def test_an_added_and_a_cancelled_run_through_the_service(tmp_path: Path) -> Non
             while admin.get("/v1/runs").json()["of"] == 0:
                 assert writer.is_alive()
                 time.sleep(0.1)
-            # Before the first run ends, as an experiment that is over hears nothing more until it is resumed.
+            # Before the first run ends, as a finished experiment reads no requests until it is resumed.
             answer = admin.post("/v1/experiments/grow/runs", json={"learning_rate": [0.2]})
             assert (answer.status_code, answer.json()) == (202, {"runs": ["grow:lr0.2_ic0"]})
             cancel("lr1_ic0")

@@ -17,8 +17,8 @@ from streamscalar.config import Config
 from streamscalar.errors import BadCall, Kind
 from streamscalar.runtime.onset_trials import find_onset
 from streamscalar.store import ObjectPath
-from streamscalar_services.api.http.auth import Tokens
 from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.tokens import Tokens
 from streamscalar_services.api.watch import catalog
 from streamscalar_services.api.watch.monitor import Monitor
 from tests.bucket import Bucket, running
@@ -113,7 +113,7 @@ def test_a_finished_store_is_the_same_list_from_a_bucket(
 
 
 def _listed(monitor: Monitor) -> list[dict[str, Any]]:
-    monitor.look()
+    monitor.poll()
     while monitor.analyst.n_waiting:
         monitor.analyst.work_one()
     answer, _ = monitor.queries.runs("", "id", None, 50)
@@ -153,7 +153,7 @@ def test_a_bucket_that_does_not_answer_keeps_what_was_seen(
     with monkeypatch.context() as patch:
         patch.setattr(ObjectPath, "stamp", unreachable)
         with pytest.raises(ss.store.Unreachable):
-            monitor.look()
+            monitor.poll()
     assert _listed(monitor) == before
 
 

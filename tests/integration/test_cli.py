@@ -107,7 +107,7 @@ def _sentence(done: subprocess.CompletedProcess[str]) -> str:
     [
         (["--set", "training.learning_rate=-1"], ["training.learning_rate", "-1"]),
         (["--set", "trainin.x=1"], ["trainin", "Did you mean training?"]),
-        (["--set", "training.dtype=float32"], ["perturbation.epsilon", "of the weights would move", "1e-08"]),
+        (["--set", "training.dtype=float32"], ["perturbation.epsilon", "of the weights would change", "1e-08"]),
         (["--set", "task.name=idx", "--set", "task.path=nowhere"], ["task.path", "t10k-images", "https://"]),
         (["--set", "recording.max_bytes=1000"], ["recording.max_bytes", "1,000"]),
         (["--executor", "ray", "--address", "127.0.0.1:1"], ["cluster.address", "127.0.0.1:1"]),
@@ -158,4 +158,7 @@ def test_help_teaches(tmp_path: Path) -> None:
     for command in ("demo", "run", "resume", "ls", "show", "analyze", "report", "verify", "digest", "config", "bench"):
         assert command in text
     schema = json.loads(streamscalar("config", "schema").stdout)
-    assert schema["$defs"]["TrainingSection"]["properties"]["n_steps"]["description"] == "Number of updates."
+    assert (
+        schema["$defs"]["TrainingSection"]["properties"]["n_steps"]["description"]
+        == "Number of updates (optimiser steps) per run."
+    )

@@ -14,13 +14,13 @@ import pytest
 
 from streamscalar.doctor import checks as doctor
 from streamscalar.doctor import store as doctor_store
-from streamscalar.doctor.checks import Check, Finding, Verdict, cpu_quota, made, worst
+from streamscalar.doctor.checks import Check, CheckResult, CheckStatus, cpu_quota, made, worst
 from streamscalar.doctor.store import store_checks
 from streamscalar.errors import BadCall
 from streamscalar.store import Store
+from streamscalar.testing.sample_run import add, layout
 from tests.conftest import small_config
 from tests.forkserver import forkserver
-from tests.oracles.replay import add, layout
 
 TOKEN = "the-token-of-the-doctor-tests-".ljust(64, "0")
 
@@ -64,7 +64,7 @@ def test_a_token_that_others_may_read_fails_with_the_command_that_mends_it(tmp_p
     command = re.search(r"Run (chmod 600 \S+);", out)
     assert command
     subprocess.run(command[1].split(), check=True)
-    assert found_by(tmp_path)[1]["tokens"]["found"] == "1 token files, for their owner alone"
+    assert found_by(tmp_path)[1]["tokens"]["found"] == "1 token files, readable by their owner only"
 
 
 def test_a_umask_that_lets_others_write_is_warned_of(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_umask_that_lets_others_write_is_warned_of(tmp_path: Path) -> None:
         finding = doctor.installation()["umask"]()
     finally:
         os.umask(before)
-    assert (finding.verdict, finding.found) == (Verdict.WARN, "umask 0002 lets others write what this user makes")
+    assert (finding.status, finding.found) == (CheckStatus.WARN, "umask 0002 lets others write what this user makes")
 
 
 def test_the_quota_of_a_control_group_is_read_in_both_versions(tmp_path: Path) -> None:
@@ -101,52 +101,52 @@ def test_who_holds_the_port_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
             pass
 
     with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        monkeypatch.setattr(doctor, "PORT", server.server_port)
+        monkeypatch.setattr(doctor, "DEFAULT_PORT", server.server_port)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = doctor.installation()["port"]
-        assert port() == Finding(Verdict.OK, f"a streamscalar service answers on port {server.server_port}")
+        assert port() == CheckResult(CheckStatus.OK, f"a streamscalar service answers on port {server.server_port}")
         body = b"hello"
-        assert port().verdict is Verdict.WARN
+        assert port().status is CheckStatus.WARN
         server.shutdown()
-    assert port() == Finding(Verdict.OK, f"port {server.server_port} is free for streamscalar serve")
+    assert port() == CheckResult(CheckStatus.OK, f"port {server.server_port} is free for streamscalar serve")
 
 
 def test_a_check_that_hangs_or_breaks_is_a_finding_of_its_own() -> None:
     over = threading.Event()
 
-    def hangs() -> Finding:
+    def hangs() -> CheckResult:
         over.wait(60)
-        return Finding(Verdict.OK, "")
+        return CheckResult(CheckStatus.OK, "")
 
-    def breaks() -> Finding:
+    def breaks() -> CheckResult:
         raise OSError(5, "Input/output error")
 
-    def refuses() -> Finding:
+    def refuses() -> CheckResult:
         raise BadCall("store", "must be there", "nothing", "Make it")
 
     began = time.monotonic()
     first, second, third = made("store", {"a": hangs, "b": breaks, "c": refuses}, timeout_s=0.3)
     over.set()
     assert time.monotonic() - began < 10
-    assert first.finding.verdict is Verdict.FAIL
-    assert first.finding.found == "no answer within 0.3 s"
-    assert second.finding.found == "OSError: [Errno 5] Input/output error"
-    assert third.finding == Finding(Verdict.FAIL, "store: must be there; nothing", "Make it")
+    assert first.result.status is CheckStatus.FAIL
+    assert first.result.found == "no answer within 0.3 s"
+    assert second.result.found == "OSError: [Errno 5] Input/output error"
+    assert third.result == CheckResult(CheckStatus.FAIL, "store: must be there; nothing", "Make it")
 
 
 def test_the_worst_check_decides() -> None:
-    checks = [Check("store", "a", Finding(verdict, "")) for verdict in (Verdict.OK, Verdict.SKIPPED)]
-    assert worst(checks) is Verdict.OK
-    checks.append(Check("store", "b", Finding(Verdict.WARN, "")))
-    assert worst(checks) is Verdict.WARN
-    assert worst([*checks, Check("store", "c", Finding(Verdict.FAIL, ""))]) is Verdict.FAIL
+    checks = [Check("store", "a", CheckResult(verdict, "")) for verdict in (CheckStatus.OK, CheckStatus.SKIPPED)]
+    assert worst(checks) is CheckStatus.OK
+    checks.append(Check("store", "b", CheckResult(CheckStatus.WARN, "")))
+    assert worst(checks) is CheckStatus.WARN
+    assert worst([*checks, Check("store", "c", CheckResult(CheckStatus.FAIL, ""))]) is CheckStatus.FAIL
 
 
 # Stores.
 
 
-def of_store(path: Path) -> dict[str, Finding]:
-    return {check.name: check.finding for check in made("store", store_checks(str(path)))}
+def of_store(path: Path) -> dict[str, CheckResult]:
+    return {check.name: check.result for check in made("store", store_checks(str(path)))}
 
 
 def test_a_store_is_examined_and_left_as_it_was(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_store_is_examined_and_left_as_it_was(tmp_path: Path) -> None:
     times = re.search(r"in ([\d.e-]+) ms \(p50\), ([\d.e-]+) ms \(p99\)", checks["disk"]["found"])
     assert times
     assert 0 < float(times[1]) <= float(times[2])
-    assert checks["store"]["found"] == "a store that this version reads and can write, made by streamscalar 0.1.0"
+    assert checks["store"]["found"] == "a store that this version can read and write, created by streamscalar 0.1.0"
     assert checks["leftovers"]["status"] == "warn"
     assert str(old) in checks["leftovers"]["found"]
     assert checks["runs"]["found"].startswith("2 runs: 1 done, 1 failed (lr5_ic0: the worker's process died")
@@ -201,7 +201,7 @@ def test_a_store_of_a_newer_schema_fails(tmp_path: Path) -> None:
 def test_a_place_where_nothing_is_yet_is_examined_above_it(tmp_path: Path) -> None:
     found = of_store(tmp_path / "runs" / "mine")
     assert set(found) == {"file system", "free space", "locks", "disk", "store"}
-    assert found["store"].found == f"nothing there yet; checked {tmp_path}, where it would be made"
+    assert found["store"].found == f"does not exist yet; checked {tmp_path}, where it would be created"
     assert list(tmp_path.iterdir()) == []
     Store.create(tmp_path / "one", small_config(tmp_path / "one").identity(), {})
     assert of_store(tmp_path)["store"].found == "a folder of 1 stores: one"
@@ -218,9 +218,10 @@ def test_a_full_memory_file_system_fails_with_what_to_do(tmp_path: Path) -> None
         left = list(small.iterdir())
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    assert found["file system"] == Finding(Verdict.WARN, "tmpfs: gone with the machine", "Keep stores on a disk")
-    assert found["free space"].verdict is Verdict.FAIL
-    assert found["disk"].verdict is Verdict.FAIL
+    gone = "tmpfs: its files are lost when the machine stops"
+    assert found["file system"] == CheckResult(CheckStatus.WARN, gone, "Keep stores on a disk")
+    assert found["free space"].status is CheckStatus.FAIL
+    assert found["disk"].status is CheckStatus.FAIL
     assert "No space left on device" in found["disk"].found
     assert left == []
 

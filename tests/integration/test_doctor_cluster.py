@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from streamscalar.config.models import ClusterSection
-from streamscalar.doctor.checks import Finding, Verdict
+from streamscalar.doctor.checks import CheckResult, CheckStatus
 from streamscalar.doctor.cluster import cluster_checks, judged
 
 HEAD_S = 240
@@ -21,48 +21,48 @@ FINE = {**HERE, "auth": "token", "skew_s": 0.0, "nonce": "n", "is_locked_out": T
 NODE = {"address": "10.0.0.1", "CPU": 4.0, "GPU": 0.0}
 
 
-def judged_as(*answers: dict[str, Any], dead: tuple[dict[str, str], ...] = ()) -> dict[str, Finding]:
+def judged_as(*answers: dict[str, Any], dead: tuple[dict[str, str], ...] = ()) -> dict[str, CheckResult]:
     """Return what is said of a cluster whose nodes give these answers."""
     names = [f"{index:x}" * 8 for index in range(len(answers))]
     first = {"nodes": dict.fromkeys(names, NODE), "dead": list(dead), "n_trainers": 4}
     documents = [first, *({"node": name, **answer} for name, answer in zip(names, answers, strict=True))]
-    return {check.name: check.finding for check in judged(iter(documents), "/shared", "n", ClusterSection())}
+    return {check.name: check.result for check in judged(iter(documents), "/shared", "n", ClusterSection())}
 
 
 @pytest.mark.parametrize(
     ("answer", "name", "verdict", "sentence"),
     [
-        ({"nonce": "m"}, "store on nodes", Verdict.FAIL, "10.0.0.1 (11111111): another folder of that name"),
+        ({"nonce": "m"}, "store on nodes", CheckStatus.FAIL, "10.0.0.1 (11111111): another folder of that name"),
         (
             {"store_error": "no such file"},
             "store on nodes",
-            Verdict.FAIL,
-            "there: 10.0.0.1 (11111111): no such",
+            CheckStatus.FAIL,
+            "visible there: 10.0.0.1 (11111111): no such",
         ),
-        ({"is_locked_out": False}, "store on nodes", Verdict.FAIL, "does not keep out 10.0.0.1 (11111111)"),
-        ({"python": "3.9.1"}, "versions", Verdict.FAIL, "10.0.0.1 (11111111) has Python 3.9.1"),
-        ({"versions": {"torch": "1.0"}}, "versions", Verdict.FAIL, "10.0.0.1 (11111111) has torch 1.0"),
-        ({"versions": {"streamscalar": None}}, "versions", Verdict.FAIL, "10.0.0.1 (11111111) has no streamscalar"),
-        ({"skew_s": -7.5}, "clocks", Verdict.WARN, "10.0.0.1 (11111111) -7.5 s"),
-        ({"auth": ""}, "authentication", Verdict.WARN, "whoever reaches a port of 10.0.0.1 (11111111) runs code there"),
-        ({"error": "it died"}, "answers", Verdict.FAIL, "10.0.0.1 (11111111): it died"),
+        ({"is_locked_out": False}, "store on nodes", CheckStatus.FAIL, "does not exclude 10.0.0.1 (11111111)"),
+        ({"python": "3.9.1"}, "versions", CheckStatus.FAIL, "10.0.0.1 (11111111) has Python 3.9.1"),
+        ({"versions": {"torch": "1.0"}}, "versions", CheckStatus.FAIL, "10.0.0.1 (11111111) has torch 1.0"),
+        ({"versions": {"streamscalar": None}}, "versions", CheckStatus.FAIL, "10.0.0.1 (11111111) has no streamscalar"),
+        ({"skew_s": -7.5}, "clocks", CheckStatus.WARN, "10.0.0.1 (11111111) -7.5 s"),
+        ({"auth": ""}, "authentication", CheckStatus.WARN, "reach a port of 10.0.0.1 (11111111) can run code there"),
+        ({"error": "it died"}, "answers", CheckStatus.FAIL, "10.0.0.1 (11111111): it died"),
     ],
 )
 def test_one_node_that_differs_is_named_with_what_is_wrong(
-    answer: dict[str, Any], name: str, verdict: Verdict, sentence: str
+    answer: dict[str, Any], name: str, verdict: CheckStatus, sentence: str
 ) -> None:
-    assert {finding.verdict for finding in judged_as(FINE, FINE).values()} == {Verdict.OK}
+    assert {finding.status for finding in judged_as(FINE, FINE).values()} == {CheckStatus.OK}
     found = judged_as(FINE, {**FINE, **answer})
-    assert {other for other, finding in found.items() if finding.verdict is not Verdict.OK} == {name}
-    assert found[name].verdict is verdict
+    assert {other for other, finding in found.items() if finding.status is not CheckStatus.OK} == {name}
+    assert found[name].status is verdict
     assert sentence in found[name].found
     assert found[name].fix
 
 
 def test_dead_nodes_are_named_with_their_reasons() -> None:
     found = judged_as(FINE, dead=({"address": "10.0.0.9", "reason": "missed its health checks"},))
-    assert found["nodes"].verdict is Verdict.WARN
-    assert found["nodes"].found == "1 alive, 1 dead since the head began: 10.0.0.9 (missed its health checks)"
+    assert found["nodes"].status is CheckStatus.WARN
+    assert found["nodes"].found == "1 alive, 1 dead since the head started: 10.0.0.9 (missed its health checks)"
 
 
 def test_a_node_tells_whether_it_sees_the_files_and_is_locked_out(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_cluster_that_is_not_there_is_told_within_seconds() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (check,) = cluster_checks(f"127.0.0.1:{port}", None, ClusterSection())
-    assert check.finding.verdict is Verdict.FAIL
-    assert "Connection refused" in check.finding.found
-    assert "ray start --head" in check.finding.fix
+    assert check.result.status is CheckStatus.FAIL
+    assert "Connection refused" in check.result.found
+    assert "ray start --head" in check.result.fix
     assert check.seconds < 10

@@ -119,6 +119,16 @@ def test_ftle_of_a_quadratic_is_ln_of_its_factor(tmp_path: Path, curvature: floa
     assert ftle.value == pytest.approx(math.log(abs(1 - learning_rate * curvature)), abs=1e-9)
 
 
+def test_the_digest_does_not_depend_on_the_wording_of_messages(
+    experiment: streamscalar.Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = experiment.digest()
+    monkeypatch.setattr("streamscalar.types.ADVICE", dict.fromkeys(Status, "Other words."))
+    reworded = streamscalar.open(experiment.store.url)
+    assert "Other words." in json.dumps(reworded.analyze().to_json())
+    assert reworded.digest() == before
+
+
 def test_retention_drops_weights_and_keeps_the_digest(experiment: streamscalar.Experiment, tmp_path: Path) -> None:
     dropped = runtime.run(small_config(tmp_path / "dropped", recording={"retain": "none"}))
     assert dropped.digest() == experiment.digest()

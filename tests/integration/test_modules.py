@@ -196,7 +196,7 @@ def test_the_command_finds_modules_in_its_folder(tmp_path: Path) -> None:
 
     refused = run("--set", "model.name=mine.nets:dropped")
     assert refused.returncode == 2
-    assert "model.name mine.nets:dropped: must compute the same at every call" in refused.stderr
+    assert "model.name mine.nets:dropped: must return the same outputs at every call" in refused.stderr
     assert not (tmp_path / "store").exists()
     done = run()
     assert done.returncode == 0, done.stderr

@@ -230,9 +230,9 @@ def test_requests_of_a_run_grow_with_its_segments_alone(service: Bucket, tmp_pat
     # 5 chunks of weights and metrics and their commit; 13 of the embedding, its restart state and its commit; and at
     # every eighth segment a key frame.
     assert 21 <= per_segment["PUT"] <= 21.5
-    # The former restart state goes.
+    # The former restart state is deleted.
     assert per_segment["POST"] == 1
-    # Wishes are looked for at every block, and at the end the weights are read once, whole.
+    # Requests are polled at every block, and at the end the weights are read once, as a whole.
     assert per_segment["GET"] + per_segment["HEAD"] < 8
 
 
@@ -263,13 +263,13 @@ def test_the_commands_take_a_url(
     assert f"{url}/export/runs.parquet" in json.loads(_command("export", url, "--json", "--quiet"))["files"]
     assert _command("report", url, "--quiet").strip() == f"{url}/report.html"
     added = _command("add", url, "--learning-rate", "3", "--initial-conditions", "1")
-    assert "asked for lr3_ic0" in added
+    assert "requested lr3_ic0" in added
     _command("cancel", url, "lr3_ic0")
     resumed = json.loads(_command("resume", url, "--executor", "inline", "--quiet", "--json"))
     assert [row["learning_rate"] for row in resumed["settings"]] == [1, 5]
     analyzed = json.loads(_command("analyze", url, "--json", "--quiet"))
     assert analyzed["settings"] == json.loads(json.dumps(local.analyze().to_json()["settings"]))
     watched = json.loads(_command("watch", url, "--once", "--json"))
-    # A run that was cancelled before it began is none.
+    # A run that was cancelled before it started is not listed.
     assert {item["run_id"] for item in watched["items"]} == set(local.runs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "config.json"]

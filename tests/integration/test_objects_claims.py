@@ -1,4 +1,4 @@
-"""Writers of one stream in a bucket: what an older attempt can no longer do, from whichever machine and moment."""
+"""Writers of one stream in a bucket: an older attempt changes nothing, from any machine and at any moment."""
 
 import json
 import os
@@ -9,21 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import obstore
 import pytest
 from numpy.typing import NDArray
 
 from streamscalar.errors import Fenced, Kind
-from streamscalar.store import EmbeddingWriter, Store, run_digest, verify
+from streamscalar.store import Store, verify
 from streamscalar.store.media.bucket_fence import BucketFence
 from streamscalar.store.media.objects import ObjectPath
-from streamscalar.store.schema import BLOCK_ARRAYS
+from streamscalar.testing import sample_run
 from tests.bucket import OLDER, Bucket, running
-from tests.oracles import replay
 
-ROWS = replay.trajectory(24, (3, 13))
-OTHER = replay.trajectory(24, (3, 13), seed=1)
+ROWS = sample_run.trajectory(24, (3, 13))
+OTHER = sample_run.trajectory(24, (3, 13), seed=1)
 CHUNK = "weights/deltas/c.0.0.0"
 COMMIT = "weights/zarr.json"
 
@@ -31,14 +29,14 @@ _OLDER = """
 import sys
 from streamscalar.errors import Fenced
 from streamscalar.store import Store
-from tests.oracles import replay
+from streamscalar.testing import sample_run
 
 url, spool, seed, stop = sys.argv[1:]
-rows = replay.trajectory(24, (3, 13), seed=int(seed))[:int(stop)]
+rows = sample_run.trajectory(24, (3, 13), seed=int(seed))[:int(stop)]
 try:
     with Store.open(url).weights_writer("r", spool=spool) as writer:
         print("claimed", writer.attempt, writer.n_durable, flush=True)
-        replay.write(writer, rows, writer.n_durable)
+        sample_run.write(writer, rows, writer.n_durable)
         print("appended", flush=True)
         sys.stdin.read()
 except Fenced as error:
@@ -55,7 +53,7 @@ def service() -> Iterator[Bucket]:
 @pytest.fixture
 def store(service: Bucket) -> Store:
     store = Store.create(service.make(), {"a": 1}, {})
-    replay.add(store, "r", replay.layout(), len(ROWS), 8)
+    sample_run.add(store, "r", sample_run.layout(), len(ROWS), 8)
     return store
 
 
@@ -65,7 +63,7 @@ def _run(store: Store) -> ObjectPath:
 
 
 class _Older:
-    """A writer in a process of its own, with credentials by which the service can hold it up."""
+    """A writer in a separate process, with credentials by which the service can delay it."""
 
     def __init__(self, service: Bucket, store: Store, spool: Path, seed: int, stop: int = 24) -> None:
         command = [sys.executable, "-c", _OLDER, store.url, str(spool), str(seed), str(stop)]
@@ -99,7 +97,7 @@ def _hold(service: Bucket, path: str, after: int = 0) -> None:
 
 def _write(store: Store, rows: NDArray[Any], spool: Path, *, finish: bool = True) -> int:
     with store.weights_writer("r", spool=str(spool)) as writer:
-        replay.write(writer, rows)
+        sample_run.write(writer, rows)
         if finish:
             writer.finish()
         return writer.attempt
@@ -122,31 +120,13 @@ def test_a_claim_ends_the_one_before(store: Store) -> None:
     assert json.loads((path / "weights/zarr.json").read_bytes())["attributes"]["length"] == 3
 
 
-def test_a_commit_whose_answer_is_lost_counts_once(service: Bucket, store: Store) -> None:
+def test_a_commit_whose_response_is_lost_counts_once(service: Bucket, store: Store) -> None:
     claim = BucketFence(_run(store) / "weights", "run r")
     for length in (8, 16):
         service.control("lose", user=service.environment["AWS_ACCESS_KEY_ID"], method="PUT", path=COMMIT, after=0)
         claim.commit({**claim.attributes, "length": length})
         assert store.reader("r").n_published == length
     claim.check()
-
-
-def test_readers_see_committed_rows_alone_and_they_are_the_bits(store: Store, tmp_path: Path) -> None:
-    reader = store.reader("r")
-    with store.weights_writer("r", spool=str(tmp_path)) as writer:
-        for row in range(20):
-            kept = replay.state(row) if writer.needs_state(row) else None
-            writer.append(row, 10 * row, ROWS[row], replay.metrics(row, 3), kept)
-            assert reader.n_rows <= writer.n_durable == row + 1
-            assert reader.n_rows % 8 == 0
-    assert (reader.n_rows, reader.n_published) == (16, 16)
-    with store.weights_writer("r", spool=str(tmp_path)) as writer:
-        assert writer.n_durable == 20
-        replay.write(writer, ROWS, 20)
-        writer.finish()
-    assert reader.weights().tobytes() == ROWS.tobytes()
-    assert reader.weights(3, 21, slice(2, 9)).tobytes() == ROWS[3:21, :, 2:9].tobytes()
-    assert list(verify(store)) == []
 
 
 def test_the_spool_is_private_and_goes_with_the_run(store: Store, tmp_path: Path) -> None:
@@ -168,27 +148,27 @@ def test_rows_of_a_spool_are_dropped_once_another_machine_has_written(store: Sto
         assert writer.n_durable == 12
 
 
-def test_a_spool_of_a_deleted_store_is_not_taken_for_this_one(service: Bucket, tmp_path: Path) -> None:
+def test_a_spool_of_a_deleted_store_is_not_used_for_this_one(service: Bucket, tmp_path: Path) -> None:
     url = service.make()
     for rows in (OTHER, ROWS):
         store = Store.create(url, {"a": 1}, {})
-        replay.add(store, "r", replay.layout(), len(ROWS), 8)
+        sample_run.add(store, "r", sample_run.layout(), len(ROWS), 8)
         with store.weights_writer("r", spool=str(tmp_path)) as writer:
             assert writer.n_durable == 0
-            replay.write(writer, rows[:12])
+            sample_run.write(writer, rows[:12])
         root = ObjectPath.parse(url)
         obstore.delete(root.client, [found["path"] for page in obstore.list(root.client) for found in page])
 
 
 def test_an_older_writer_on_this_machine_stops_at_its_next_row(store: Store, tmp_path: Path) -> None:
     older = store.weights_writer("r", spool=str(tmp_path))
-    replay.write(older, ROWS[:4])
+    sample_run.write(older, ROWS[:4])
     newer = store.weights_writer("r", spool=str(tmp_path))
     assert newer.n_durable == 4
     with pytest.raises(Fenced, match="attempt 1 must not write any more; got attempt 2"):
-        older.append(4, 40, OTHER[4], replay.metrics(4, 3))
+        older.append(4, 40, OTHER[4], sample_run.metrics(4, 3))
     older.close()
-    replay.write(newer, ROWS, 4)
+    sample_run.write(newer, ROWS, 4)
     newer.finish()
     newer.close()
     assert store.reader("r").weights().tobytes() == ROWS.tobytes()
@@ -199,19 +179,19 @@ def test_an_older_writer_on_this_machine_stops_at_its_next_row(store: Store, tmp
 def test_an_older_writer_elsewhere_changes_nothing(
     service: Bucket, store: Store, tmp_path: Path, held: str, when: str
 ) -> None:
-    """It stops before a chunk, or between chunks and commit; it goes on after the newer one's claim, or its end."""
+    """It stops before a chunk, or between chunks and commit; it continues after the newer one's claim, or its end."""
     _hold(service, held, after=int(held == COMMIT))
     older = _Older(service, store, tmp_path / "older", seed=1, stop=8)
     assert older.line() == "claimed 1 0"
     older.wait_until_held()
-    # Every chunk has to be there before the length tells of it.
+    # Every chunk has to be there before the length covers it.
     assert store.reader("r").n_rows == 0
     with store.weights_writer("r", spool=str(tmp_path / "newer")) as newer:
         assert (newer.attempt, newer.n_durable) == (2, 0)
         if when == "before":
             service.control("open")
             assert "fenced" in older.end()
-        replay.write(newer, ROWS)
+        sample_run.write(newer, ROWS)
         newer.finish()
     if when == "after":
         service.control("open")
@@ -225,7 +205,7 @@ def test_an_older_writer_elsewhere_changes_nothing(
 def test_a_chunk_that_comes_back_to_an_earlier_content_is_not_overwritten(
     service: Bucket, store: Store, tmp_path: Path
 ) -> None:
-    """The first attempt leaves chunks; the second looks at one and is held up; the third writes the first's rows.
+    """The first attempt leaves chunks; the second reads a version and is delayed; the third writes the first's rows.
 
     In S3 a version is a checksum of the content: were the third's chunk the first's, byte for byte, the second's
     condition would hold again.
@@ -236,7 +216,7 @@ def test_a_chunk_that_comes_back_to_an_earlier_content_is_not_overwritten(
     first.process.kill()
     first.process.communicate()
     service.control("open")
-    # Its creation of the chunk is refused, as one is there; its replacement of that one is held up.
+    # Its creation of the chunk fails, as one is there; its replacement of that one is delayed.
     _hold(service, CHUNK, after=1)
     second = _Older(service, store, tmp_path / "second", seed=1, stop=8)
     second.wait_until_held()
@@ -246,94 +226,35 @@ def test_a_chunk_that_comes_back_to_an_earlier_content_is_not_overwritten(
     assert store.reader("r").weights().tobytes() == ROWS.tobytes()
 
 
-def _block(first: int, scale: float = 1.0) -> dict[str, NDArray[np.float64]]:
-    shapes = {"embedding/scores": (3, 2), "divergence/pairs": (3,), "embedding/increments": (3, 3)}
-    return {name: np.full((8, *shapes.get(name, (3,))), scale * first + 1.0) for name in BLOCK_ARRAYS}
-
-
-def _publish(writer: EmbeddingWriter, first: int, scale: float = 1.0) -> None:
-    basis = {
-        "version": np.asarray(first // 8),
-        "rotation": np.eye(2),
-        "shift": np.zeros(2),
-        "singular_values": np.array([2.0, 1.0]),
-        "total_variance": np.asarray(5.0),
-    }
-    writer.publish(first, _block(first, scale), basis, {"seen": np.asarray(first + 8)})
-
-
-def test_the_embedding_goes_on_from_its_restart_state(service: Bucket, store: Store, tmp_path: Path) -> None:
+def test_a_block_of_the_embedding_costs_a_request_per_array(service: Bucket, store: Store, tmp_path: Path) -> None:
     _write(store, ROWS, tmp_path)
     older = store.embedding_writer("r")
-    _publish(older, 0)
+    sample_run.publish(older, 0)
     service.counts()
-    _publish(older, 8)
-    # 7 arrays of the block, 6 of the basis, the restart state and the commit; and the former restart state goes.
+    sample_run.publish(older, 8)
+    # 7 arrays of the block, 6 of the basis, the restart state and the commit; the former restart state is deleted.
     assert service.counts() == {"PUT": 15, "POST": 1}
     newer = store.embedding_writer("r")
-    state = newer.checkpoint()
-    assert (newer.attempt, newer.n_rows) == (2, 16)
-    assert state is not None
-    assert int(state["seen"]) == 16
-    with pytest.raises(Fenced, match="attempt 1 must not write any more; got attempt 2"):
-        _publish(older, 16, scale=7.0)
-    _publish(newer, 16)
-    reader = store.reader("r")
-    np.testing.assert_array_equal(reader.embedding.live_scores()[:, 0, 0], np.repeat([1.0, 9.0, 17.0], 8))
+    with pytest.raises(Fenced):
+        sample_run.publish(older, 16, scale=7.0)
+    sample_run.publish(newer, 16)
     log = _run(store) / "wal/embedding"
-    # What the older one put and could not commit goes when the next writer opens.
+    # The next writer deletes what the older one put and could not commit.
     assert log.names() == ["checkpoint-24-1", "checkpoint-24-2"]
-    before = run_digest(reader)
-    newer.publish_exact(np.ones((24, 3, 2)), np.ones((24, 3)), np.zeros(13), np.ones((2, 13)), np.ones(2),
-                        {"total_variance": 2.0})  # fmt: skip
-    newer.drop_weights(0)
-    assert (reader.embedding.has_exact, reader.embedding.retained_from) == (True, 24)
-    assert run_digest(store.reader("r")) != before
-    # Its metadata is left, and no chunk.
-    assert (_run(store) / "weights/deltas").names() == ["zarr.json"]
+    sample_run.publish_exact(newer)
     assert store.embedding_writer("r").checkpoint() is None
     assert log.names() == []
-
-
-def test_two_processes_make_one_run_and_one_order(store: Store) -> None:
-    code = """
-import sys
-from streamscalar.store import Store
-from tests.oracles import replay
-store = Store.open(sys.argv[1])
-for name in sys.argv[2].split(","):
-    replay.add(store, name, replay.layout(), 24, 8)
-"""
-    names = [["a", "b", "c", "d"], ["d", "c", "e", "r"]]
-    racing = [subprocess.Popen([sys.executable, "-c", code, store.url, ",".join(some)]) for some in names]
-    assert [process.wait(timeout=60) for process in racing] == [0, 0]
-    listed = store.run_ids()
-    assert (listed[0], sorted(listed)) == ("r", ["a", "b", "c", "d", "e", "r"])
-    assert store.reader("d").n_rows == 0
-
-
-def test_requests_reach_who_asks_for_them(store: Store) -> None:
-    known: set[str] = set()
-    assert store.requests(known) == []
-    for run in ("r", "q"):
-        store.request({"kind": "cancel", "run_id": run})
-    assert [wish["run_id"] for wish in store.requests(known)] == ["r", "q"]
-    assert store.requests(known) == []
-    assert store.status("r") == {}
-    store.set_status("r", phase="training")
-    store.set_status("r", phase="done", attempts=2)
-    assert store.status("r") == {"phase": "done", "attempts": 2}
 
 
 def test_a_segment_costs_one_request_for_each_array_and_one_for_the_commit(
     service: Bucket, store: Store, tmp_path: Path
 ) -> None:
     with store.weights_writer("r", spool=str(tmp_path)) as writer:
-        replay.write(writer, ROWS[:8])
+        sample_run.write(writer, ROWS[:8])
         while not writer.take_published():
             time.sleep(0.01)
         service.counts()
-        replay.write(writer, ROWS[:16], 8)
+        sample_run.write(writer, ROWS[:16], 8)
         while not writer.take_published():
             time.sleep(0.01)
         # deltas, steps, hashes, loss; commit.

@@ -103,7 +103,7 @@ def test_a_search_stopped_twice_ends_at_the_same_result(root: Path, result: Onse
         ({"experiment": {"n_initial_conditions": 2}}, {}, "n_initial_conditions: must be at least 3"),
         ({"perturbation": {"n_perturbed": 0, "control": False}}, {}, "n_perturbed: must be at least 1"),
         ({"perturbation": {"epsilon": [1e-8, 1e-6]}}, {}, "epsilon: must be one number"),
-        ({}, {"low": 10.0, "high": 0.1}, "rising range"),
+        ({}, {"low": 10.0, "high": 0.1}, "ascending range"),
         ({}, {"budget_steps": 100}, "must be at least 375: 5 rates of 75 steps"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_range_test_that_explodes_at_once_has_no_pick() -> None:
     swept = range_test(config, low=1e160, high=1e300, n_steps=10)
     assert swept.steepest.status is Status.NON_FINITE
     assert swept.tenth_of_minimum.value is None
-    with pytest.raises(BadCall, match="rising range"):
+    with pytest.raises(BadCall, match="ascending range"):
         range_test(config, low=1.0, high=math.inf)
 
 
@@ -202,7 +202,7 @@ def test_the_command_prints_the_result(root: Path, result: OnsetResult) -> None:
     done = CliRunner().invoke(app, [str(part) for part in (file, *options)])
     assert result.message in " ".join(done.stdout.split())
     assert "first sensitive" in done.stdout
-    assert f"lr {result.high:g}: " in done.stderr
+    assert f"learning rate {result.high:g}: " in done.stderr
     assert f"{result.n_steps_spent:,} of 600 steps" in done.stderr
     done = CliRunner().invoke(app, [])
     assert isinstance(done.exception, BadCall)

@@ -170,7 +170,7 @@ def test_other_experiments_count_for_the_claims(experiment: streamscalar.Experim
     ("sections", "words"),
     [
         ({"training": {"learning_rate": 1e100}, "model": {"activation": "identity"}}, r"diverging at lr 1e\+100"),
-        ({"experiment": {"n_initial_conditions": 1}, **ALONE}, "nothing can be said about sensitivity"),
+        ({"experiment": {"n_initial_conditions": 1}, **ALONE}, "sensitivity to initial conditions is unknown"),
         ({"training": {"learning_rate": 1, "n_steps": 2}}, "so nothing is extrapolated|No run has a window of 10 rows"),
         ({"perturbation": {"epsilon": [1e-10, 1e-8, 1e-6]}, "training": {"learning_rate": 5}}, "epsilon 1e-10"),
     ],
@@ -198,5 +198,5 @@ def test_an_empty_store(tmp_path: Path) -> None:
     config = quick(tmp_path / "store")
     Store.create(config.store_path, config.identity(), {})
     text = page_of(streamscalar.open(tmp_path / "store"), tmp_path / "page.html")
-    assert "No run has begun, so nothing can be concluded." in text
+    assert "No run has started, so nothing can be concluded." in text
     assert "<svg" not in text

@@ -14,9 +14,9 @@ import pytest
 
 from streamscalar.errors import BadCall
 from streamscalar.types import AlertLevel
-from streamscalar_services.api.http import sinks as module
-from streamscalar_services.api.http.sinks import MAX_WAITING, Counts, LogSink, Sinks, WebhookSink
+from streamscalar_services.api import sinks as module
 from streamscalar_services.api.schemas import AlertDocument
+from streamscalar_services.api.sinks import MAX_WAITING, AlertSinks, Counts, LogSink, WebhookSink
 
 SECRET = "T000/B000/very-secret"
 
@@ -31,6 +31,7 @@ def alert(number: int = 0, level: AlertLevel = "warn", run: str = "demo:lr5_ic0"
         row=number,
         at=1.5,
         message="From step 3 on moves are 4 times longer.",
+        change_id="7f3a-12",
         evidence={"statistic": "inf", "factor": 4.0},
     )
 
@@ -229,7 +230,7 @@ def test_a_log_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written_to_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(BadCall, match="alert log: must lie in a folder that exists"):
+    with pytest.raises(BadCall, match="alert log: must be in a folder that exists"):
         LogSink(tmp_path / "missing" / "alerts.jsonl")
     folder = tmp_path / "alerts.jsonl"
     folder.mkdir()
@@ -241,9 +242,9 @@ def test_a_log_that_cannot_be_written_to_is_counted(tmp_path: Path, caplog: pyte
     assert len(caplog.records) == 1
 
 
-def test_only_what_is_grave_enough_is_passed_on(tmp_path: Path, receive: Any) -> None:
+def test_only_alerts_of_the_minimum_level_are_passed_on(tmp_path: Path, receive: Any) -> None:
     server = receive(200)
-    both = Sinks([LogSink(tmp_path / "alerts.jsonl"), WebhookSink(server.url)], min_level="warn")
+    both = AlertSinks([LogSink(tmp_path / "alerts.jsonl"), WebhookSink(server.url)], min_level="warn")
     both.send([alert(0, "info"), alert(1, "warn"), alert(2, "error")])
     both.close()
     lines = (tmp_path / "alerts.jsonl").read_text().splitlines()

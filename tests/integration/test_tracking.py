@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.optim import SGD, Optimizer
 
 import streamscalar as ss
-from streamscalar.config import Config
+from streamscalar.config import Config, RunSetting
 from streamscalar.config.models import PerturbationSection, TaskSection
 from streamscalar.errors import BadCall
 from streamscalar.store import Store
@@ -211,7 +211,7 @@ def test_a_taken_name_gets_a_number_and_resuming_goes_on(tmp_path: Path) -> None
     first = train(model, optimizer, batches(3), run)
     run._end("stopped by the test")
     assert Store.open(store).status("a")["phase"] == "failed"
-    with pytest.warns(TrackingWarning, match="run a is there already; this one is a-2"):
+    with pytest.warns(TrackingWarning, match="run a exists; this one is a-2"):
         other = track(model, name="a", store=store)
     assert other.run_id == "a-2"
     other.finish()
@@ -242,7 +242,7 @@ def test_going_back_begins_a_child(tmp_path: Path) -> None:
         until = time.monotonic() + 30
         while run.run_id == "a" and time.monotonic() < until:
             time.sleep(0.01)
-            run._link.hear()
+            run._link.receive()
         grandchild = train(model, optimizer, batches(2), run, first=2)
         run.finish()
     assert ["has a child, a-2" in str(w.message) for w in caught] == [True]
@@ -293,14 +293,14 @@ def test_bad_arguments_are_bad_calls(tmp_path: Path) -> None:
         ({"group": ".."}, "group: must be letters"),
         ({"every_n_steps": 0}, "every_n_steps: must be at least 1"),
         ({"probe": -1}, "probe: must be at least 1"),
-        ({"max_overhead": 0.0}, "max_overhead: must lie over 0"),
+        ({"max_overhead": 0.0}, "max_overhead: must be over 0"),
         ({"seed": -1}, "seed: must be at least 0"),
         ({"resume": "maybe"}, "resume: must be never, allow or must"),
         ({"config": [1]}, "config: must be a mapping"),
         ({"tags": "one"}, "tags: must be a list of words"),
         ({"shadow": True}, "optimizer: must be given with shadow"),
         ({"tangent": True, "optimizer": optimizer}, "loss_fn: must be given"),
-        ({"shadow": True, "optimizer": optimizer, "loss_fn": loss_of, "epsilon": 1e-12}, "only 0% of them would move"),
+        ({"shadow": True, "optimizer": optimizer, "loss_fn": loss_of, "epsilon": 1e-12}, "only 0% of them would"),
         ({"tangent": True, "optimizer": optimizer, "loss_fn": loss_of, "probe": 9}, "probe: must be left out"),
         ({"tangent": True, "loss_fn": loss_of, "optimizer": torch.optim.RMSprop(model.parameters())}, "must be torch"),
     ]
@@ -385,7 +385,7 @@ def test_a_row_that_is_handed_over_again_is_stored_once(tmp_path: Path) -> None:
     config = Config(
         task=TaskSection(name="tracked"), perturbation=PerturbationSection(n_perturbed=0, control=False)
     ).identity()
-    setting = {"learning_rate": None, "epsilon": None, "initial_condition": 0}
+    setting = RunSetting(learning_rate=None, epsilon=None, initial_condition=0)
     request = Open(str(tmp_path / "s"), config, {}, None, "a", True, "never", False, layout, setting, 0, 4)
     sink = StoreSink(lambda kind, text: pytest.fail(f"{kind}: {text}"))
     assert sink.open(request).run_id == "a"

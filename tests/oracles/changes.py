@@ -55,7 +55,7 @@ def level_change(series: Floats, row: int, n_before: int, n_after: int, run_leng
     shift = min(off) if min(off) > 0.0 else max(off) if max(off) < 0.0 else 0.0
     correlation = assumed_correlation(residual)
     design = np.stack([np.ones(n_before), past.astype(np.float64)], axis=1)
-    # What the line says of the mean of the rows ahead, as weights of the rows behind it.
+    # The forecast of the line for the mean of the rows ahead, as weights of the rows before it.
     weights = np.array([1.0, float(ahead.mean())]) @ np.linalg.pinv(design)
     contrast = np.concatenate([-weights, np.full(n_after, 1.0 / n_after)])
     error, freedom = error_and_freedom(design, contrast, residual, correlation)

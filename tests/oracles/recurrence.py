@@ -76,7 +76,7 @@ def nearest_returns(states: Floats, n: int, radius: float, left: float, theiler:
 
 
 def separation(states: Floats, i: int, j: int, across: bool) -> float:
-    """Distance of rows i and j, across the mean of their central differences where asked."""
+    """Distance of rows i and j, across the mean of their central differences if `across`."""
     apart = states[i] - states[j]
     if across:
         motion = np.zeros_like(apart)

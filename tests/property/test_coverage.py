@@ -1,4 +1,4 @@
-"""Stated intervals cover the truth as often as they say, from runs to initial conditions."""
+"""Stated intervals cover the truth as often as stated, from runs to initial conditions."""
 
 import numpy as np
 import pytest

@@ -82,8 +82,8 @@ def test_a_cluster_is_examined_to_its_storage_and_clocks(head: str, tmp_path: Pa
     )
     assert code == 0
     assert of_cluster["nodes"]["found"] == "1 alive"
-    assert of_cluster["resources"]["found"].startswith("room for 1 trainers of 1 CPUs and 0 GPUs")
-    assert "a lock held here keeps it out" in of_cluster["store on nodes"]["found"]
+    assert of_cluster["resources"]["found"].startswith("room for 1 trainers with 1 CPUs and 0 GPUs")
+    assert "a lock held here excludes it" in of_cluster["store on nodes"]["found"]
     assert f"gcs_server {head.rpartition(':')[2]}" in of_cluster["listeners"]["found"]
     assert list(store.parent.iterdir()) == []
 
@@ -92,8 +92,8 @@ def test_a_cluster_is_examined_to_its_storage_and_clocks(head: str, tmp_path: Pa
     ("environment", "sentence"),
     [
         ({"RAY_AUTH_TOKEN": "another-token-".ljust(64, "1")}, "the cluster refuses the token in RAY_AUTH_TOKEN"),
-        ({}, "the cluster asks for a token, and there is none here"),
-        ({"RAY_AUTH_MODE": "disabled"}, "the cluster asks for a token, and RAY_AUTH_MODE says to show none"),
+        ({}, "the cluster requires a token, and there is none here"),
+        ({"RAY_AUTH_MODE": "disabled"}, "the cluster requires a token, but RAY_AUTH_MODE disables tokens"),
     ],
 )
 def test_a_wrong_or_missing_token_is_told_apart_from_a_dead_cluster(
@@ -112,5 +112,5 @@ def test_a_config_that_no_node_can_hold_fails(head: str, tmp_path: Path) -> None
     file.write_text("cluster: {gpus_per_trainer: 2}\n")
     code, checks = found_by(tmp_path, "--address", head, "--config", str(file), RAY_AUTH_TOKEN=TOKEN)
     assert code == 1
-    assert checks["resources"]["found"].startswith("no node can hold a trainer of 1 CPUs and 2 GPUs")
+    assert checks["resources"]["found"].startswith("no node has room for a trainer with 1 CPUs and 2 GPUs")
     assert checks["store on nodes"]["status"] == "skipped"

@@ -130,7 +130,7 @@ def test_the_life_of_a_run_is_told(lines: io.StringIO, tmp_path: Path) -> None:
     assert {found.get("run") for found in told} == {"lr1_ic0"}
     of_trainer = [(found["message"], found["attempt"], found["row"]) for found in told if "trainer" in found["logger"]]
     assert of_trainer == [
-        ("training begun", 1, 0),
+        ("training started", 1, 0),
         ("training stopped", 1, 80),
         ("training resumed", 2, 64),
         ("training finished", 2, 101),

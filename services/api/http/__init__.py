@@ -1,1 +1,1 @@
-"""The HTTP application: routes, authentication, limits, telemetry, and where alerts are sent."""
+"""The HTTP application: routes, authentication, limits, telemetry and the server."""

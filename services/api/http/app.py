@@ -1,4 +1,4 @@
-"""The application: its routes, and what stands around them."""
+"""The application: its routes and middleware."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -16,64 +16,66 @@ from starlette.middleware.gzip import GZipMiddleware
 
 import streamscalar
 from streamscalar.errors import BadCall, Kind
-from streamscalar.types import AlertLevel
+from streamscalar.types import DISTANCES, RUN_ID_PATTERN, AlertLevel
+from streamscalar_services.api.estimate_schemas import RunEstimatesDocument
+from streamscalar_services.api.glossary import Glossary, glossary
 from streamscalar_services.api.http.guards import EntityTags, Guard
 from streamscalar_services.api.http.problem_json import add_handlers, problem
 from streamscalar_services.api.http.telemetry import Telemetry, Timed
+from streamscalar_services.api.query.comparison import compare as compared
 from streamscalar_services.api.query.nearest import Method, nearest
-from streamscalar_services.api.query.queries import Window
+from streamscalar_services.api.query.sampling import Window
 from streamscalar_services.api.schemas import (
     Accepted,
     AlertPage,
     Comparison,
-    Estimates,
     ExperimentDetails,
-    ExperimentPage,
+    ExperimentPageDocument,
     Health,
     Neighbours,
     NewRuns,
-    Problem,
+    ProblemDocument,
     RunDetails,
-    RunPage,
-    Series,
+    RunPageDocument,
+    SeriesDocument,
 )
 from streamscalar_services.api.service_options import ServiceOptions
 from streamscalar_services.api.watch.monitor import Monitor
 from streamscalar_services.dashboard import STATIC
 
 PAGE = 100
-"""Items of a page where the caller does not say."""
+"""Default number of items of a page."""
 POINTS = 1000
-"""Points of a series where the caller does not say."""
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
-RUN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}:[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$"
+"""Default number of points of a series."""
+NAME = f"^{RUN_ID_PATTERN}$"
+RUN = f"^{RUN_ID_PATTERN}:{RUN_ID_PATTERN}$"
 
-RunId = Annotated[str, InPath(pattern=RUN, max_length=401, description="`experiment:run`, as the list names it")]
+RunId = Annotated[str, InPath(pattern=RUN, max_length=401, description="`experiment:run`, as in the list of runs")]
 ExperimentName = Annotated[str, InPath(pattern=NAME, description="Name of the experiment")]
 CursorText = Annotated[
-    str | None, Query(max_length=500, description="Cursor of the answer before; without one, from the start")
+    str | None, Query(max_length=500, description="Cursor of the previous answer; by default from the start")
 ]
 
-_CONTENT = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+_CONTENT = {"content": {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}}}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, **_CONTENT}
     for status, text in {
-        400: "The body is no JSON",
+        400: "The body is not JSON",
         401: "No valid token",
-        404: "Not here",
+        404: "Not found",
         408: "The request arrived too slowly",
         413: "The request is too large",
         414: "The query is too long",
-        422: "The request cannot be answered; `detail` says why and what to do",
+        422: "The request is invalid; `detail` gives the reason and a fix",
     }.items()
 }
 
 
-_FORBIDDEN: dict[int | str, dict[str, Any]] = {403: {"description": "Not with this token", **_CONTENT}}
+_FORBIDDEN: dict[int | str, dict[str, Any]] = {403: {"description": "This token does not allow it", **_CONTENT}}
 
 
 class Json(Response):
-    """A document that is sent as it is, without being checked and copied first."""
+    """A document that is sent without validation and without a copy."""
 
     media_type = "application/json"
 
@@ -88,7 +90,7 @@ def create_app(options: ServiceOptions) -> FastAPI:
     Raises
     ------
     BadCall
-        There is no store.
+        The root does not exist.
     """
     monitor = Monitor(options)
     telemetry = Telemetry(monitor)
@@ -100,7 +102,7 @@ def create_app(options: ServiceOptions) -> FastAPI:
 
     app = FastAPI(
         title="streamscalar",
-        summary="Training dynamics, live: runs, their scalar embedding, exponents and alerts.",
+        summary="Live training dynamics: runs, their scalar embedding, exponents and alerts.",
         version=streamscalar.__version__,
         openapi_url="/v1/openapi.json",
         docs_url=None,
@@ -114,7 +116,7 @@ def create_app(options: ServiceOptions) -> FastAPI:
     app.include_router(_open_routes())
     app.include_router(_data_routes(options))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    # The last one added sees a request first.
+    # The last one added handles a request first.
     app.add_middleware(EntityTags)
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     app.add_middleware(Guard, options=options)
@@ -144,12 +146,12 @@ def _open_routes() -> APIRouter:
 
     @router.get("/health")
     def health() -> Health:
-        """Say that the service runs."""
+        """Return `ok` while the service runs."""
         return Health(status="ok")
 
-    @router.get("/ready", responses={503: {"model": Problem, "description": "The stores are still being read"}})
+    @router.get("/ready", responses={503: {"model": ProblemDocument, "description": "The stores are still being read"}})
     def ready(monitor: Living) -> Health:
-        """Say that the stores were read once."""
+        """Return `ok` once all stores were read."""
         if not monitor.catalog.is_ready:
             return problem(503, "The stores are still being read.")  # type: ignore[return-value]
         return Health(status="ok")
@@ -177,7 +179,12 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         """Return Prometheus metrics of the service."""
         return Response(request.app.state.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @router.get("/v1/experiments", response_model=ExperimentPage)
+    @router.get("/v1/glossary", response_model=Glossary)
+    def names() -> Response:
+        """Return the names that documents use and their meaning: quantities, regimes, states, statuses, rules."""
+        return _json(glossary())
+
+    @router.get("/v1/experiments", response_model=ExperimentPageDocument)
     def experiments(monitor: Living) -> Response:
         """List the experiments."""
         return _json(monitor.queries.experiments())
@@ -187,17 +194,19 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         """Return config, provenance and estimates per setting of one experiment."""
         return _json(monitor.queries.experiment(name))
 
-    @router.get("/v1/runs", response_model=RunPage)
+    @router.get("/v1/runs", response_model=RunPageDocument)
     def runs(
         monitor: Living,
         filter_text: Annotated[
-            str, Query(alias="filter", max_length=500, description="Terms that a run must meet, or part of its name")
+            str, Query(alias="filter", max_length=500, description="Terms that a run must meet, or part of its id")
         ] = "",
-        sort: Annotated[str, Query(max_length=50, description="Field to sort by; - sorts downwards")] = "-updated_at",
+        sort: Annotated[
+            str, Query(max_length=50, description="Key to sort by; descending with a minus")
+        ] = "-updated_at",
         cursor: CursorText = None,
         limit: limit = PAGE,
     ) -> Response:
-        """List runs: filtered by terms such as `regime=chaotic learning_rate>2 tag=baseline`, sorted, by pages."""
+        """List runs: filtered by terms such as `regime=chaotic learning_rate>2 tag=baseline`, sorted, in pages."""
         answer, shown = monitor.queries.runs(filter_text, sort, cursor, limit)
         for entry in reversed(shown):
             monitor.analyst.want(entry)
@@ -205,10 +214,10 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
 
     @router.get("/v1/runs/{run}", response_model=RunDetails)
     def run_details(run: RunId, monitor: Living) -> Response:
-        """Return everything small about one run."""
+        """Return setting, layout and state of one run."""
         return _json(monitor.queries.details(run))
 
-    @router.get("/v1/runs/{run}/embedding", response_model=Series)
+    @router.get("/v1/runs/{run}/embedding", response_model=SeriesDocument)
     def embedding(
         run: RunId,
         monitor: Living,
@@ -225,17 +234,17 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         """Return the scalar embedding (component 0) of all replicas, thinned so that points never move."""
         return _json(monitor.queries.embedding(run, component, basis, part))
 
-    @router.get("/v1/runs/{run}/divergence", response_model=Series)
+    @router.get("/v1/runs/{run}/divergence", response_model=SeriesDocument)
     def divergence(
         run: RunId,
         monitor: Living,
         part: part,
-        distance: Annotated[str, Query(pattern=r"^(l1|rms|embedded|random)$", description="Distance to return")] = "l1",
+        distance: Annotated[str, Query(pattern=f"^({'|'.join(DISTANCES)})$", description="Distance to return")] = "l1",
     ) -> Response:
         """Return the distance of every replica from the reference."""
         return _json(monitor.queries.divergence(run, distance, part))
 
-    @router.get("/v1/runs/{run}/metrics/{metric}", response_model=Series)
+    @router.get("/v1/runs/{run}/metrics/{metric}", response_model=SeriesDocument)
     def metric(
         run: RunId,
         metric: Annotated[str, InPath(max_length=200, description="Name of the metric, such as `loss`")],
@@ -245,13 +254,13 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         """Return a metric of all replicas."""
         return _json(monitor.queries.metric(run, metric, part))
 
-    @router.get("/v1/runs/{run}/estimates", response_model=Estimates)
+    @router.get("/v1/runs/{run}/estimates", response_model=RunEstimatesDocument)
     def estimates(
         run: RunId,
         monitor: Living,
-        rows: Annotated[int | None, Query(ge=0, le=2**53, description="Rows to use; all by default")] = None,
+        rows: Annotated[int | None, Query(ge=0, le=2**53, description="Rows to analyse; all by default")] = None,
     ) -> Response:
-        """Return the estimates of one run: now, or as they were when so many rows had been embedded."""
+        """Return the estimates of one run: now, or as they were when `rows` rows were embedded."""
         return _json(monitor.queries.estimates(run, rows))
 
     @router.get("/v1/runs/{run}/nearest", response_model=Neighbours)
@@ -260,12 +269,12 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         monitor: Living,
         k: Annotated[int, Query(ge=1, le=63, description="Number of runs to return")] = 5,
         method: Annotated[
-            Method, Query(description="`weights`, `shape`, or `auto`: weights where another run has the same layout")
+            Method, Query(description="`weights`, `shape`, or `auto`: weights if another run has the same layout")
         ] = "auto",
     ) -> Response:
-        """Return the runs whose trajectories lie nearest."""
+        """Return the runs with the nearest trajectories."""
         catalog = monitor.catalog
-        return _json(nearest(monitor.queries, catalog.entry(run), catalog.entries(), k, method))
+        return _json(nearest(monitor.queries.readers, catalog.entry(run), catalog.entries(), k, method))
 
     @router.get("/v1/compare", response_model=Comparison)
     def compare(
@@ -274,12 +283,13 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         name: Annotated[str, Query(max_length=200, description="Series to compare")] = "embedding",
         max_points: points = POINTS,
     ) -> Response:
-        """Return one series of several runs side by side: `embedding`, `l1`, `rms`, or a metric."""
+        """Return one series of several runs at the same steps: `embedding`, a distance, or a metric."""
         chosen = list(dict.fromkeys(run for run in runs.split(",") if run))
         if not 1 <= len(chosen) <= options.max_compared:
             must = f"must name 1 to {options.max_compared} runs"
             raise BadCall("runs", must, str(len(chosen)), kind=Kind.CONFIG)
-        return _json(monitor.queries.compare(chosen, name, max_points))
+        entries = [monitor.catalog.entry(run) for run in chosen]
+        return _json(compared(monitor.queries.readers, entries, name, max_points))
 
     @router.get("/v1/alerts", response_model=AlertPage)
     def alerts(
@@ -294,18 +304,18 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
 
     @router.post("/v1/runs/{run}/cancel", status_code=202, response_model=Accepted, responses=_FORBIDDEN)
     def cancel(run: RunId, monitor: Living) -> Accepted:
-        """Ask for the end of a run, with those of its pack; what it recorded is kept. Needs the admin token."""
+        """Request the end of a run and of its pack; the recorded rows are kept. Needs the admin token."""
         entry = monitor.catalog.entry(run)
         if entry.is_tracked:
-            raise BadCall("run", "must be one that streamscalar trains", run, "End your own loop", Kind.CONFIG)
+            raise BadCall("run", "must be one that streamscalar trains", run, "Stop your training loop", Kind.CONFIG)
         entry.source.experiment.cancel(entry.run_id)
         return Accepted(runs=[entry.id])
 
     @router.post("/v1/experiments/{name}/runs", status_code=202, response_model=Accepted, responses=_FORBIDDEN)
-    def add_runs(name: ExperimentName, wish: NewRuns, monitor: Living) -> Accepted:
-        """Ask for further runs of an experiment. Needs the admin token."""
+    def add_runs(name: ExperimentName, new: NewRuns, monitor: Living) -> Accepted:
+        """Request further runs of an experiment. Needs the admin token."""
         source = monitor.catalog.source(name)
-        names = source.experiment.add_runs(wish.learning_rate, wish.n_initial_conditions)
+        names = source.experiment.add_runs(new.learning_rate, new.n_initial_conditions)
         return Accepted(runs=[f"{name}:{run_id}" for run_id in names])
 
     @router.get(
@@ -320,15 +330,17 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
             Header(max_length=100, description="Id of the last event received, to continue after it"),
         ] = None,
     ) -> Response:
-        """Stream what happens (server-sent events): `rows`, `runs`, `basis`, `alert`, `reset`."""
+        """Stream events (server-sent): `rows`, `runs`, `basis`, `alert`, `reset`."""
         if monitor.hub.n_clients >= options.max_streams:
-            return problem(503, f"events: at most {options.max_streams} streams at once", headers={"retry-after": "5"})
+            return problem(
+                503, f"events: must be at most {options.max_streams} streams at a time", headers={"retry-after": "5"}
+            )
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(monitor.hub.follow(last_event_id), headers=headers, media_type="text/event-stream")
 
     @router.post("/v1/session", status_code=204)
     def session(request: Request) -> Response:
-        """Give a browser the cookie that stands for the bearer token it sends."""
+        """Set the session cookie for the bearer token of the request."""
         tokens = options.tokens
         answer = Response(status_code=204)
         answer.set_cookie(
@@ -343,7 +355,7 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
 
     @router.delete("/v1/session", status_code=204)
     def end_session() -> Response:
-        """Take the cookie back."""
+        """Delete the session cookie."""
         answer = Response(status_code=204)
         answer.delete_cookie(options.tokens.cookie_name, httponly=True, samesite="strict")
         return answer

@@ -1,4 +1,4 @@
-"""What stands in front of every route: limits of size and time, authentication, safe headers, entity tags."""
+"""Middleware of every route: limits of size and time, authentication, security headers, entity tags."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,12 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamscalar_services.api.http.auth import Scope as Right
-from streamscalar_services.api.http.auth import Tokens
 from streamscalar_services.api.http.problem_json import problem
 from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.tokens import Right, Tokens
 
 OPEN = frozenset({"/", "/health", "/ready"})
-"""Routes without a token, beside the files of the page; they carry no data."""
+"""Routes without a token, besides the files of the page; they return no data."""
 STATIC = "/static/"
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -32,7 +31,7 @@ HEADERS = {
 
 
 class Guard:
-    """Refuses what is too large, too slow or not allowed, before any route sees it."""
+    """Middleware that rejects requests that are too large, too slow or not allowed, before any route runs."""
 
     def __init__(self, app: ASGIApp, options: ServiceOptions) -> None:
         self._app = app
@@ -50,7 +49,7 @@ class Guard:
         async def send_safely(message: Message) -> None:
             nonlocal is_answered
             if body.refusal is not None and not is_answered:
-                # The application's own words for a body that it could not read.
+                # The response of the application to a body that it could not read; ours follows.
                 return
             if message["type"] == "http.response.start":
                 is_answered = True
@@ -85,9 +84,9 @@ class Guard:
             return 401, detail, "about:blank", {"www-authenticate": 'Bearer realm="streamscalar"'}
         if scope["method"] not in SAFE_METHODS and path != SESSION:
             if right is not Right.ADMIN:
-                return 403, "authorization: must be the admin token for this"
+                return 403, "authorization: must be the admin token for this request"
             if by_cookie and not _is_own_page(headers):
-                return 403, "origin: must be this service's own page where a cookie is used"
+                return 403, "origin: must be the page of this service if a cookie is used"
         scope.setdefault("state", {})["right"] = right
         return None
 
@@ -97,7 +96,7 @@ class _Refused(Exception):
 
 
 class _Body:
-    """Hands on the body of a request while it is small and comes quickly; `refusal` says what was wrong with it."""
+    """Passes on the body of a request within the limits; `refusal` is set when it exceeds one."""
 
     def __init__(self, receive: Receive, options: ServiceOptions) -> None:
         self._receive = receive
@@ -107,14 +106,14 @@ class _Body:
         self.refusal: tuple[int, str] | None = None
 
     async def receive(self) -> Message:
-        """Return the next piece."""
+        """Return the next part."""
         if self._is_whole:
             return await self._receive()
         try:
             async with asyncio.timeout(self._options.body_timeout_s):
                 message = await self._receive()
         except TimeoutError:
-            self.refusal = 408, "body: arrived too slowly"
+            self.refusal = 408, f"body: must arrive within {self._options.body_timeout_s:g} s"
             raise _Refused from None
         self._n_bytes += len(message.get("body", b""))
         if self._n_bytes > self._options.max_body_bytes:
@@ -127,12 +126,12 @@ class _Body:
 def _right(headers: Headers, tokens: Tokens) -> tuple[Right | None, bool]:
     kind, _, token = headers.get("authorization", "").partition(" ")
     if kind:
-        return (tokens.scope(token.strip()) if kind.lower() == "bearer" else None), False
+        return (tokens.right(token.strip()) if kind.lower() == "bearer" else None), False
     try:
         cookie = SimpleCookie(headers.get("cookie", "")).get(tokens.cookie_name)
     except CookieError:
         cookie = None
-    return (None if cookie is None else tokens.cookie_scope(cookie.value)), True
+    return (None if cookie is None else tokens.cookie_right(cookie.value)), True
 
 
 def _is_own_page(headers: Headers) -> bool:
@@ -141,7 +140,7 @@ def _is_own_page(headers: Headers) -> bool:
 
 
 class EntityTags:
-    """Gives JSON answers an entity tag, and says 304 to whoever has that answer already."""
+    """Middleware that adds an entity tag to JSON responses, and returns 304 if the client has that response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -173,7 +172,7 @@ class EntityTags:
 
     @staticmethod
     async def _answer(scope: Scope, send: Send, start: Message, body: bytes) -> None:
-        # Weak, as the same answer may travel compressed or not.
+        # Weak, as the same response may be sent compressed or not.
         tag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
         headers = MutableHeaders(scope=start)
         headers["etag"] = tag

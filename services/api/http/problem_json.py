@@ -22,7 +22,7 @@ def problem(status: int, detail: str, kind: str = "about:blank", headers: dict[s
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let every error of the application end as a problem."""
+    """Return every error of the application as a problem document."""
 
     @app.exception_handler(StreamscalarError)
     async def _ours(_: Request, error: StreamscalarError) -> JSONResponse:
@@ -47,4 +47,4 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, error: Exception) -> JSONResponse:
         _log.exception("unexpected error", exc_info=error)
-        return problem(500, "Something is wrong in the service; its log says what.")
+        return problem(500, "Internal error; see the log of the service.")

@@ -1,4 +1,4 @@
-"""Runs the application alone, on loopback unless told otherwise."""
+"""The standalone server of the application, on loopback by default."""
 
 import asyncio
 import ipaddress
@@ -14,37 +14,43 @@ from streamscalar.logs import set_up_logs
 from streamscalar_services.api.http.app import create_app
 from streamscalar_services.api.service_options import ServiceOptions
 
-PORT = 8870
 HEADER_TIMEOUT_S = 10.0
-"""Seconds in which the head of a request must be whole; whoever is slower holds a connection for nothing."""
+"""Seconds within which the head of a request must arrive; a slower client only occupies a connection."""
 MAX_CONNECTIONS = 512
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose request head does not arrive in time, which uvicorn never does."""
+    """HTTP/1.1 with a timeout for the head of a request.
+
+    uvicorn has none: `timeout_keep_alive` only covers idle connections between requests, and `limit_concurrency`
+    counts connections, so that a client that sends its head byte by byte would hold its connection for ever and 512 of
+    them would lock out everyone else. The class depends on internals of uvicorn (`cycle`, `conn`, `transport`, and
+    `on_response_complete`); `test_slow_requests_are_cut` fails if they change. Behind a reverse proxy it is redundant:
+    `client_header_timeout` in nginx, `timeout http-request` in HAProxy, or `readTimeout` in Traefik does the same.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock."""
+        """Start the timeout."""
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; the clock stops while a request is being answered."""
+        """Receive bytes; the timeout is off while a request is processed."""
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Start the clock again where the next request has begun already."""
+        """Start the timeout again if the next request has started already."""
         super().on_response_complete()
         if self.conn.trailing_data[0]:
             self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the timeout."""
         self._stop()
         super().connection_lost(exc)
 
@@ -62,7 +68,7 @@ class PatientProtocol(H11Protocol):
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address is reached from this machine alone."""
+    """Return whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -72,12 +78,12 @@ def is_loopback(host: str) -> bool:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 takes a free one.
+    """Return a listening socket; port 0 chooses a free port.
 
     Raises
     ------
     BadCall
-        The port is taken, or the address is not this machine's.
+        The port is in use, or this machine does not have the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -94,7 +100,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def serve(options: ServiceOptions, listener: socket.socket) -> None:
-    """Serve until interrupted; what is logged goes to standard error, as STREAMSCALAR_LOG says, else as text."""
+    """Serve until interrupted; logs go to standard error, in the format of STREAMSCALAR_LOG or as text."""
     set_up_logs(log_format() or "text", node=socket.gethostname())
     config = uvicorn.Config(
         create_app(options),

@@ -16,13 +16,13 @@ BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class Telemetry:
-    """What the service tells about itself; `deploy/observability.md` describes every metric."""
+    """The metrics of the service; `deploy/observability.md` describes each."""
 
     def __init__(self, monitor: Monitor) -> None:
-        # The time of creation of every single series: nothing that a rate needs.
+        # A creation time per series is not needed for rates.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._registry.register(_State(monitor))
+        self._registry.register(_MonitorCollector(monitor))
         self.latency = Histogram(
             "streamscalar_request_seconds",
             "Time from a request to the first byte of its answer",
@@ -32,23 +32,23 @@ class Telemetry:
         )
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format: 3 ms where there are 10,000 runs, and no look at the disk."""
+        """Return all metrics in the text format of Prometheus: 3 ms for 10,000 runs, without reading the stores."""
         return generate_latest(self._registry)
 
 
-class _State(Collector):
+class _MonitorCollector(Collector):
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
         yield from self._runs()
-        monitor, tally = self._monitor, self._monitor.catalog.tally
+        monitor, totals = self._monitor, self._monitor.catalog.totals
         for name, about, count in (
-            ("rows", "Rows that became readable since the service started", tally.n_rows),
-            ("raw_bytes", "Bytes of their weights before compression", tally.n_bytes),
-            ("refits", "Basis versions that embedders made since the service started", tally.n_refits),
-            ("restarts", "Attempts at a run after its first, since the service started", tally.n_restarts),
+            ("rows", "Rows that became readable since the service started", totals.n_rows),
+            ("raw_bytes", "Bytes of their weights before compression", totals.n_bytes),
+            ("refits", "Basis versions that embedders made since the service started", totals.n_refits),
+            ("restarts", "Attempts at a run after its first, since the service started", totals.n_restarts),
         ):
             yield CounterMetricFamily(f"streamscalar_{name}", about, count)
         alerts = GaugeMetricFamily("streamscalar_alerts", "Alerts kept, by level", labels=("level",))
@@ -56,15 +56,15 @@ class _State(Collector):
             alerts.add_metric([level], count)
         yield alerts
         for name, about, count in (
-            ("runs_waiting", "Runs planned or asked for that nobody has begun", monitor.catalog.n_to_begin),
-            ("runs_to_analyse", "Runs that wait for analysis", monitor.analyst.n_waiting),
+            ("runs_waiting", "Runs planned or requested that have not started", monitor.catalog.n_not_started),
+            ("runs_to_analyse", "Runs in the queue for analysis", monitor.analyst.n_waiting),
             ("event_clients", "Clients of the event stream", monitor.hub.n_clients),
         ):
             yield GaugeMetricFamily(f"streamscalar_{name}", about, count)
 
     def _runs(self) -> Iterator[Metric]:
         clock = self._monitor.queries.clock()
-        # Every state is told, also where no run has it: what is absent cannot raise an alarm.
+        # Every state has a sample, even without runs: an alert on an absent series never fires.
         counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         behind = most = 0
         for entry in self._monitor.catalog.entries():
@@ -81,7 +81,7 @@ class _State(Collector):
 
 
 class Timed:
-    """Measures every request by the pattern of its route."""
+    """Middleware that measures every request, by the pattern of its route."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
@@ -92,14 +92,14 @@ class Timed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        started = time.perf_counter()
 
         async def timed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 labels = (method, route, str(message["status"]))
-                self._telemetry.latency.labels(*labels).observe(time.perf_counter() - began)
+                self._telemetry.latency.labels(*labels).observe(time.perf_counter() - started)
             await send(message)
 
         await self._app(scope, receive, timed)

@@ -1,7 +1,7 @@
-"""Analyses runs in the background, so that lists can show regime, exponent and curve of each without waiting for it.
+"""Background analysis, so that lists show the regime, exponent and curve of each run without computing them.
 
-One thread, which sleeps as long as it worked: it never takes more than half a core from those who ask. Runs that
-somebody asked for lately come first.
+One thread, which sleeps as long as it worked and so never uses more than half a core. Runs that a client requested
+recently come first.
 """
 
 import logging
@@ -16,49 +16,24 @@ from numpy.typing import NDArray
 from streamscalar.analysis.run import glance
 from streamscalar.analysis.series import RunSeries
 from streamscalar.errors import StreamscalarError
-from streamscalar.experiment import Run
 from streamscalar.numerics.series.shape import shape
 from streamscalar.types import REFERENCE
 from streamscalar_services.api.query.sampling import sample
 from streamscalar_services.api.watch.alarms import Alarms
-from streamscalar_services.api.watch.catalog import Entry
+from streamscalar_services.api.watch.entries import Entry
 
 _log = logging.getLogger(__name__)
 
 SPARK_POINTS = 32
-"""Points of a curve in a list."""
-MOST_OPEN = 256
-"""Runs kept open for reading."""
+"""Maximum number of points of a curve in a list."""
 GROWTH = 1.05
-"""A live run is analysed again when it has this many times the rows; at the latest at its end."""
+"""A live run is analysed again when its number of rows has grown by this factor, and at its end."""
 AGAIN_AFTER_S = 10.0
-"""... or when it grew at all in so many seconds."""
-
-
-class Readers:
-    """Runs opened for reading, the least recently used closed where their series outgrow the memory they may hold."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._runs: OrderedDict[str, tuple[Run, threading.Lock]] = OrderedDict()
-        self._guard = threading.Lock()
-
-    def take(self, entry: Entry) -> tuple[Run, threading.Lock]:
-        """Return a run and the lock to hold while it is read, as a reader serves one thread at a time."""
-        with self._guard:
-            found = self._runs.pop(entry.id, None)
-            if found is None:
-                found = entry.source.experiment.run(entry.run_id), threading.Lock()
-            held = sum(run.held_bytes for run, _ in self._runs.values())
-            while self._runs and (held > self._max_bytes or len(self._runs) >= MOST_OPEN):
-                _, (oldest, _) = self._runs.popitem(last=False)
-                held -= oldest.held_bytes
-            self._runs[entry.id] = found
-            return found
+"""A live run with new rows is analysed again after this many seconds in any case."""
 
 
 class Analyst:
-    """Fills in what a list shows of each run, and has the alarms look at it."""
+    """Computes the regime, exponent and curve of each run, and applies the alert rules to it."""
 
     def __init__(self, alarms: Alarms) -> None:
         self._alarms = alarms
@@ -70,23 +45,23 @@ class Analyst:
         self._thread = threading.Thread(target=self._work, name="analyst", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End after the run at hand."""
+        """Stop after the current run."""
         with self._wake:
             self._is_closed = True
             self._wake.notify_all()
         self._thread.join()
 
     def offer(self, entry: Entry) -> None:
-        """Queue a run that moved, where it moved far enough to be analysed again."""
+        """Queue a run with changes, if it has grown enough to be analysed again."""
         if _is_due(entry):
             self._queue(entry, first=False)
 
     def want(self, entry: Entry) -> None:
-        """Put a run that somebody looks at before the others."""
+        """Queue a run that a client shows, before the others."""
         if _is_due(entry):
             self._queue(entry, first=True)
 
@@ -99,7 +74,7 @@ class Analyst:
 
     @property
     def n_waiting(self) -> int:
-        """Runs that wait to be analysed, or to be searched for alerts."""
+        """Runs in the queue for analysis or for the alert rules."""
         return len(self._waiting) + len(self._later)
 
     def _queue(self, entry: Entry, *, first: bool) -> None:
@@ -121,7 +96,7 @@ class Analyst:
             time.sleep(time.perf_counter() - began)
 
     def work_one(self) -> None:
-        """Analyse the run that is next; where none waits, search one that has ended for its alerts."""
+        """Analyse the next run; if there is none, apply the alert rules to one that had ended before its analysis."""
         with self._wake:
             is_first = bool(self._waiting)
             queue = self._waiting if is_first else self._later
@@ -136,12 +111,12 @@ class Analyst:
                 analyse(entry, series)
                 self._finished.append(entry)
             if is_first and entry.has_exact and not self._alarms.is_watched(entry):
-                # What ended before anybody looked is no news; thousands of such runs are listed sooner without.
+                # Alerts of runs that ended earlier are not urgent; without them thousands of runs are listed sooner.
                 self._later[entry.id] = entry
             else:
                 self._alarms.take(entry, series, read)
         except (OSError, StreamscalarError, ValueError) as error:
-            _log.warning("run %s cannot be analysed: %s", entry.id, error)
+            _log.warning("run %s cannot be analysed: %s [change %s]", entry.id, error, entry.change_id)
 
 
 def _is_due(entry: Entry) -> bool:
@@ -154,12 +129,12 @@ def _is_due(entry: Entry) -> bool:
 
 
 def read(entry: Entry) -> RunSeries:
-    """Return what is stored of a run now."""
+    """Return the stored series of a run."""
     return entry.source.experiment.run(entry.run_id).series()
 
 
 def analyse(entry: Entry, series: RunSeries) -> None:
-    """Take up exponent, regime and curve of a run, from its series."""
+    """Compute exponent, regime and curve of a run from its series."""
     scalar = series.scores[:, REFERENCE, 0]
     found = shape(scalar)
     entry.glance = glance(series, entry.source.experiment.options)

@@ -1,4 +1,4 @@
-"""The list of runs: what a line shows, which lines a filter lets through, in which order, page by page."""
+"""The list of runs: its rows, filters, order and pages."""
 
 import base64
 import fnmatch
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar_services.api.schemas import EstimateDocument, Number, RunItem, Sparkline, number
-from streamscalar_services.api.watch.catalog import Entry
+from streamscalar_services.api.estimate_schemas import EstimateDocument, Number, number
+from streamscalar_services.api.schemas import RunItem, Sparkline
+from streamscalar_services.api.watch.entries import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What the state of a run depends on besides its files."""
+    """Time and limit that the state of a run depends on besides its files."""
 
     now: float
     silent_after_s: float
@@ -39,9 +40,9 @@ KEYS: dict[str, Read] = {
     "state": lambda entry, clock: entry.state(clock.now, clock.silent_after_s),
     "group": lambda entry, _: group_of(entry),
     "regime": lambda entry, _: None if entry.glance is None else str(entry.glance.regime),
-    "learning_rate": lambda entry, _: _number(entry.setting.get("learning_rate")),
-    "epsilon": lambda entry, _: _number(entry.setting.get("epsilon")),
-    "initial_condition": lambda entry, _: _number(entry.setting.get("initial_condition")),
+    "learning_rate": lambda entry, _: _number(entry.setting.learning_rate),
+    "epsilon": lambda entry, _: _number(entry.setting.epsilon),
+    "initial_condition": lambda entry, _: _number(entry.setting.initial_condition),
     "exponent": lambda entry, _: None if entry.glance is None else entry.glance.exponent.value,
     "explained_variance": lambda entry, _: entry.explained_variance,
     "loss": lambda entry, _: _number(entry.loss),
@@ -52,11 +53,9 @@ KEYS: dict[str, Read] = {
     "n_alerts": lambda entry, _: float(entry.n_alerts),
     "updated_at": lambda entry, _: entry.updated_at,
 }
-"""What runs can be filtered and sorted by."""
+"""Keys by which runs can be filtered and sorted."""
 
 TEXTS = frozenset({"id", "experiment", "run", "run_id", "state", "group", "regime"})
-ANALYSED = frozenset({"regime", "exponent", "explained_variance"})
-"""Keys that a run has only once it was analysed."""
 
 _TERM = re.compile(r"([a-z_]+)(!=|>=|<=|=|>|<)(.+)")
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
@@ -68,25 +67,25 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def group_of(entry: Entry) -> str:
-    """Return the group of a run: its own, its experiment's, or the name of that."""
-    return str(entry.setting.get("group") or entry.source.config.experiment.group or entry.source.name)
+    """Return the group of a run: its own, that of its experiment, or the name of the experiment."""
+    return str(entry.setting.group or entry.source.config.experiment.group or entry.source.name)
 
 
 def tags_of(entry: Entry) -> list[str]:
     """Return the tags of a run, and of its experiment."""
-    return [str(tag) for tag in (*entry.setting.get("tags", ()), *entry.source.config.experiment.tags)]
+    return [str(tag) for tag in (*entry.setting.tags, *entry.source.config.experiment.tags)]
 
 
 def matcher(text: str) -> Callable[[Entry, Clock], bool]:
-    """Return the test that a filter stands for.
+    """Return the test for a filter.
 
-    Terms are separated by spaces and must all hold: `key=value` and `key!=value`, where texts may hold `*`, `key<value`
-    and its kin for numbers, `tag=value`; any other word must occur in the run's id.
+    All terms, separated by spaces, must hold: `key=value` and `key!=value`, where texts may contain `*`; `<`, `<=`, `>`
+    and `>=` for numbers; `tag=value`. Any other word must be part of the id of the run.
 
     Raises
     ------
     BadCall
-        An unknown key, or a text where a number is needed.
+        A key is unknown, or a number is required.
     """
     tests = [_test(term) for term in text.split()]
     return lambda entry, clock: all(test(entry, clock) for test in tests)
@@ -118,17 +117,17 @@ def _test(term: str) -> Callable[[Entry, Clock], bool]:
 
 
 def ordered(entries: Iterable[Entry], sort: str, clock: Clock) -> list[Entry]:
-    """Return runs in the order of a key, or of `-key` downwards; those without a value come last, equals by id.
+    """Return runs in the order of a key, descending for `-key`; runs without a value come last, ties by id.
 
     Raises
     ------
     BadCall
-        An unknown key.
+        The key is unknown.
     """
     key = sort.removeprefix("-")
     read = KEYS.get(key)
     if read is None:
-        raise BadCall("sort", f"must be one of {', '.join(KEYS)}, or one with a minus", sort, kind=Kind.CONFIG)
+        raise BadCall("sort", f"must be one of {', '.join(KEYS)}, or one of them with a minus", sort, kind=Kind.CONFIG)
     keyed: list[tuple[Any, str, Entry]] = []
     without: list[Entry] = []
     for entry in entries:
@@ -144,22 +143,22 @@ def ordered(entries: Iterable[Entry], sort: str, clock: Clock) -> list[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Where a page begins, and the cursor of the one after it."""
+    """The first item of a page, and the cursor of the next page."""
 
     first: int
     next_cursor: str | None
 
 
 def page(ids: Sequence[str], cursor: str | None, limit: int) -> Slice:
-    """Return which items of a list a page holds.
+    """Return the items of a list that a page holds.
 
-    The cursor holds the last item of the page before and its place: the page begins behind that item wherever it is
-    now, or at the old place where it is gone.
+    The cursor holds the last item of the previous page and its position: the page starts after that item, at its
+    current position, or at the old position if the item no longer exists.
 
     Raises
     ------
     BadCall
-        The text is no cursor.
+        The text is not a cursor.
     """
     first = 0
     if cursor is not None:
@@ -180,11 +179,11 @@ def _decoded(cursor: str) -> tuple[str, int]:
             return last, place
     except (ValueError, TypeError):
         pass
-    raise BadCall("cursor", "must be one that a page before gave", cursor[:80], kind=Kind.CONFIG)
+    raise BadCall("cursor", "must be one from an earlier page", cursor[:80], kind=Kind.CONFIG)
 
 
 def item(entry: Entry, clock: Clock) -> RunItem:
-    """Return the line of a run."""
+    """Return the row of a run."""
     glance, setting = entry.glance, entry.setting
     exponent = None if glance is None else EstimateDocument.model_validate(glance.exponent.to_json())
     sparkline = None
@@ -200,9 +199,9 @@ def item(entry: Entry, clock: Clock) -> RunItem:
         is_tracked=entry.is_tracked,
         group=group_of(entry),
         tags=tags_of(entry),
-        learning_rate=setting.get("learning_rate"),
-        epsilon=setting.get("epsilon"),
-        initial_condition=setting.get("initial_condition"),
+        learning_rate=setting.learning_rate,
+        epsilon=setting.epsilon,
+        initial_condition=setting.initial_condition,
         n_rows=entry.n_rows,
         n_planned=entry.n_planned,
         step=entry.step,

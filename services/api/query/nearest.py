@@ -8,46 +8,47 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.types import json_float
-from streamscalar_services.api.query.queries import LEADING, Queries
+from streamscalar_services.api.query.comparison import LEADING, on_shared_axes
+from streamscalar_services.api.query.readers import Readers
 from streamscalar_services.api.schemas import Neighbour, Neighbours
-from streamscalar_services.api.watch.catalog import Entry
+from streamscalar_services.api.watch.entries import Entry
 
 N_AXES = 8
 """Shared components along which trajectories are compared."""
 MOST_PLACED = 64
-"""Runs placed on shared axes; among more, those of the most similar shape are."""
+"""Maximum number of runs placed on shared axes; of more runs, those of the most similar shape."""
 
 Method = Literal["auto", "weights", "shape"]
 
 
-def nearest(queries: Queries, entry: Entry, others: Sequence[Entry], n_items: int, method: Method) -> Neighbours:
+def nearest(readers: Readers, entry: Entry, others: Sequence[Entry], n_items: int, method: Method) -> Neighbours:
     """Return the runs whose trajectories lie nearest.
 
     Parameters
     ----------
-    queries
-        Reads the runs.
+    readers
+        Opens the runs.
     entry, others
-        The run, and all runs, itself included or not.
+        The run, and all runs, with or without it.
     n_items
-        Neighbours at most.
+        Maximum number of neighbours.
     method
         `weights`: distance along the shared components at equal steps, for runs of one layout. `shape`: features of
-        the scalar, for any. `auto`: weights where another run has the same layout.
+        the scalar, for any runs. `auto`: weights if another run has the same layout.
 
     Raises
     ------
     BadCall
-        The run was not analysed yet, or has no other of its layout where weights are asked for.
+        The run is not analysed yet, or no other run has its layout and `weights` is requested.
     """
     if not entry.features:
-        raise BadCall("run", "must have been analysed: it needs rows that move", entry.id, kind=Kind.DATA)
+        raise BadCall("run", "must be analysed already, which needs rows with moves", entry.id, kind=Kind.DATA)
     known = [other for other in others if other is not entry and other.features]
     alike = [other for other in known if other.layout == entry.layout]
     if method == "weights" and not alike:
         raise BadCall("method", "must be shape: no other run here has this layout", method, kind=Kind.DATA)
     if alike and method != "shape":
-        found = _by_weights(queries, entry, alike, n_items)
+        found = _by_weights(readers, entry, alike, n_items)
         if found is not None:
             return found
     ranked = _by_shape(entry, known)
@@ -62,9 +63,9 @@ def nearest(queries: Queries, entry: Entry, others: Sequence[Entry], n_items: in
     )
 
 
-def _by_weights(queries: Queries, entry: Entry, alike: Sequence[Entry], n_items: int) -> Neighbours | None:
+def _by_weights(readers: Readers, entry: Entry, alike: Sequence[Entry], n_items: int) -> Neighbours | None:
     placed = [entry, *(other for _, other in _by_shape(entry, alike)[: MOST_PLACED - 1])]
-    axes, curves = queries.shared(placed, N_AXES)
+    axes, curves = on_shared_axes(readers, placed, N_AXES)
     if axes is None:
         return None
     steps, own = curves[0]
@@ -78,7 +79,7 @@ def _by_weights(queries: Queries, entry: Entry, alike: Sequence[Entry], n_items:
     found.sort(key=lambda neighbour: (neighbour.distance, neighbour.run))
     message = f"RMS distance at equal steps along {N_AXES} shared components, made of {LEADING} directions of each run."
     if len(placed) - 1 < len(alike):
-        message += f" Compared were the {len(placed) - 1} of {len(alike)} runs whose scalar is most alike in shape."
+        message += f" Only the {len(placed) - 1} of {len(alike)} runs with the most similar scalar were compared."
     return Neighbours(
         run=entry.id,
         method="weights",
@@ -90,7 +91,7 @@ def _by_weights(queries: Queries, entry: Entry, alike: Sequence[Entry], n_items:
 
 
 def _by_shape(entry: Entry, others: Sequence[Entry]) -> list[tuple[float, Entry]]:
-    """Return runs and how far the shape of their scalar lies from that of `entry`, nearest first."""
+    """Return runs and the distances of the shape of their scalar from that of `entry`, nearest first."""
     if not others:
         return []
     table = np.array([_features(other) for other in (entry, *others)])
@@ -98,7 +99,7 @@ def _by_shape(entry: Entry, others: Sequence[Entry]) -> list[tuple[float, Entry]
         spread = np.nanstd(table, axis=0)
     spread[~(spread > 0)] = 1.0
     apart = np.square((table[1:] - table[0]) / spread)
-    # A feature that either lacks says nothing about the two.
+    # A feature that one of the two lacks is left out.
     distances = np.sqrt(np.nanmean(apart, axis=1))
     order = np.argsort(distances, kind="stable")
     return [(float(distances[index]), others[index]) for index in order]

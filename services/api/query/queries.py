@@ -1,51 +1,41 @@
-"""Answers from the stores: series, estimates, comparisons, neighbours."""
+"""Queries of the stores: lists, details, estimates and series."""
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import tabulate
 from streamscalar.errors import BadCall, Kind
-from streamscalar.experiment import DISTANCES, Run
-from streamscalar.numerics.embedding.shared_axes import Basis, SharedAxes, shared_axes
-from streamscalar.types import REFERENCE, Estimate, Layout, json_float
-from streamscalar_services.api.query.analyst import Readers
+from streamscalar.experiment import Run
+from streamscalar.types import Estimate, Layout
+from streamscalar_services.api.estimate_schemas import EstimateDocument, RunEstimatesDocument, SettingDocument, number
 from streamscalar_services.api.query.listing import Clock, item, matcher, ordered, page
-from streamscalar_services.api.query.sampling import Cursor, sample
+from streamscalar_services.api.query.readers import Readers
+from streamscalar_services.api.query.sampling import Window, numbers, sample
 from streamscalar_services.api.schemas import (
-    Compared,
-    Comparison,
-    EstimateDocument,
-    Estimates,
     ExperimentDetails,
     ExperimentItem,
-    ExperimentPage,
+    ExperimentPageDocument,
     RunDetails,
-    RunPage,
-    Series,
-    SettingDocument,
-    number,
+    RunPageDocument,
+    SeriesDocument,
 )
 from streamscalar_services.api.service_options import ServiceOptions
-from streamscalar_services.api.watch.catalog import Catalog, Entry, Source
-
-LEADING = 4
-"""Directions of each run that a shared axis is made of."""
+from streamscalar_services.api.watch.catalog import Catalog
+from streamscalar_services.api.watch.entries import Entry, Source
 
 ANALYSE_S = 1.5
-"""Seconds that one request for an experiment may spend on analysing its runs."""
-
-Numbers = list[Any]
+"""Seconds that one request for an experiment spends at most on analysing its runs."""
 
 
 class Queries:
-    """Answers from the stores.
+    """Queries of the stores.
 
     Parameters
     ----------
@@ -64,21 +54,19 @@ class Queries:
         self._settings: dict[str, tuple[tuple[Any, ...], list[SettingDocument]]] = {}
 
     def clock(self) -> Clock:
-        """Return what states are judged by now."""
+        """Return the time, and the limit, that the states of runs depend on."""
         return Clock(time.time(), self._options.silent_after_s)
 
-    # Lists.
-
-    def experiments(self) -> ExperimentPage:
+    def experiments(self) -> ExperimentPageDocument:
         """Return all experiments."""
         clock = self.clock()
         items = [self._experiment(source, clock) for source in list(self._catalog.sources.values())]
-        return ExperimentPage(items=items, n=len(items), of=len(items))
+        return ExperimentPageDocument(items=items, n=len(items), of=len(items))
 
     def experiment(self, name: str) -> ExperimentDetails:
-        """Return one experiment with its settings, from the runs that could be analysed by now.
+        """Return one experiment with its settings, from the runs analysed so far.
 
-        One call spends about `ANALYSE_S` on runs that moved; the next one goes on where it ended.
+        One call spends about `ANALYSE_S` on runs with new rows; the next call continues.
         """
         source = self._catalog.source(name)
         analysed = self._analysed(source)
@@ -99,7 +87,7 @@ class Queries:
         )
 
     def _analysed(self, source: Source) -> list[RunEstimates]:
-        """Return estimates of the runs of an experiment, older ones where there was no time for new ones."""
+        """Return estimates of the runs of an experiment; older ones where the time does not suffice for new ones."""
         found = []
         began = time.monotonic()
         for entry in list(source.runs.values()):
@@ -116,14 +104,14 @@ class Queries:
                 found.append(known[1])
         return found
 
-    def runs(self, filter_text: str, sort: str, cursor: str | None, limit: int) -> tuple[RunPage, list[Entry]]:
+    def runs(self, filter_text: str, sort: str, cursor: str | None, limit: int) -> tuple[RunPageDocument, list[Entry]]:
         """Return a page of runs, and the runs on it."""
         clock = self.clock()
         is_shown = matcher(filter_text)
         found = ordered([entry for entry in self._catalog.entries() if is_shown(entry, clock)], sort, clock)
         part = page([entry.id for entry in found], cursor, limit)
         shown = found[part.first : part.first + limit]
-        answer = RunPage.model_construct(
+        answer = RunPageDocument.model_construct(
             items=[item(entry, clock) for entry in shown],
             n=len(shown),
             of=len(found),
@@ -132,16 +120,14 @@ class Queries:
         )
         return answer, shown
 
-    # One run.
-
     def details(self, run_id: str) -> RunDetails:
-        """Return everything small about a run."""
+        """Return setting, layout and state of a run."""
         entry = self._catalog.entry(run_id)
         reader = entry.source.store.reader(entry.run_id, hash_weights=False)
         layout = reader.layout
         return RunDetails(
             item=item(entry, self.clock()),
-            setting=reader.setting,
+            setting=reader.setting.to_json(),
             seed=reader.seed,
             n_parameters=layout.n_parameters,
             dtype=layout.dtype,
@@ -155,13 +141,13 @@ class Queries:
             exact=reader.embedding.exact_info(),
         )
 
-    def estimates(self, run_id: str, n_rows: int | None) -> Estimates:
+    def estimates(self, run_id: str, n_rows: int | None) -> RunEstimatesDocument:
         """Return the estimates of a run: now, or as they were when `n_rows` rows had been embedded."""
         entry = self._catalog.entry(run_id)
         run, lock = self.readers.take(entry)
         with lock:
             found = run.estimates(n_rows)
-        return Estimates(
+        return RunEstimatesDocument(
             run=entry.id,
             n_rows=found.n_rows,
             regime=found.regime,
@@ -171,10 +157,10 @@ class Queries:
             estimates=_documents(found.estimates),
         )
 
-    def embedding(self, run_id: str, component: int, basis: str, window: "Window") -> Series:
+    def embedding(self, run_id: str, component: int, basis: str, window: Window) -> SeriesDocument:
         """Return coordinates of a run along one component.
 
-        `basis` is `best` (exact where it is there), `exact`, `live` (the newest version), or a version.
+        `basis` is `best` (exact if it exists), `exact`, `live` (the newest version), or a version.
         """
 
         def read(run: Run) -> tuple[NDArray[np.float64], str]:
@@ -186,17 +172,17 @@ class Queries:
 
         return self._series(run_id, f"embedding {component}", read, window)
 
-    def divergence(self, run_id: str, distance: str, window: "Window") -> Series:
+    def divergence(self, run_id: str, distance: str, window: Window) -> SeriesDocument:
         """Return the distance of every replica from the reference."""
         return self._series(run_id, distance, lambda run: (run.divergence(distance).values, None), window)
 
-    def metric(self, run_id: str, name: str, window: "Window") -> Series:
+    def metric(self, run_id: str, name: str, window: Window) -> SeriesDocument:
         """Return a metric."""
         return self._series(run_id, name, lambda run: (run.metrics(name).values, None), window)
 
     def _series(
-        self, run_id: str, name: str, read: Callable[[Run], tuple[NDArray[np.floating], str | None]], window: "Window"
-    ) -> Series:
+        self, run_id: str, name: str, read: Callable[[Run], tuple[NDArray[np.floating], str | None]], window: Window
+    ) -> SeriesDocument:
         entry = self._catalog.entry(run_id)
         run, lock = self.readers.take(entry)
         with lock:
@@ -205,7 +191,7 @@ class Queries:
         first, stop = window.rows(steps)
         n_points = min(window.max_points, 10 * self._options.max_points // max(1, values.shape[1]))
         chosen = sample(first, stop, n_points, basis or "-", window.cursor)
-        return Series.model_construct(
+        return SeriesDocument.model_construct(
             run=entry.id,
             name=name,
             replicas=replica_names(run.layout),
@@ -218,87 +204,6 @@ class Queries:
             reset=chosen.is_reset,
             cursor=str(chosen.cursor),
         )
-
-    # Several runs.
-
-    def compare(self, run_ids: Sequence[str], name: str, max_points: int) -> Comparison:
-        """Return the reference's series of several runs at the steps that any of them has, thinned."""
-        entries = [self._catalog.entry(run_id) for run_id in run_ids]
-        axis: Literal["shared", "own"] = "shared"
-        message = "The same quantity of every run."
-        if name == "embedding":
-            curves, axis, message = self._coordinates(entries)
-        else:
-            curves = [self._curve(entry, name) for entry in entries]
-        every = np.unique(np.concatenate([steps for steps, _ in curves]))
-        chosen = every[sample(0, len(every), max_points).rows] if len(every) else every
-        return Comparison.model_construct(
-            name=name,
-            axis=axis,
-            message=message,
-            steps=chosen.tolist(),
-            runs=[
-                Compared.model_construct(run=entry.id, values=_at(chosen, steps, values))
-                for entry, (steps, values) in zip(entries, curves, strict=True)
-            ],
-            n=len(chosen),
-            of=len(every),
-        )
-
-    def _curve(self, entry: Entry, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        run, lock = self.readers.take(entry)
-        with lock:
-            if name in DISTANCES:
-                found = run.divergence(name)
-                perturbed = found.values[:, run.layout.perturbed]
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    means = np.exp(np.log(perturbed).mean(axis=1)) if perturbed.shape[1] else np.zeros(0)
-                return found.steps[: len(means)], means
-            found = run.metrics(name)
-            return found.steps, found.values[:, REFERENCE].astype(np.float64)
-
-    def _coordinates(
-        self, entries: Sequence[Entry]
-    ) -> tuple[list[tuple[NDArray[np.int64], NDArray[np.float64]]], Literal["shared", "own"], str]:
-        axes, curves = self.shared(entries, 1)
-        if axes is None:
-            own = []
-            for entry in entries:
-                run, lock = self.readers.take(entry)
-                with lock:
-                    found = run.embedding()
-                own.append((found.steps, found.values[:, REFERENCE].astype(np.float64)))
-            message = (
-                "These runs have no axis in common (other layouts, or an embedding without directions): each stands on "
-                "its own, standardised to mean 0 and deviation 1, so only shapes compare."
-            )
-            return [(steps, _standardised(values)) for steps, values in own], "own", message
-        message = (
-            f"One axis for all, made of {LEADING} directions of each run: {axes.kept_share:.1%} of their variance."
-        )
-        return [(steps, values[:, 0]) for steps, values in curves], "shared", message
-
-    def shared(
-        self, entries: Sequence[Entry], n_axes: int
-    ) -> tuple[SharedAxes | None, list[tuple[NDArray[np.int64], NDArray[np.float64]]]]:
-        """Return shared axes of runs and (steps, coordinates (N, L)) of each; `None` where they have none."""
-        bases: list[Basis] = []
-        own: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-        layouts = set()
-        for entry in entries:
-            run, lock = self.readers.take(entry)
-            with lock:
-                basis = run.basis()
-                if basis is None or not np.isfinite(basis.singular_values).all():
-                    return None, []
-                scores, _ = run.coordinates("best")
-                layouts.add(run.layout.layers)
-                bases.append(basis.leading(LEADING))
-                own.append((run.steps()[: len(scores)], scores[:, REFERENCE, :LEADING]))
-        if len(layouts) > 1:
-            return None, []
-        axes = shared_axes(bases, n_axes)
-        return axes, [(steps, axes.place(index, scores)) for index, (steps, scores) in enumerate(own)]
 
     def _experiment(self, source: Source, clock: Clock) -> ExperimentItem:
         entries = list(source.runs.values())
@@ -318,40 +223,6 @@ class Queries:
         )
 
 
-class Window:
-    """Which part of a series is asked for.
-
-    Parameters
-    ----------
-    first_step, last_step
-        Both inclusive; `None` for all.
-    max_points
-        Points at most.
-    cursor
-        Where the answer before ended.
-
-    Raises
-    ------
-    BadCall
-        The cursor is none.
-    """
-
-    def __init__(self, first_step: int | None, last_step: int | None, max_points: int, cursor: str | None) -> None:
-        self._first_step = first_step
-        self._last_step = last_step
-        self.max_points = max_points
-        try:
-            self.cursor = None if cursor is None else Cursor.parse(cursor)
-        except ValueError:
-            raise BadCall("cursor", "must be one that an answer gave", str(cursor)[:80], kind=Kind.CONFIG) from None
-
-    def rows(self, steps: NDArray[np.int64]) -> tuple[int, int]:
-        """Return the range of rows."""
-        first = 0 if self._first_step is None else int(np.searchsorted(steps, self._first_step, "left"))
-        stop = len(steps) if self._last_step is None else int(np.searchsorted(steps, self._last_step, "right"))
-        return first, max(first, stop)
-
-
 def _setting(setting: SettingEstimates) -> SettingDocument:
     return SettingDocument(
         learning_rate=number(setting.learning_rate),
@@ -368,28 +239,6 @@ def _documents(estimates: Mapping[str, Estimate]) -> dict[str, EstimateDocument]
 
 
 def replica_names(layout: Layout) -> list[str]:
-    """Return what stands on the replica axis."""
+    """Return the names of the replicas, in the order of their axis."""
     names = ["reference", *(f"perturbed {k + 1}" for k in range(layout.n_perturbed))]
     return [*names, "control"] if layout.has_control else names
-
-
-def numbers(values: NDArray[np.floating]) -> Numbers:
-    """Return floats as JSON holds them, quickly where all are finite."""
-    found: Numbers = values.tolist()
-    return found if np.isfinite(values).all() else [json_float(value) for value in found]
-
-
-def _at(chosen: NDArray[np.int64], steps: NDArray[np.int64], values: NDArray[np.float64]) -> Numbers:
-    """Return the newest value at or before each chosen step, `None` before the first row and after the last."""
-    if not len(steps):
-        return [None] * len(chosen)
-    places = np.searchsorted(steps, chosen, "right") - 1
-    there = (places >= 0) & (chosen <= steps[-1])
-    found = numbers(values[np.maximum(places, 0)])
-    return found if there.all() else [value if known else None for value, known in zip(found, there, strict=True)]
-
-
-def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    finite = values[np.isfinite(values)]
-    spread = float(finite.std()) if len(finite) else 0.0
-    return values - (finite.mean() if len(finite) else 0.0) if spread == 0 else (values - finite.mean()) / spread

@@ -1,15 +1,21 @@
-"""Which rows of a long series are shown: points that never move as the series grows."""
+"""Samples of long series: points that never move while the series grows."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.errors import BadCall, Kind
+from streamscalar.types import json_float
+
+Numbers = list[Any]
+"""Floats in the form of the documents."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where an answer ended.
+    """The end of an answer.
 
     Attributes
     ----------
@@ -18,7 +24,7 @@ class Cursor:
     stride
         Rows from one point to the next.
     row
-        The last row that is a multiple of `stride`; the next answer repeats it, and replaces all from there on.
+        The last row that is a multiple of `stride`; the next answer replaces the points from there on.
     """
 
     basis: str
@@ -35,7 +41,7 @@ class Cursor:
         Raises
         ------
         ValueError
-            The text is no cursor.
+            The text is not a cursor.
         """
         basis, stride, row = text.split(".")
         cursor = cls(basis, int(stride), int(row))
@@ -46,7 +52,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Chosen rows, rising; `cursor` continues them, `is_reset` says that a given cursor did not hold any more."""
+    """Chosen rows, rising; `cursor` continues them, `is_reset` means that the given cursor was outdated."""
 
     rows: NDArray[np.int64]
     cursor: Cursor
@@ -73,3 +79,43 @@ def sample(first: int, stop: int, max_points: int, basis: str = "-", cursor: Cur
     if stop > begin and (not len(rows) or last != stop - 1):
         rows = np.append(rows, stop - 1)
     return Sample(rows, Cursor(basis, stride, last), cursor is not None and not is_continued)
+
+
+class Window:
+    """The requested part of a series.
+
+    Parameters
+    ----------
+    first_step, last_step
+        Both inclusive; `None` for all.
+    max_points
+        Maximum number of points.
+    cursor
+        Cursor of the previous answer.
+
+    Raises
+    ------
+    BadCall
+        The cursor is invalid.
+    """
+
+    def __init__(self, first_step: int | None, last_step: int | None, max_points: int, cursor: str | None) -> None:
+        self._first_step = first_step
+        self._last_step = last_step
+        self.max_points = max_points
+        try:
+            self.cursor = None if cursor is None else Cursor.parse(cursor)
+        except ValueError:
+            raise BadCall("cursor", "must be one from an earlier answer", str(cursor)[:80], kind=Kind.CONFIG) from None
+
+    def rows(self, steps: NDArray[np.int64]) -> tuple[int, int]:
+        """Return the range of rows, first and stop."""
+        first = 0 if self._first_step is None else int(np.searchsorted(steps, self._first_step, "left"))
+        stop = len(steps) if self._last_step is None else int(np.searchsorted(steps, self._last_step, "right"))
+        return first, max(first, stop)
+
+
+def numbers(values: NDArray[np.floating]) -> Numbers:
+    """Return floats in the form of the documents; fast where all are finite."""
+    found: Numbers = values.tolist()
+    return found if np.isfinite(values).all() else [json_float(value) for value in found]

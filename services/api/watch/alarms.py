@@ -1,9 +1,10 @@
-"""Finds the alerts of all runs, keeps the newest, and passes fresh ones on.
+"""The alerts of all runs: applies the rules, keeps the newest alerts, and sends fresh ones to the sinks.
 
-Alerts follow from the stored rows, so a service that starts again finds those of before once more; only what happens
-while it runs is sent to sinks and clients.
+Alerts depend on the stored rows, so a service that restarts finds the earlier ones again; only alerts of rows written
+while it runs are sent to sinks and clients.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,27 +16,29 @@ from streamscalar.analysis.rules import Alert
 from streamscalar.analysis.series import RunSeries
 from streamscalar.store.change_stamps import segment_written_at
 from streamscalar.types import ALERT_LEVELS, AlertLevel
-from streamscalar_services.api.http.sinks import Sinks
 from streamscalar_services.api.query.listing import group_of, page
 from streamscalar_services.api.schemas import AlertDocument, AlertPage
-from streamscalar_services.api.watch.catalog import Entry
+from streamscalar_services.api.sinks import AlertSinks
+from streamscalar_services.api.watch.entries import Entry
+
+_log = logging.getLogger(__name__)
 
 KEPT = 10_000
-"""Alerts kept, the newest; `of` counts these."""
+"""Number of newest alerts that are kept; `of` counts these."""
 MOST_IN_GROUP = 64
-"""Runs of a group that are compared with each other."""
+"""Maximum number of runs of a group that are compared with each other."""
 ENDED_EARLY = ("failed", "cancelled")
 GROWTH = 1.1
-"""A group is compared again when all of its runs have this many times the rows."""
+"""A group is compared again when the rows of all of its runs have grown by this factor."""
 
 
 class Alarms:
     """Alerts of all runs.
 
-    `take` is called from the thread that analyses; all else from any.
+    `take` must be called from the thread of the analyst; everything else may be called from any thread.
     """
 
-    def __init__(self, sinks: Sinks) -> None:
+    def __init__(self, sinks: AlertSinks) -> None:
         self._sinks = sinks
         self._started_at = time.time()
         self._watches: dict[str, RunWatch] = {}
@@ -46,7 +49,7 @@ class Alarms:
         self._guard = Lock()
 
     def take(self, entry: Entry, series: RunSeries, read: Callable[[Entry], RunSeries]) -> None:
-        """Look at the new rows of a run, and at its group where that grew; `read` reads the others of it."""
+        """Apply the rules to the new rows of a run, and to its group if that has grown; `read` reads the other runs."""
         experiment = entry.source.experiment
         rules = experiment.config.analysis.alerts
         watch = self._watches.get(entry.id)
@@ -63,32 +66,32 @@ class Alarms:
                 self._add(members[alert.run_id], [alert])
 
     def is_watched(self, entry: Entry) -> bool:
-        """Return whether a run was looked at while it grew."""
+        """Return whether the rules are applied to a run while it grows."""
         return entry.id in self._watches
 
-    def take_silent(self, entry: Entry, now: float, read: Callable[[Entry], RunSeries]) -> None:
-        """Look whether a run that has not ended has had no row for too long; once for each silence it is read."""
+    def check_silent(self, entry: Entry, now: float, read: Callable[[Entry], RunSeries], change_id: str) -> None:
+        """Raise an alert if an unfinished run has had no row for too long; the run is read once per silence."""
         rules = entry.source.experiment.config.analysis.alerts
-        is_told = self._silent_since.get(entry.id) == entry.updated_at
-        if is_told or not entry.n_rows or now - entry.updated_at < rules.silent_after_s:
+        is_known = self._silent_since.get(entry.id) == entry.updated_at
+        if is_known or not entry.n_rows or now - entry.updated_at < rules.silent_after_s:
             return
         self._silent_since[entry.id] = entry.updated_at
         series = read(entry)
-        # The newest row, also where it was not embedded yet.
+        # Including rows that are not embedded yet.
         steps = entry.source.store.reader(entry.run_id, hash_weights=False).steps()
         alert = silent(replace(series, steps=steps), entry.updated_at, now, rules)
         if alert is not None:
-            self._add(entry, [alert], at=now)
+            self._add(entry, [alert], at=now, change_id=change_id)
 
     def take_fresh(self) -> list[AlertDocument]:
-        """Return the alerts of what happened since the last call."""
+        """Return the fresh alerts since the last call."""
         found = []
         while self._fresh:
             found.append(self._fresh.popleft())
         return found
 
     def page(self, run: str | None, level: AlertLevel, cursor: str | None, limit: int) -> AlertPage:
-        """Return alerts of `level` and graver ones, newest first."""
+        """Return alerts of at least `level`, newest first."""
         passed = ALERT_LEVELS[ALERT_LEVELS.index(level) :]
         with self._guard:
             alerts = list(self._found.values())
@@ -104,7 +107,9 @@ class Alarms:
             levels = [alert.level for alert in self._found.values()]
         return {level: levels.count(level) for level in ALERT_LEVELS}
 
-    def _add(self, entry: Entry, alerts: Sequence[Alert], at: float | None = None) -> None:
+    def _add(
+        self, entry: Entry, alerts: Sequence[Alert], at: float | None = None, change_id: str | None = None
+    ) -> None:
         for alert in alerts:
             name = f"{entry.source.name}:{alert.id}"
             with self._guard:
@@ -120,17 +125,19 @@ class Alarms:
                     at=_written_at(entry, alert.row) if at is None else at,
                     message=alert.message,
                     evidence=alert.evidence,
+                    change_id=change_id or entry.change_id,
                 )
                 self._found[name] = document
                 entry.n_alerts += 1
                 if len(self._found) > KEPT:
                     del self._found[min(self._found.values(), key=lambda kept: kept.at).id]
             if document.at >= self._started_at:
+                _log.info("alert %s: %s [change %s]", document.id, document.message, document.change_id)
                 self._fresh.append(document)
                 self._sinks.send([document])
 
     def _grown(self, entry: Entry) -> list[Entry]:
-        """Return the runs of the same setting or group where all have grown enough to be compared again."""
+        """Return the runs of the same setting and group if all have grown enough to be compared again, else none."""
         key = _group(entry)
         group = [
             other
@@ -146,10 +153,10 @@ class Alarms:
 
 def _group(entry: Entry) -> tuple[object, ...]:
     setting = entry.setting
-    return entry.source.name, group_of(entry), setting.get("learning_rate"), setting.get("epsilon"), entry.layout
+    return entry.source.name, group_of(entry), setting.learning_rate, setting.epsilon, entry.layout
 
 
 def _written_at(entry: Entry, row: int | None) -> float:
-    """Return when a row was written: the time of its segment, or of the run's newest row where it has none yet."""
+    """Return when a row was written: the time of its segment, or of the newest row if its segment is not complete."""
     written_at = None if row is None else segment_written_at(entry.path, row // entry.segment_rows)
     return entry.updated_at if written_at is None else written_at

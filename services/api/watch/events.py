@@ -8,16 +8,16 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 KEPT_BYTES = 8 * 2**20
-"""What of the past is kept for clients that were cut off; one that is further back fetches its lists again."""
+"""Past events kept for clients that reconnect; a client that missed more fetches its lists again."""
 HEARTBEAT_S = 15.0
 RETRY_MS = 2000
 
 
 class Hub:
-    """Events of this service since it started; to be used on its event loop alone.
+    """Events of this service since it started; use it on its event loop only.
 
-    Ids are `<epoch>-<number>`: the epoch is drawn at the start, so that a client that comes back after a restart is
-    told to fetch its lists again.
+    Ids are `<epoch>-<number>`. The epoch is random for each start, so that a client that reconnects after a restart
+    receives `reset` and fetches its lists again.
     """
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
@@ -30,7 +30,7 @@ class Hub:
         self.n_clients = 0
 
     async def publish(self, kind: str, data: Any) -> None:
-        """Send an event to all clients; a client that does not read holds nobody up."""
+        """Send an event to all clients; a client that does not read delays no other."""
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
         event = f"id: {self._epoch}-{self._next}\nevent: {kind}\ndata: {text}\n\n".encode()
         self._ring.append(event)
@@ -42,7 +42,7 @@ class Hub:
             self._news.notify_all()
 
     async def follow(self, last_id: str | None) -> AsyncGenerator[bytes, None]:
-        """Yield what came after `last_id`, from now on where there is none, in chunks of whole events."""
+        """Yield the events after `last_id` (without it, new events) in chunks of whole events."""
         position = self._next if last_id is None else self._position(last_id)
         self.n_clients += 1
         try:

@@ -1,4 +1,4 @@
-"""Keeps the catalog up to date and tells the clients of the event stream what changed."""
+"""The monitor: polls the stores, analyses runs, raises alerts, and publishes events."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,15 @@ from streamscalar_services.api.query.listing import Clock, item
 from streamscalar_services.api.query.queries import Queries
 from streamscalar_services.api.service_options import ServiceOptions
 from streamscalar_services.api.watch.alarms import Alarms
-from streamscalar_services.api.watch.catalog import Catalog, Entry
+from streamscalar_services.api.watch.catalog import Catalog
+from streamscalar_services.api.watch.entries import Entry
 from streamscalar_services.api.watch.events import Hub
 
 _log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """The living part of the service.
+    """The background part of the service.
 
     Attributes
     ----------
@@ -40,9 +41,9 @@ class Monitor:
 
     @contextlib.asynccontextmanager
     async def running(self) -> Any:
-        """Watch the stores while the block runs."""
+        """Poll the stores while the block runs."""
         self.analyst.start()
-        task = asyncio.create_task(self._watch())
+        task = asyncio.create_task(self._poll_forever())
         try:
             yield
         finally:
@@ -52,19 +53,22 @@ class Monitor:
             await asyncio.to_thread(self.analyst.close)
             await asyncio.to_thread(self.sinks.close)
 
-    async def _watch(self) -> None:
+    async def _poll_forever(self) -> None:
         while True:
             try:
-                for kind, data in await asyncio.to_thread(self.look):
+                for kind, data in await asyncio.to_thread(self.poll):
                     await self.hub.publish(kind, data)
             except Unreachable as error:
                 _log.warning("%s", error)
-            except Exception:  # noqa: BLE001  (whatever is wrong with one look must not end all later ones)
-                _log.exception("a look at the stores failed")
-            await asyncio.sleep(self._options.look_every_s)
+            except Exception:  # noqa: BLE001  (an error in one poll must not stop the later ones)
+                _log.exception("polling the stores failed")
+            await asyncio.sleep(self._options.poll_every_s)
 
-    def look(self) -> list[tuple[str, Any]]:
-        """Look at the stores once and return what to tell."""
+    def poll(self) -> list[tuple[str, Any]]:
+        """Poll the stores once and return the events to publish.
+
+        The events, and the alerts that follow from the changes, carry the id of this poll as `change_id`.
+        """
         changes = self.catalog.refresh()
         clock = self.queries.clock()
         for entry in [*changes.new, *changes.moved]:
@@ -72,19 +76,21 @@ class Monitor:
         whole = {entry.id: entry for entry in [*changes.new, *self.analyst.take_finished()]}
         whole |= {entry.id: entry for entry in self.catalog.live() if self._has_new_state(entry, clock)}
         for entry in self.catalog.live():
-            self.alarms.take_silent(entry, clock.now, read)
+            self.alarms.check_silent(entry, clock.now, read, changes.id)
         moved = [entry for entry in changes.moved if entry.id not in whole]
         events: list[tuple[str, Any]] = []
         if whole:
-            # At the first look everything is new; a client that comes later fetches lists anyway.
+            # In the first poll everything is new; later clients fetch the lists anyway.
             items = [item(entry, clock).model_dump(mode="json") for entry in list(whole.values())[:MOST_ITEMS]]
-            events.append(("runs", {"items": items, "n": len(items), "of": len(whole)}))
+            events.append(("runs", {"items": items, "n": len(items), "of": len(whole), "change_id": changes.id}))
         if moved:
-            events.append(("rows", {"items": [_progress(entry, clock) for entry in moved]}))
+            items = [_progress(entry, clock) for entry in moved]
+            events.append(("rows", {"items": items, "change_id": changes.id}))
         for entry in changes.moved:
             if self._n_bases.get(entry.id, 0) != entry.n_bases:
                 self._n_bases[entry.id] = entry.n_bases
-                events.append(("basis", {"run": entry.id, "basis": "exact" if entry.has_exact else entry.n_bases}))
+                basis = "exact" if entry.has_exact else entry.n_bases
+                events.append(("basis", {"run": entry.id, "basis": basis, "change_id": changes.id}))
         events += [("alert", alert.model_dump(mode="json")) for alert in self.alarms.take_fresh()]
         return events
 
@@ -97,7 +103,7 @@ class Monitor:
 
 
 MOST_ITEMS = 200
-"""Whole lines in one event; with more, `of` says so and clients fetch the list."""
+"""Maximum number of runs in one event; if `of` is larger, clients fetch the list."""
 
 
 def _progress(entry: Entry, clock: Clock) -> dict[str, Any]:

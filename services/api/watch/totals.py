@@ -1,4 +1,4 @@
-"""What Prometheus counts and queues up: work that was done since the service started, and runs nobody began yet."""
+"""Totals for Prometheus: growth of all runs since the service started, and runs that have not started."""
 
 import logging
 from collections.abc import Container
@@ -12,16 +12,16 @@ Counts = tuple[int, int, int]
 """Rows, basis versions, and attempts of a run."""
 
 
-class Tally:
-    """Sums over all runs that never fall, whatever becomes of a run or of its store.
+class Totals:
+    """Sums over all runs that never decrease, even if a run or its store is deleted.
 
-    They start at 0 with the service and add up every rise that it sees. A total of what is stored would fall with
-    each deleted store, and Prometheus takes a fall for a restart: it would count everything that is left once more.
+    They start at 0 with the service and add every increase. A sum over the stored runs would decrease with each
+    deleted store, and Prometheus treats a decrease as a restart: it would count the remaining runs again.
 
     Attributes
     ----------
     n_rows, n_bytes, n_refits, n_restarts : int
-        Rows that became readable, their raw bytes, basis versions made, and attempts begun after a run's first.
+        Rows that became readable, their raw bytes, basis versions, and attempts at a run after its first.
     """
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class Tally:
         self.n_restarts = 0
 
     def take(self, before: Counts | None, now: Counts, row_bytes: int) -> None:
-        """Add what a run gained; `before` is `None` where what it has was there before the service looked.
+        """Add the growth of a run; `before` is `None` if the run existed before the service found it.
 
         Examples
         --------
-        >>> tally = Tally()
+        >>> totals = Totals()
         >>> for before, now in (((0, 0, 0), (8, 1, 1)), ((8, 1, 1), (4, 0, 2)), ((4, 0, 2), (6, 1, 2))):
-        ...     tally.take(before, now, row_bytes=100)
-        >>> tally.n_rows, tally.n_bytes, tally.n_refits, tally.n_restarts
+        ...     totals.take(before, now, row_bytes=100)
+        >>> totals.n_rows, totals.n_bytes, totals.n_refits, totals.n_restarts
         (10, 1000, 2, 1)
         """
         if before is None:
@@ -52,7 +52,7 @@ class Tally:
 
 
 class Backlog:
-    """The runs of an experiment that nobody has begun: planned or asked for, and not cancelled since.
+    """The runs of an experiment that have not started: planned or requested, and not cancelled.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Backlog:
     Attributes
     ----------
     waiting : set of str
-        Their names; only those, so that an experiment that is through costs nothing.
+        Their names; empty for a finished experiment.
     """
 
     def __init__(self, store: Store, config: Config) -> None:
@@ -73,13 +73,13 @@ class Backlog:
         self._packs = {run.run_id: {other.run_id for other in pack} for pack in packs for run in pack}
         self.waiting = set(self._packs)
 
-    def look(self, begun: Container[str]) -> None:
-        """Take up new requests, and drop the runs that were begun."""
+    def refresh(self, started: Container[str]) -> None:
+        """Read new requests, and drop the runs that have started."""
         seen = self._store.medium.entries_stamp(self._store.place / "requests")
         if seen != self._seen:
             self._take_requests()
             self._seen = seen
-        for run_id in [run_id for run_id in self.waiting if run_id in begun]:
+        for run_id in [run_id for run_id in self.waiting if run_id in started]:
             self.waiting.discard(run_id)
             self._packs.pop(run_id, None)
 
@@ -90,7 +90,7 @@ class Backlog:
                     self.waiting |= {str(run["run_id"]) for run in request["runs"]}
                 else:
                     run_id = str(request["run_id"])
-                    # A pack is trained at once, and ends at once.
+                    # The runs of a pack train together and end together.
                     self.waiting -= self._packs.get(run_id, {run_id})
             except (KeyError, TypeError):
-                _log.warning("a request of %s cannot be read", self._store.url)
+                _log.warning("skipping a request of %s that cannot be read", self._store.url)

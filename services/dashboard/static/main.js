@@ -1,8 +1,9 @@
-// Start: session, routes, theme, keys, the state of the event stream.
+// Entry point: session, routes, theme, keys, state of the event stream.
 import { get, signIn, signOut } from "./core/api.js";
 import { compare } from "./pages/compare.js";
 import { announce, h, replace, setText } from "./core/dom.js";
 import { connect, disconnect, listen } from "./core/events.js";
+import { loadGlossary } from "./core/labels.js";
 import { experiment } from "./pages/experiment.js";
 import { startTips } from "./parts/marks.js";
 import { overview } from "./pages/overview.js";
@@ -19,7 +20,7 @@ const PAGES = { "": overview, experiment, run, compare };
 let page = null;
 let isLocked = false;
 
-/** Show the page that the address names. */
+/** Show the page of the address. */
 function route() {
   if (takeToken() || isLocked) return;
   page?.close();
@@ -63,7 +64,7 @@ function crumbs(name, argument) {
   );
 }
 
-/** Exchange a token in the address for a session and take it out of the address; returns whether there was one. */
+/** Exchange a token in the address for a session and remove it from the address; returns whether there was one. */
 function takeToken() {
   const token = new URLSearchParams(location.hash.replace(/^#\/?/, "")).get("token");
   if (!token) return false;
@@ -74,13 +75,14 @@ function takeToken() {
 
 async function enter(token) {
   await signIn(token);
+  await loadGlossary();
   isLocked = false;
   leave.hidden = false;
   connect();
   route();
 }
 
-/** Show the token form in the place of everything. */
+/** Show the token form instead of the page. */
 function lock(problem = "") {
   if (isLocked && !problem) return;
   isLocked = true;
@@ -97,12 +99,12 @@ function lock(problem = "") {
     spellcheck: "false",
     "aria-describedby": "token-hint",
   });
-  const said = h("p", { class: "problem", role: "alert", hidden: !problem }, problem);
+  const notice = h("p", { class: "problem", role: "alert", hidden: !problem }, problem);
   const submit = (event) => {
     event.preventDefault();
     enter(input.value.trim()).catch((error) => {
-      said.hidden = false;
-      setText(said, error.status === 401 ? "This is not the token of this server." : error.message);
+      notice.hidden = false;
+      setText(notice, error.status === 401 ? "This is not a token of this server." : error.message);
     });
   };
   replace(
@@ -116,16 +118,16 @@ function lock(problem = "") {
         { id: "token-hint" },
         "The link that ",
         h("code", {}, "streamscalar serve"),
-        " printed signs you in. Or paste the token: the part of that link after ",
+        " prints signs you in. Or paste the token: the part of that link after ",
         h("code", {}, "#token="),
-        ", also kept in ",
+        ", which is also stored in ",
         h("code", {}, "~/.config/streamscalar/token"),
         ".",
       ),
       h("label", { for: "token" }, "Token"),
       input,
       h("button", {}, "Sign in"),
-      said,
+      notice,
     ),
   );
   input.focus();
@@ -137,14 +139,14 @@ function watchStream() {
     clearTimeout(timer);
     timer = null;
     banner.hidden = !isLost;
-    setText(banner, isLost ? "Disconnected: what you see stands still. Trying again by itself …" : "");
+    setText(banner, isLost ? "Disconnected: this page is not updated. Reconnecting …" : "");
   };
   listen("state", (state) => {
     pulse.dataset.state = state;
     setText(pulse, { on: "live", lost: "disconnected", off: "not connected" }[state]);
     if (state !== "lost") return show(false);
     timer ??= setTimeout(() => show(true), LOST_AFTER_MS);
-    // The stream does not say why it ended; a plain call does, and shows the token form where it was the session.
+    // The stream gives no reason for its end; a request does, and shows the token form if the session has ended.
     if (!isLocked) get("/experiments").catch(() => {});
   });
   listen("alert", (alert) => announce(`Alert, ${alert.level}: ${alert.run}: ${alert.message}`));
@@ -165,7 +167,7 @@ function startTheme() {
     try {
       localStorage.setItem("streamscalar.theme", root.dataset.theme);
     } catch {
-      // Without storage the choice lives as long as the page.
+      // Without storage the choice is lost on reload.
     }
     show();
   });
@@ -180,7 +182,7 @@ function startKeys() {
     const isTyping = event.target.closest("input:not([type=checkbox]), textarea, select");
     if (isTyping && event.key === "Escape") event.target.blur();
     if (isTyping || dialog.open || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-    // Enter and the arrows belong to the control that has the focus.
+    // Enter and the arrow keys act on the focused control.
     if (event.key.length > 1 && event.target.closest("a, button, summary, input")) return;
     if (event.key === "?") dialog.showModal();
     else if (event.key === "g") location.hash = "#/";
@@ -198,7 +200,7 @@ leave.addEventListener("click", () =>
 window.addEventListener("locked", () => lock());
 window.addEventListener("hashchange", route);
 document.querySelector(".skip").addEventListener("click", (event) => {
-  // The address holds the route, so the link must not replace it.
+  // The address holds the route, so the link must not change it.
   event.preventDefault();
   main.focus();
 });
@@ -208,10 +210,10 @@ startKeys();
 watchStream();
 if (!takeToken()) start();
 
-/** Ask once whether there is a session, before the parts of a page all ask at the same time. */
+/** Test the session with one request, before the parts of a page send many. */
 async function start() {
   try {
-    await get("/experiments");
+    await loadGlossary();
     leave.hidden = false;
     connect();
   } catch (error) {

@@ -1,11 +1,11 @@
-// Runs before the first paint, so that a remembered theme does not flash; a module would come too late.
+// Runs before the first paint, so that a stored theme does not flash; a module would load too late.
 "use strict";
 (() => {
   let remembered = null;
   try {
     remembered = localStorage.getItem("streamscalar.theme");
   } catch {
-    // Storage may be forbidden; the system's choice then holds.
+    // Without access to storage the theme of the system applies.
   }
   if (remembered === "light" || remembered === "dark") document.documentElement.dataset.theme = remembered;
 })();

@@ -1,1 +1,1 @@
-"""The scaling benchmark: hosts on one machine, unit costs, and a model of a large cluster."""
+"""Benchmark `scaling`: several hosts on one machine, unit costs, and a model of a large cluster."""

@@ -1,6 +1,6 @@
-"""What one of each costs: a row, a block, an exact solution, a call of the coordinator, a run in memory and on disk.
+"""Unit costs: a row, a block, an exact embedding, a call of the coordinator, a run in memory and on disk.
 
-Seconds are of the processor, so that neighbours on the machine do not count, unless a name says otherwise.
+Seconds are processor seconds, so that other work on the machine changes them little, unless a name says otherwise.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.config import Config, RunPlan, load_config, plan_packs
+from streamscalar.config import Config, RunPlan, RunSetting, load_config, plan_packs
 from streamscalar.protocol.progress import RunProgress
 from streamscalar.protocol.schedule import PackFinalised, TrainingFinished
 from streamscalar.store import RunReader, Store
@@ -39,9 +39,9 @@ N_CONCURRENT = 200
 
 @dataclass(frozen=True)
 class RunCosts:
-    """Costs of a run with rows of `n_values` values, seconds of one core.
+    """Costs of a run with rows of `n_values` values, in seconds of one core.
 
-    `step_s` is one step, `store_s` and `embed_s` one segment, `exact_s` the run of `n_rows` rows.
+    `step_s` is for one step, `store_s` and `embed_s` for one segment, `exact_s` for the run of `n_rows` rows.
     """
 
     n_values: int
@@ -64,7 +64,7 @@ class RunCosts:
 class CoordinatorCosts:
     """Costs of the coordinator of `n_runs` runs.
 
-    `begin_..._s` are of the clock, for all runs; `handle_wall_s` includes the wait for the disk.
+    `begin_..._s` are elapsed seconds for all runs; `handle_wall_s` is elapsed time, including the wait for the disk.
     """
 
     n_runs: int
@@ -83,7 +83,7 @@ class CoordinatorCosts:
 
 
 def run_costs(folder: Path, width: int) -> RunCosts:
-    """Train, embed and solve one run of the digits with one hidden layer, and take its parts one by one."""
+    """Measure the parts of one run: train, store, embed and solve the digits with one hidden layer of `width`."""
     config = _config(folder, width)
     store = Store.create(config.store_path, config.identity(), {})
     embedder = Embedder(config.store_path, config.embedding, config.store.fsync)
@@ -138,15 +138,15 @@ class _Embedded:
 
 
 class _Files:
-    """Which files there are, to count those that are made or replaced; the log grows by rows and is no such file."""
+    """The files of a folder, to count those that are created or replaced; the write-ahead log is left out."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen = self._look()
+        self._seen = self._scan()
 
-    def _look(self) -> set[tuple[str, int, int]]:
+    def _scan(self) -> set[tuple[str, int, int]]:
         found = set()
-        # A walk forgives a folder that goes away meanwhile: segments are sealed in the background.
+        # Segments are sealed in the background: os.walk tolerates folders that disappear meanwhile.
         for folder, _, names in os.walk(self._folder):
             for name in names if PARTIAL not in folder else ():
                 path = Path(folder) / name
@@ -158,12 +158,12 @@ class _Files:
 
     @property
     def n_seen(self) -> int:
-        """How many there were at the last look."""
+        """Number of files at the last scan."""
         return len(self._seen)
 
     def n_changed(self) -> int:
-        """Return how many changed since the last look."""
-        now = self._look()
+        """Return the number of files that changed since the last scan."""
+        now = self._scan()
         n = len(now - self._seen)
         self._seen = now
         return n
@@ -190,7 +190,7 @@ def _config(folder: Path, width: int) -> Config:
 
 
 def _stored(store: Store, reader: RunReader) -> tuple[float, float, int]:
-    """Write the rows of a run once more: seconds of a segment, files it changes, and files of a run without rows."""
+    """Write a run again; return seconds per segment, changed files per segment, and files of an empty run."""
     spec, weights, steps = reader.spec, reader.weights(), reader.steps()
     metrics = {name: reader.metrics(name) for name in reader.metric_names}
     for run_id in ("timed", "counted"):
@@ -223,7 +223,7 @@ def _stored(store: Store, reader: RunReader) -> tuple[float, float, int]:
 
 
 def _open_bytes(config: Config, reader: RunReader) -> float:
-    """Return what an embedder holds of a run between two blocks."""
+    """Return the bytes that an embedder holds for a run between two blocks."""
     block = reader.weights(0, SEGMENT_ROWS)
     tracemalloc.start()
     try:
@@ -236,7 +236,7 @@ def _open_bytes(config: Config, reader: RunReader) -> float:
 
 
 def coordinator_costs(folder: Path, n_runs: int) -> CoordinatorCosts:
-    """Measure the coordinator of `n_runs` runs over real stores: an empty, an interrupted and a finished one."""
+    """Measure the coordinator of `n_runs` runs over an empty, an interrupted and a finished store."""
     config = load_config(
         {
             "experiment": {"name": "many", "n_initial_conditions": n_runs // 4},
@@ -269,16 +269,16 @@ def coordinator_costs(folder: Path, n_runs: int) -> CoordinatorCosts:
     wall = (time.perf_counter() - wall) / len(events)
     repeats = range(500)
     snapshot_s = _cpu_s(lambda: [pickle.dumps(coordinator.snapshot()) for _ in repeats]) / len(repeats)
-    obey_s = _cpu_s(lambda: [coordinator.obey() for _ in repeats]) / len(repeats)
+    obey_s = _cpu_s(lambda: [coordinator.handle_requests() for _ in repeats]) / len(repeats)
     for pack in packs[-1000:]:
         store.request({"kind": "cancel", "run_id": pack[0].run_id})
-    coordinator.obey()
-    obey_after_s = _cpu_s(lambda: [coordinator.obey() for _ in repeats]) / len(repeats)
+    coordinator.handle_requests()
+    obey_after_s = _cpu_s(lambda: [coordinator.handle_requests() for _ in repeats]) / len(repeats)
     shutil.rmtree(Path(config.store_path) / "requests")
     _make_runs(store, [pack[0].run_id for pack in packs], {"phase": "done", "attempts": 1, "reason": ""})
     finished, finished_s = begun(packs)
     if not finished.snapshot().is_over:
-        raise AssertionError("a finished store begins with all runs done")
+        raise AssertionError("a coordinator over a finished store must start with all runs done")
     return CoordinatorCosts(
         n_runs,
         plan_s,
@@ -297,7 +297,7 @@ def coordinator_costs(folder: Path, n_runs: int) -> CoordinatorCosts:
 
 
 def _reported(coordinator: Coordinator) -> Coordinator:
-    """Report a block of every run."""
+    """Report one block of every run; return the coordinator."""
     for index, plan in enumerate(itertools.chain(*coordinator.packs.values())):
         coordinator.report(RunProgress(plan.run_id, 16, 0.1 + index, 3, -7.0 - index))
     return coordinator
@@ -315,11 +315,17 @@ def _traced_bytes(build: Callable[[], object]) -> float:
 
 
 def _make_runs(store: Store, run_ids: Sequence[str], status: Mapping[str, Any]) -> None:
-    """Make runs of one row's length, or give those that are there their status; the first is made, the rest copied."""
+    """Create runs without rows, or set the status of existing ones; all but the first are copies of it."""
     runs = Path(store.path) / "runs"
     layout = Layout((Layer("weights", 0, (2,)),), "float64", 5, True)
     if not (runs / run_ids[0]).exists():
-        facts: dict[str, Any] = {"setting": {}, "seed": 0, "layout": layout, "n_rows": 101, "metrics": ("loss",)}
+        facts: dict[str, Any] = {
+            "setting": RunSetting(),
+            "seed": 0,
+            "layout": layout,
+            "n_rows": 101,
+            "metrics": ("loss",),
+        }
         store.add_run(run_ids[0], **facts, n_components=2, segment_rows=None, codec="zstd")
     for run_id in run_ids:
         if not (runs / run_id).exists():

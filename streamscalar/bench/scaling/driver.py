@@ -1,4 +1,4 @@
-"""A driver in a process of its own: reads a job from standard input, and writes its answer as one line of JSON."""
+"""Driver of the scaling benchmark: reads a job from standard input, prints the result as one line of JSON."""
 
 import json
 import sys
@@ -17,18 +17,18 @@ N_PUSHES = 50
 
 
 class Receiver:
-    """Takes what it is given, in a process of the cluster."""
+    """An actor that receives values and discards them."""
 
     def take(self, _: Any) -> None:
-        """Take it."""
+        """Receive a value."""
 
     def cpu_s(self) -> float:
-        """Return the processor time of its process."""
+        """Return the processor seconds of the process of the actor."""
         return time.process_time()
 
 
 def experiment(job: dict[str, Any]) -> dict[str, Any]:
-    """Run an experiment; return its rows by the monotonic clock, and its digest."""
+    """Run an experiment; return its number of rows by monotonic time, and its digest."""
     rows: list[tuple[float, int]] = []
 
     def note(snapshot: Snapshot) -> None:
@@ -40,7 +40,7 @@ def experiment(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def calls(job: dict[str, Any]) -> dict[str, float]:
-    """Call an actor, and push blocks to it: seconds of the clock, and of the receiver's processor."""
+    """Call an actor and send blocks to it; return elapsed seconds and processor seconds of the receiver, per call."""
     from streamscalar.runtime.ray.executor import hosted
 
     call = hosted(Receiver, job["address"])
@@ -57,7 +57,7 @@ def calls(job: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Do what standard input asks."""
+    """Carry out the job on standard input."""
     job = json.loads(sys.stdin.read())
     answer = {"experiment": experiment, "calls": calls}[job["kind"]](job)
     sys.stdout.write("\n" + json.dumps(answer) + "\n")

@@ -1,7 +1,7 @@
-"""A Ray cluster of several hosts on one machine, each held to a core, and what an experiment does on it.
+"""A Ray cluster of several hosts on one machine, each pinned to one core, and measurements of an experiment on it.
 
-Each host is a raylet of its own; the head has no CPUs to give. Every cluster has its own ports, folder and token, and
-ends by the process ids that it started: nothing else that runs Ray on the machine is touched.
+Each host is a raylet; the head provides no CPUs. Every cluster has its own ports, folder and token, and is ended by the
+process ids that it started, so that no other Ray on the machine is affected.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from pathlib import Path
 from typing import Any
 
 PUSH_BYTES = 4 * 2**20
-"""Bytes of a block whose way to an actor is measured."""
+"""Size of the blocks that are sent to an actor."""
 SAMPLE_S = 0.5
 WORKER_PORTS = 200
-"""Ports of the workers of one raylet; raylets on one machine need ranges of their own."""
+"""Number of worker ports of one raylet; raylets on one machine need separate ranges."""
 STARTED = "Ray runtime started."
 DRIVER = "streamscalar.bench.scaling.driver"
-"""Module of the driver: its name in a command line tells the driver from Ray."""
+"""Module of the driver; its command line is recognised by this name."""
 ROLES = ("Trainer", "Embedder", "Coordinator")
 
 
 @dataclass
 class Cluster:
-    """A head, and hosts that come and go."""
+    """A running head, to which hosts can be added."""
 
     address: str
     environment: dict[str, str]
@@ -44,13 +44,13 @@ class Cluster:
 
     @contextlib.contextmanager
     def host(self, core: int) -> Iterator[int]:
-        """Let a host with one CPU join, which with all of its workers runs on `core` alone; yield its process id."""
+        """Add a host with one CPU, pinned with all of its workers to `core`; yield its process id."""
         with self.start(["--address", self.address, "--num-cpus", "1"], core) as process:
             yield process.pid
 
     @contextlib.contextmanager
     def start(self, options: Sequence[str], core: int | None) -> Iterator["subprocess.Popen[str]"]:
-        """Start a node with these options of `ray start`, held to `core`; end it with the context."""
+        """Start a node with these options of `ray start`, pinned to `core`; it ends with the context."""
         first = _free_ports(WORKER_PORTS)
         ports = ["--min-worker-port", str(first), "--max-worker-port", str(first + WORKER_PORTS - 1)]
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
@@ -72,8 +72,8 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
-    """Start the head of a cluster, and end the cluster with the context."""
-    # Ray puts sockets there, and the path of a socket may have 107 characters.
+    """Start the head of a cluster; the cluster ends with the context."""
+    # Ray creates sockets there, whose paths are limited to 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="ss-", dir="/tmp"))
     port = _free_ports(2)
     environment = {
@@ -94,7 +94,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _free_ports(n: int) -> int:
-    """Return the first of `n` ports of which no one listens on the first."""
+    """Return the first of `n` consecutive ports; only the first is checked to be free."""
     for _ in range(100):
         first = 20_000 + secrets.randbelow(12_000 - n)
         with socket.socket() as tried, contextlib.suppress(OSError):
@@ -109,7 +109,7 @@ def _wait_for(process: "subprocess.Popen[str]") -> None:
     for line in process.stdout:
         said.append(line)
         if STARTED in line:
-            # What it says later must not fill the pipe.
+            # Later output must not fill the pipe.
             threading.Thread(target=process.stdout.read, daemon=True).start()
             return
     raise AssertionError("ray start failed: " + "".join(said)[-2000:])
@@ -142,7 +142,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def cpu_s(pids: Sequence[int]) -> dict[str, float]:
-    """Return the processor seconds of the processes below each of `pids`, by what they do."""
+    """Return the processor seconds of the processes `pids` and their descendants, by role."""
     ticks = os.sysconf("SC_CLK_TCK")
     total: dict[str, float] = defaultdict(float)
     for pid in {one for root in pids for one in (root, *descendants(root))}:
@@ -156,13 +156,13 @@ def cpu_s(pids: Sequence[int]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Drive:
-    """What a driver saw: rows by time, and processor seconds of each part by time."""
+    """Progress of one experiment: rows by time, and processor seconds of each role by time."""
 
     rows: list[tuple[float, int]]
     cpu: list[tuple[float, dict[str, float]]]
 
     def window(self, n_rows: int) -> tuple[float, float]:
-        """Return the times when 15 % and 75 % of the rows were there: all hosts were busy between them."""
+        """Return the times at which 15 % and 75 % of the rows were stored; all hosts are busy in between."""
         began, ended = (next(t for t, n in self.rows if n >= share * n_rows) for share in (0.15, 0.75))
         return began, ended
 
@@ -173,18 +173,18 @@ class Drive:
         return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
 
     def cores(self, n_rows: int) -> dict[str, float]:
-        """Return the cores that each part kept busy within the window."""
+        """Return the number of cores that each role kept busy within the window."""
         began, ended = self.window(n_rows)
         inside = [(t, shares) for t, shares in self.cpu if began <= t <= ended]
         (t0, first), (t1, last) = inside[0], inside[-1]
-        # A process that is new began at none.
+        # A process that started within the window has no value at its start.
         return {role: (last[role] - first.get(role, 0.0)) / (t1 - t0) for role in last}
 
 
 def drive(job: Mapping[str, Any], environment: Mapping[str, str], roots: Sequence[int], core: int | None) -> Any:
-    """Carry out a job of `scaling_drive` in a process of its own; return its answer, with the processor time beside.
+    """Carry out a job in a driver process; return its result and samples of the processor seconds.
 
-    `roots` are the process ids under which the processor time of others is counted; `core` holds the driver.
+    `roots` are process ids whose processor time is counted too; the driver is pinned to `core`.
     """
     samples: list[tuple[float, dict[str, float]]] = []
     command = [sys.executable, "-m", DRIVER]

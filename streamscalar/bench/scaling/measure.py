@@ -1,8 +1,8 @@
-"""Scaling: rows per second with one and two worker hosts, unit costs, and what they mean for a cluster of 100 nodes.
+"""Measurements of the scaling benchmark: one and two hosts, unit costs, and the model of a cluster of 100 nodes.
 
-Expected beforehand: with each host on a core of its own, two hosts make nearly twice the rows of one. On a machine of
-two cores they make less, as the head, the driver and the coordinator then have no core of their own; the cores that
-each part kept busy stand beside. The same experiment in one process on one core is what a host could do at most.
+Expected: with each host on its own core, two hosts produce nearly twice the rows of one. On a machine with two cores
+they produce less, as head, driver and coordinator share these cores; the cores that each role kept busy are reported
+too. The same experiment in one process on one core is the most that one host could do.
 """
 
 import statistics
@@ -35,7 +35,7 @@ CASES = ("inline", "1 host", "2 hosts")
 
 
 def bench_scaling() -> list[Figure]:
-    """Measure hosts, unit costs and the coordinator of 10,000 runs; ten minutes, on a machine that does little else."""
+    """Measure hosts, unit costs and the coordinator of 10,000 runs; takes ten minutes and needs a quiet machine."""
     with tempfile.TemporaryDirectory(prefix="streamscalar-bench-") as folder, pinned_threads(1):
         root = Path(folder)
         with cluster() as head:
@@ -59,7 +59,7 @@ def bench_scaling() -> list[Figure]:
 
 
 def host_figures(head: Cluster, folder: Path) -> tuple[list[Figure], dict[str, float]]:
-    """Run the same experiment in one process, on one host and on two, in turns; then measure calls of actors."""
+    """Run the same experiment in one process, on one host and on two, alternately; then measure calls of actors."""
     rates: dict[str, list[float]] = defaultdict(list)
     cores: dict[str, list[dict[str, float]]] = defaultdict(list)
     digests = set()
@@ -121,10 +121,10 @@ def _ratios(name: str, values: Sequence[float], bases: Sequence[float], target: 
 
 
 def unit_costs(small: RunCosts, large: RunCosts, many: CoordinatorCosts, calls: Mapping[str, float]) -> Costs:
-    """Return the costs that the model takes, from runs of two sizes."""
+    """Return the costs for the model, from runs of two sizes."""
 
     def line(name: str, shared_by: float = 1.0) -> Linear:
-        """Return the line through both sizes; `shared_by` rows have what was measured in common."""
+        """Return the line through both sizes; the measured cost is that of `shared_by` rows."""
         found = Linear.through((small.n_values, getattr(small, name)), (large.n_values, getattr(large, name)))
         return replace(found, value_s=found.value_s / shared_by)
 
@@ -188,8 +188,8 @@ def _coordinator_figures(many: CoordinatorCosts) -> list[Figure]:
         Figure(f"{name}: event, with its wait for the disk", many.handle_wall_s * 1e3, "ms"),
         Figure(f"{name}: snapshot, pickled", many.snapshot_s * 1e3, "core ms", target=1.0, is_ceiling=True),
         Figure(f"{name}: snapshot, size", many.snapshot_bytes / 1e3, "kB", target=20.0, is_ceiling=True),
-        Figure(f"{name}: look for requests, none there", many.obey_s * 1e3, "core ms"),
-        Figure(f"{name}: look for requests, 1,000 known", many.obey_after_s * 1e3, "core ms"),
+        Figure(f"{name}: poll for requests, none there", many.obey_s * 1e3, "core ms"),
+        Figure(f"{name}: poll for requests, 1,000 known", many.obey_after_s * 1e3, "core ms"),
         Figure(f"{name}: memory", many.run_bytes * many.n_runs / 1e6, "MB", target=50.0, is_ceiling=True),
     ]
 

@@ -1,28 +1,28 @@
-"""How busy every part of a cluster would be, from measured unit costs, and so which part is full first.
+"""Model of the load of every part of a cluster, from measured unit costs: it shows which part is full first.
 
-The trainers set the pace: every core that is left to them makes rows without a pause. Each other part has a demand
-that follows from their rows, and a capacity. A utilisation over 1 says that the trainers wait for that part.
+The trainers set the pace: every core that is left to them produces rows without waiting. Every other part has a demand,
+which follows from these rows, and a capacity. Where the utilisation is above 1, trainers wait for that part.
 
-Assumed, and not part of the model: no queue forms below a utilisation of 1; runs are alike; runs start and end
-evenly; a block crosses the network once; a trainer and an embedder are one core each.
+Assumptions: no queue forms below a utilisation of 1; all runs are alike; runs start and end evenly over time; a block
+crosses the network once; a trainer and an embedder use one core each.
 """
 
 import math
 from dataclasses import dataclass
 
 POLLS_PER_S = 4.0
-"""Snapshots that a driver asks for, and looks at new requests, per second."""
+"""Polls of a driver per second: a snapshot, and a check for new requests."""
 TRAINING_EVENTS = 2.0
-"""Events of a run that goes well: it is trained, and it is solved."""
+"""Events of a run without failures: training finished, exact embedding stored."""
 TRAINERS_PER_EMBEDDER = 4
-"""Cores of a node for one embedder, where their number is left to the cluster."""
+"""Cores of a node per embedder, unless the number of embedders is set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A cost in seconds of a core: `fixed_s`, and `value_s` for every value (replica x parameter) of a row.
+    """A cost in core seconds: `fixed_s`, plus `value_s` for every value (replica x parameter) of a row.
 
-    Fewer values than `least`, the fewest that were measured, are taken as so many: below, nothing is known.
+    Below `least`, the smallest measured number of values, the cost is taken as constant.
     """
 
     fixed_s: float
@@ -31,7 +31,7 @@ class Linear:
 
     @classmethod
     def through(cls, small: tuple[float, float], large: tuple[float, float]) -> "Linear":
-        """Return the line through two measured (values, seconds).
+        """Return the line through two measured pairs (values, seconds).
 
         >>> Linear.through((100, 3.0), (300, 7.0)).at(200)
         5.0
@@ -40,34 +40,34 @@ class Linear:
         return cls(small[1] - value_s * small[0], value_s, small[0])
 
     def at(self, n_values: float, share: float = 1.0) -> float:
-        """Return the seconds at `n_values` values, where the fixed part is shared by `share` rows."""
+        """Return the core seconds of a row of `n_values` values; the fixed part is shared by `share` rows."""
         return self.fixed_s / share + self.value_s * max(n_values, self.least)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What one of each costs on one core, as measured.
+    """Measured unit costs on one core.
 
     Attributes
     ----------
     step
-        An optimiser step of all replicas, with metrics and weights out of the device.
+        An optimiser step of all replicas, with metrics and the transfer of weights from the device.
     store, embed
-        A row made durable and sealed, and a row embedded and published; `fixed_s` falls on the segment.
+        Storing a row (durable and sealed), and embedding a row; `fixed_s` is per segment.
     exact
-        A row's part in the exact solution; `fixed_s` falls on the run.
+        Share of a row in the exact embedding; `fixed_s` is per run.
     report_s, handle_s, snapshot_s, obey_s
-        The coordinator's calls; `handle_s` without its wait for the storage.
+        Calls of the coordinator; `handle_s` excludes the wait for the storage.
     call_s, byte_s
-        What receiving costs an actor: a call, and a byte of a block.
+        Cost of receiving for an actor: per call, and per byte of a block.
     coordinator_run_bytes, embedder_parameter_bytes
-        Memory of a run in the coordinator, and of a parameter of a run in progress in its embedder.
+        Memory per run in the coordinator, and per parameter of a run in progress in its embedder.
     stored_share
-        Bytes on disk per raw byte of weights.
+        Bytes on disk per uncompressed byte of weights.
     weights_files, embedding_files
-        Files that are written anew, or replaced, when a segment is sealed, and when a block is published.
+        Files created or replaced when a segment is sealed, and when a block is embedded.
     run_files
-        Files that are written when a run is made, and when it is solved.
+        Files written when a run is created and when its exact embedding is stored.
     """
 
     step: Linear
@@ -90,10 +90,10 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A cluster, and what it is to do: `n_runs` runs in `n_experiments` experiments, each with its own coordinator.
+    """A cluster and its work: `n_runs` runs in `n_experiments` experiments, each with its own coordinator.
 
-    Where `n_embedders` is `None` every four trainers have one on their node, and no block leaves it. `is_in_bucket`
-    says that the store lies in object storage, and the write-ahead log on the disks of the trainers.
+    If `n_embedders` is `None`, there is one embedder per four trainers on each node, and blocks stay on their node.
+    With `is_in_bucket`, the store is in object storage and the write-ahead log on the disks of the trainers.
     """
 
     n_nodes: int = 100
@@ -112,40 +112,40 @@ class Workload:
 
     @property
     def n_values(self) -> int:
-        """Values of a row."""
+        """Values per row (replica x parameter)."""
         return self.n_replicas * self.n_parameters
 
     @property
     def row_bytes(self) -> int:
-        """Raw bytes of a row."""
+        """Uncompressed bytes of a row."""
         return self.n_values * self.itemsize
 
     @property
     def rows_per_segment(self) -> int:
-        """Rows of a segment: the last one of a run is sealed however few it has."""
+        """Rows per segment; a run with fewer rows has one segment."""
         return min(self.segment_rows, self.n_rows)
 
     @property
     def embedders(self) -> int:
-        """Embedders in all."""
+        """Number of embedders in the cluster."""
         on_each = math.ceil(self.cores_per_node / TRAINERS_PER_EMBEDDER)
         return self.n_nodes * on_each if self.n_embedders is None else self.n_embedders
 
     @property
     def n_trainers(self) -> int:
-        """Trainers at once: a core each, of those that embedders and coordinators leave."""
+        """Trainers at the same time: one per core that embedders and coordinators leave."""
         cores = self.n_nodes * self.cores_per_node - self.embedders - self.n_experiments
         return max(1, min(cores, self.n_runs))
 
     @property
     def n_embedder_nodes(self) -> int:
-        """Nodes that embedders are spread over."""
+        """Number of nodes with embedders."""
         return min(self.embedders, self.n_nodes)
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What a storage takes: bytes and requests that write, and how long one small durable write is waited for."""
+    """Capacity of a storage: bytes and write requests per second, and seconds per small durable write."""
 
     name: str
     bytes_per_s: float
@@ -154,34 +154,34 @@ class Storage:
 
 
 FILES = Storage("shared storage", 2**30, 50_000, 0.005)
-"""The default quotas of Amazon EFS with elastic throughput (docs.aws.amazon.com/efs/latest/ug/limits.html); the wait is
-an assumption."""
+"""The default quotas of Amazon EFS with elastic throughput (docs.aws.amazon.com/efs/latest/ug/limits.html); `wait_s`
+is an assumption."""
 BUCKET = Storage("bucket", 12.5e9, 3500, 0.03)
-"""What Amazon S3 takes under one prefix before it has split it (docs.aws.amazon.com/AmazonS3/latest/userguide/
-optimizing-performance.html), through 100 Gbit/s; bytes and the wait are assumptions."""
+"""Request rate of Amazon S3 under one prefix before S3 splits it (docs.aws.amazon.com/AmazonS3/latest/userguide/
+optimizing-performance.html), through 100 Gbit/s; `bytes_per_s` and `wait_s` are assumptions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacities:
-    """What a cluster offers that cannot be measured on one machine: stated values, to be replaced by one's own.
+    """Capacities of a cluster that cannot be measured on one machine; replace the defaults by your own values.
 
     Attributes
     ----------
     network_bytes_per_s
-        Of one node, each way: 10 Gbit/s.
+        Network of one node, each way; 10 Gbit/s.
     files, bucket
-        The storage that all nodes share, by where the store lies.
+        Storage that all nodes share: a file system, or a bucket.
     ops_per_file
-        Requests that a small durable file costs a network file system: create, write, commit, rename.
+        Requests per small durable file on a network file system: create, write, commit, rename.
     writes_per_segment
-        Requests that a segment and its embedding cost a bucket: 21 objects written and one deleted, as counted by the
-        service in the tests.
+        Requests per segment and its embedding in a bucket: 21 objects written and one deleted, as counted by the
+        object store of the tests.
     actors_per_s
-        Actors that Ray starts: 389/s with 10,000 of them (Ray's own release test `many_actors`, version 1.12).
+        Actors that Ray starts per second: 389 with 10,000 actors (Ray's release test `many_actors`, version 1.12).
     start_s
-        Patience for the start of all actors.
+        Acceptable seconds for the start of all actors.
     node_bytes
-        Memory of a node.
+        Memory of a node in bytes.
     """
 
     network_bytes_per_s: float = 1.25e9
@@ -194,13 +194,13 @@ class Capacities:
     node_bytes: float = 128e9
 
     def storage(self, workload: Workload) -> Storage:
-        """Return where the store lies."""
+        """Return the storage of the workload."""
         return self.bucket if workload.is_in_bucket else self.files
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a part has to do, and what it can, in `unit`."""
+    """Demand and capacity of one part of the cluster, both in `unit`."""
 
     part: str
     demand: float
@@ -214,7 +214,7 @@ class Load:
 
 
 def rows_per_s(workload: Workload, costs: Costs) -> float:
-    """Return the recorded rows per second of all trainers that never wait."""
+    """Return the recorded rows per second of all trainers if they never wait."""
     row_s = workload.every_n_steps * costs.step.at(workload.n_values) + costs.store.at(
         workload.n_values, workload.rows_per_segment
     )
@@ -222,7 +222,7 @@ def rows_per_s(workload: Workload, costs: Costs) -> float:
 
 
 def loads(workload: Workload, costs: Costs, capacities: Capacities) -> list[Load]:
-    """Return the load of every part, the fullest first."""
+    """Return the load of every part, highest utilisation first."""
     found = [*_processes(workload, costs, capacities), *_shared(workload, costs, capacities)]
     return sorted(found, key=lambda load: -load.utilisation)
 
@@ -236,7 +236,7 @@ def _processes(workload: Workload, costs: Costs, capacities: Capacities) -> list
     event_s = costs.handle_s + capacities.storage(workload).wait_s + costs.call_s
     poll_s = costs.snapshot_s + costs.obey_s + costs.call_s
     shared = blocks * (costs.report_s + costs.call_s) + runs * TRAINING_EVENTS * event_s
-    # Twice as many runs as train may be open, as some wait for their exact solution.
+    # Embedders hold up to twice as many runs as are in training, as some wait for their exact embedding.
     open_bytes = 2 * workload.n_trainers * workload.n_parameters * costs.embedder_parameter_bytes
     n_experiments = workload.n_experiments
     return [
@@ -259,7 +259,7 @@ def _shared(workload: Workload, costs: Costs, capacities: Capacities) -> list[Lo
     logged = 0.0 if workload.is_in_bucket else raw
     sealed = raw * costs.stored_share
     segments = rows / workload.rows_per_segment
-    # Its status is written as often as there are events.
+    # The status of a run is written once per event.
     run_files = rows / workload.n_rows * (costs.run_files + TRAINING_EVENTS)
     if workload.is_in_bucket:
         requests = segments * capacities.writes_per_segment + run_files
@@ -268,7 +268,7 @@ def _shared(workload: Workload, costs: Costs, capacities: Capacities) -> list[Lo
         files = segments * (costs.weights_files + costs.embedding_files) + run_files
         requests = appends + files * capacities.ops_per_file
     storage = capacities.storage(workload)
-    # Each experiment has a prefix of its own.
+    # Each experiment has its own prefix.
     n_prefixes = workload.n_experiments if workload.is_in_bucket else 1
     network = capacities.network_bytes_per_s
     n_actors = workload.n_trainers + workload.embedders + workload.n_experiments

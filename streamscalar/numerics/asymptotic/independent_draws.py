@@ -190,6 +190,7 @@ def differs_from_iid(
 
     Examples
     --------
+    >>> from streamscalar.numerics.asymptotic.spacings import rescaled_spacings
     >>> lattice = rescaled_spacings(np.arange(26.0) + 0.1 * np.random.default_rng(1).standard_normal(26))
     >>> differs_from_iid([lattice], np.random.default_rng(0)).value
     0.005

@@ -154,5 +154,5 @@ def unusable(samples: Sequence[Floats], least: int) -> tuple[Status, str] | None
         if not np.isfinite(sample).all():
             return Status.NON_FINITE, f"{int((~np.isfinite(sample)).sum())} of {len(sample)} spacings."
         if len(sample) < least:
-            return Status.TOO_FEW_REPLICAS, f"{len(sample)} spacings, of {least} that are needed."
+            return Status.TOO_FEW_REPLICAS, f"{len(sample)} spacings; {least} are needed."
     return None

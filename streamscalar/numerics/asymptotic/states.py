@@ -133,7 +133,7 @@ def asymptotic_states(
     _check(steps, scores, window, level)
     n_rows, n_replicas = scores.shape
     if n_rows < window:
-        return _without_states(Status.TOO_FEW_ROWS, f"{n_rows} rows, of {window} in the window.", None)
+        return _without_states(Status.TOO_FEW_ROWS, f"{n_rows} rows; the window has {window}.", None)
     span = (int(steps[-window]), int(steps[-1]))
     rows = scores[-window:]
     if not np.isfinite(rows).all():

@@ -1,1 +1,1 @@
-"""Scalar embeddings of trajectories: exact, online, joint, and from distances; and what a random walk would explain."""
+"""Scalar embeddings of trajectories: exact, online, joint, from distances; and the null model of random walks."""

@@ -1,4 +1,4 @@
-"""Exact leading directions of a run with few parameters: one read and a singular value decomposition."""
+"""Exact leading directions of a small run with few parameters: one read and a singular value decomposition."""
 
 import math
 

@@ -1,14 +1,14 @@
-"""Distances between stored snapshots, read by blocks of parameters so that no run is ever in memory.
+"""Distances between stored snapshots, read in blocks of parameters so that no whole run is in memory.
 
-Differences are taken one pair at a time in float64, never as `a^2 + b^2 - 2ab`, which returns 0 for a true
+Differences are computed one pair at a time in float64, never as `a^2 + b^2 - 2ab`, which returns 0 for a true
 separation of 1e-6. Cost: `n * m * P` differences and one read. Measured without the read on one core of an AMD EPYC,
 1,206 snapshots of 50,890 parameters: against 64 landmarks 0.33 ns per difference for `rms` and 0.37 for `l1` (1.3 and
-1.5 s), against themselves, where each pair is taken once, 0.13 and 0.15 (10 and 11 s).
+1.5 s), against themselves, where each pair is computed once, 0.13 and 0.15 (10 and 11 s).
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,14 @@ from scipy.spatial.distance import cdist, pdist, squareform
 from streamscalar.errors import BadCall, Kind
 from streamscalar.numerics.blocks import LARGEST_WEIGHT, power_of_two
 from streamscalar.numerics.embedding.sources import SnapshotSource
-from streamscalar.types import Layer
-
-Distance = Literal["rms", "l1", "layer"]
+from streamscalar.types import EmbeddingDistance, Layer
 
 CHUNK = 512
-"""Parameters taken at a time: 64 landmarks of that width (256 KiB) stay in the cache, and sums stay short."""
+"""Parameters processed at a time: 64 landmarks of that width (256 KiB) fit in the cache, and sums stay short."""
 
 
 class Picked(NamedTuple):
-    """Some snapshots of a run, by their place in it.
+    """Some snapshots of a run, by their row and replica.
 
     Attributes
     ----------
@@ -39,7 +37,9 @@ class Picked(NamedTuple):
 
 
 def every_snapshot(n_rows: int, replicas: Sequence[int]) -> Picked:
-    """Pick all rows of some replicas, row by row: reshape a result to `(n_rows, len(replicas), ...)`.
+    """Pick all rows of some replicas, row by row.
+
+    A result of `distances` for them has the shape `(n_rows, len(replicas), ...)` after a reshape.
 
     Examples
     --------
@@ -55,10 +55,10 @@ def distances(
     source: SnapshotSource,
     picked: Picked,
     landmarks: Picked,
-    distance: Distance,
+    distance: EmbeddingDistance,
     layers: Sequence[Layer] = (),
 ) -> NDArray[np.float64]:
-    """Measure how far snapshots are from landmarks.
+    """Compute the distances of snapshots from landmarks.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def distances(
 
     Notes
     -----
-    Memory: the result and one block of the source as float64, of the snapshots picked. A Euclidean distance
-    under 1e-154 of the largest weight comes out as 0, as its square leaves the range of float64; `l1` keeps it.
+    Memory: the result and one block of the picked snapshots as float64. A Euclidean distance under 1e-154 of the
+    largest weight is returned as 0, as its square leaves the range of float64; `l1` keeps it.
     """
     for name, indices in (("picked", picked), ("landmarks", landmarks)):
         _check(name, indices, source)
@@ -125,18 +125,18 @@ class _Block(NamedTuple):
 
     @classmethod
     def of(cls, rows: NDArray[np.floating]) -> Self:
-        """Look at the rows once."""
+        """Find which rows are usable, and the largest magnitude."""
         peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
         usable = peaks <= LARGEST_WEIGHT
         return cls(rows, usable, float(peaks.max(where=usable, initial=0.0)))
 
     def part(self, low: int, high: int) -> Self:
-        """Return some of the columns."""
+        """Return the columns from `low` up to `high`."""
         return self._replace(rows=self.rows[:, low:high])
 
 
 class _Sum:
-    """Sum of a metric over blocks of parameters, in units that no square leaves the range of float64 in."""
+    """Sum of a metric over blocks of parameters, in a unit for which no square leaves the range of float64."""
 
     def __init__(self, metric: str, n: int, m: int, is_square: bool) -> None:
         self._metric = metric
@@ -145,7 +145,7 @@ class _Sum:
         self._unit = 0.0
 
     def add(self, mine: _Block, theirs: _Block) -> None:
-        """Add a block; rows that are not finite spoil only their own entries."""
+        """Add a block; rows that are not finite affect only their own entries."""
         self._scale(max(mine.peak, theirs.peak))
         with np.errstate(all="ignore"):
             for start in range(0, mine.rows.shape[1], CHUNK):
@@ -189,8 +189,8 @@ def _check(name: str, picked: Picked, source: SnapshotSource) -> None:
         raise BadCall(name, "must hold as many rows as replicas", got, kind=Kind.DATA)
 
 
-def _spans(source: SnapshotSource, distance: Distance, layers: Sequence[Layer]) -> list[tuple[int, int]]:
-    """Return the ranges of parameters that each get a distance of their own."""
+def _spans(source: SnapshotSource, distance: EmbeddingDistance, layers: Sequence[Layer]) -> list[tuple[int, int]]:
+    """Return the ranges of parameters that each get a separate distance."""
     if distance != "layer":
         return [(0, source.n_parameters)]
     if not layers:

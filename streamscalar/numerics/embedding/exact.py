@@ -1,13 +1,19 @@
-"""The exact embedding of a finished run, from a source that is read in blocks and never held in memory.
+"""The exact embedding of a finished run, from a source that is read in blocks.
 
-Three ways to the same answer. A run with fewer parameters than fitted snapshots, and small enough to hold, is
-decomposed directly. Up to `gram_limit` fitted snapshots their Gram matrix is cheapest: two reads in
-all. Beyond, a block Krylov iteration with Rayleigh-Ritz on the covariance [1]_, started from the online
-basis, needs one read per iteration and a last one for the coordinates.
+Classical scaling of the RMS distances (Euclidean distance over the root of P) between N snapshots equals the singular
+value decomposition of the centred snapshots divided by the root of P [1]_ [2]_: the doubly centred matrix of squared
+distances, times -1/2, is the Gram matrix of those rows. So no distance is computed.
+
+Three methods give the same result. A run with fewer parameters than fitted snapshots that fits in memory is
+decomposed directly. Up to `gram_limit` fitted snapshots their Gram matrix is cheapest: two reads. Beyond, a block
+Krylov iteration with Rayleigh-Ritz on the covariance [3]_, started from the online basis, needs one read per
+iteration and a last one for the coordinates.
 
 References
 ----------
-.. [1] Y. Saad, Numerical Methods for Large Eigenvalue Problems, 2nd ed., SIAM 2011, chapters 5 to 7.
+.. [1] W. S. Torgerson, Multidimensional scaling: I. Theory and method, Psychometrika 17, 401 (1952).
+.. [2] J. C. Gower, Some distance properties of latent root and vector methods, Biometrika 53, 325 (1966).
+.. [3] Y. Saad, Numerical Methods for Large Eigenvalue Problems, 2nd ed., SIAM 2011, chapters 5 to 7.
 """
 
 import math
@@ -39,24 +45,24 @@ class ExactSolution:
     mean
         Mean of the fitted snapshots, `(P,)`.
     components
-        Orthonormal directions `(K, P)`; rows beyond the rank, which counts singular values over 1e-7 of
+        Orthonormal directions `(K, P)` float64; rows beyond the rank, which counts singular values over 1e-7 of
         the first, are 0.
     singular_values
-        Of the centred fitted snapshots over the root of P, `(K,)`.
+        Of the centred fitted snapshots over the root of P, `(K,)`, in units of RMS distance.
     scores
         Coordinates `(N, R, K)` of all replicas, fitted or not; NaN for a snapshot that was not finite.
     separation
-        `(N, R)`, the replica's signed difference from the reference along the first component, over
-        the root of P: the projection of a difference, not the difference of two projections. Exactly 0 for
-        a replica with the reference's bits, NaN where either is not finite.
+        Signed difference of each replica from the reference along the first component, over the root of P,
+        `(N, R)`: the projection of a difference, not the difference of two projections. Exactly 0 for a replica with
+        the bits of the reference, NaN where either is not finite.
     spread
         Root of `total_variance`; it stays finite where the square overflows.
     eigengap
         `1 - lambda_2 / lambda_1`; 0 where nothing varies.
     residuals
-        `(K,)`, how far each component is from an exact one, relative to the first singular value: with
-        `X` the centred snapshots over the root of P, `|X v - sigma u|` directly and by Gram matrix, `|X^T u -
-        sigma v|` by subspace. The angle to the exact direction is about the residual over the eigengap.
+        Error of each component relative to the first singular value, `(K,)`: with `X` the centred snapshots over the
+        root of P, `|X v - sigma u|` for `direct` and `gram`, `|X^T u - sigma v|` for `subspace`. The angle to the
+        exact direction is about the residual over the eigengap.
     n_passes
         Full reads of the source.
     method
@@ -103,24 +109,24 @@ def exact_cmds(
     source
         The recorded snapshots.
     fit
-        Replicas that the basis is fitted to; others, such as a control, are only projected. Snapshots that
-        are not finite stay out of the fit, one by one.
+        Replicas that the basis is fitted to; others, such as a control, are only projected. Single snapshots that
+        are not finite are left out of the fit.
     n_components
         Number K of components to return.
     start
-        Approximate components `(L, P)`, such as the online ones: where an iteration starts, and what the
-        signs follow.
+        Approximate components `(L, P)`, such as the online ones: the start of the iteration, and the signs that the
+        components keep.
     tolerance
-        Bound on the residuals of the leading two components, relative to the leading eigenvalue; the others
-        are returned as they are by then. A residual bounds the error of a direction relative to its gap, so
-        nearly equal leading eigenvalues need no case of their own: their plane converges, and `eigengap`
-        says that the direction inside it is a matter of chance.
+        Bound on the residuals of the leading two components, relative to the leading eigenvalue; iteration stops
+        there, and the other components are returned as they are. A residual bounds the error of a direction relative
+        to its gap, so nearly equal leading eigenvalues need no special case: their plane converges, and a small
+        `eigengap` shows that the direction inside it is arbitrary.
     max_passes
-        Bound on the reads, the last one included. A solution that hit it has a residual over `tolerance`.
+        Largest number of reads, including the last one. A solution that reached it has a residual over `tolerance`.
     gram_limit
         Largest number of fitted snapshots for which a Gram matrix is formed, or which are decomposed directly.
     direct_values
-        Most weights of a run that may be held in memory.
+        Largest number of weights of a run that may be held in memory.
 
     Returns
     -------
@@ -129,7 +135,7 @@ def exact_cmds(
     Raises
     ------
     BadCall
-        If there is no row, if `fit` is empty or names no replica, or if a count is too small.
+        If there is no row, if `fit` is empty or names a replica that does not exist, or if a count is too small.
 
     Notes
     -----
@@ -155,7 +161,7 @@ def exact_cmds(
 
 
 def _finish(found: Leading, n_components: int, start: NDArray[np.float64] | None, method: str) -> ExactSolution:
-    """Fix the signs, pad to `n_components` and mark what is not usable."""
+    """Return the solution with fixed signs, padded to `n_components`, and NaN where a snapshot is not usable."""
     signs = orient(found.components) if start is None else align(found.components, start)
     scores = np.zeros((*found.scores.shape[:2], n_components))
     scores[:, :, : len(signs)] = found.scores * signs

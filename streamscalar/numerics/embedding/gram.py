@@ -79,6 +79,7 @@ def gram_directions(source: SnapshotSource, fit: list[int], n_components: int) -
 
 
 def _gram(source: SnapshotSource, fit: list[int]) -> _Gram:
+    """Return the Gram matrix of the fitted snapshots from one read by parameters."""
     n_snapshots = source.n_rows * len(fit)
     matrix = np.zeros((n_snapshots, n_snapshots))
     usable = np.ones((source.n_rows, source.n_replicas), dtype=np.bool_)
@@ -99,12 +100,12 @@ def _gram(source: SnapshotSource, fit: list[int]) -> _Gram:
     return _Gram(matrix, usable, unit or 1.0)
 
 
-def _decompose(centred: NDArray[np.float64], n_asked: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return falling singular values `(k,)` over the noise, k <= `n_asked`, and eigenvectors `(n, k)`."""
+def _decompose(centred: NDArray[np.float64], n_wanted: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return falling singular values `(k,)` over the noise, k <= `n_wanted`, and eigenvectors `(n, k)`."""
     n = len(centred)
     if n == 0:
         return np.zeros(0), np.zeros((0, 0))
-    values, vectors = scipy.linalg.eigh(centred, subset_by_index=(max(0, n - n_asked), n - 1))
+    values, vectors = scipy.linalg.eigh(centred, subset_by_index=(max(0, n - n_wanted), n - 1))
     sigma = np.sqrt(np.maximum(values[::-1], 0.0))
     rank = int((sigma > RANK_TOLERANCE * sigma[0]).sum())
     return sigma[:rank], vectors[:, ::-1][:, :rank]
@@ -120,7 +121,7 @@ def _relative(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return `(N, R, p)` relative to the first usable fitted snapshot, and that snapshot `(p,)`.
 
-    Relative to one of the snapshots a constant series is exactly 0, and centring cancels less.
+    Relative to one of the snapshots, a constant series is exactly 0, and centring cancels fewer digits.
     """
     rows = zeroed(block, usable)
     candidates = np.argwhere(usable[:, fit])

@@ -1,7 +1,7 @@
-"""Several runs of one parameter layout on a shared axis, so that their coordinates may be compared.
+"""Several runs of one parameter layout as one source, so that `exact_cmds` gives comparable coordinates.
 
-Coordinates of runs that were embedded one by one may not: each has a mean, a direction and a sign of its own. Here
-the runs stand side by side on the replica axis of one source, which `exact_cmds` embeds like any other.
+Coordinates of runs that were embedded one by one are not comparable: each has its own mean, direction and sign. Here
+the runs lie side by side on the replica axis of one source.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,20 +15,21 @@ from streamscalar.types import Layer
 
 
 class JointSource:
-    """Runs side by side: a source whose replica axis holds the replicas of the first run, then of the next.
+    """Source whose replica axis holds the replicas of the first run, then those of the next.
 
-    Rows are those that all runs have: row i is the i-th recorded row of each, so their steps must agree.
+    It has the rows that all runs have: row i is the i-th recorded row of each, so their steps must agree.
 
     Attributes
     ----------
     n_rows, n_replicas, n_parameters : int
         Rows of the shortest run, replicas of all runs together, and P.
     replicas : mapping of str to range
-        Places of each run on the replica axis; the first of them is the run's own reference.
+        Indices of each run on the replica axis; the first one is the reference of that run.
 
     Notes
     -----
-    Memory of a read: one block of each run.
+    Memory of a read: one block of each run. `ExactSolution.separation` is measured from the reference of the first
+    run.
     """
 
     def __init__(self, sources: Mapping[str, SnapshotSource]) -> None:
@@ -47,11 +48,12 @@ class JointSource:
             yield block
 
     def by_parameters(self) -> Iterator[tuple[int, NDArray[np.floating]]]:
-        """Yield an offset and a block `(N, R, p)` of all rows, until all parameters were covered."""
+        """Yield the offset of a block and the block `(N, R, p)` of all rows, until all parameters were read."""
         parts = [self._first_rows(source) for source in self._sources.values()]
         yield from _side_by_side(parts, axis=2)
 
     def _first_rows(self, source: SnapshotSource) -> Iterator[tuple[int, NDArray[np.floating]]]:
+        """Yield the blocks by parameters of a source, cut to the rows that all runs have."""
         for offset, block in source.by_parameters():
             yield offset, block[: self.n_rows]
 
@@ -64,10 +66,10 @@ def joint_source(
     Parameters
     ----------
     sources
-        Runs by name, in the order that they are to stand in.
+        Runs by name, in their order on the replica axis.
     layers
-        Layers of each run, compared where given; else only the number of parameters is. Pass them: two layouts can
-        have as many parameters and mean different ones.
+        Layers of each run, which must agree; without them only the numbers of parameters are compared. Pass them: two
+        different layouts can have the same number of parameters.
 
     Returns
     -------
@@ -91,7 +93,7 @@ def joint_source(
         layouts.setdefault((source.n_parameters, *shapes), []).append(name)
     if len(layouts) > 1:
         groups = "; ".join(f"{', '.join(names)} with {key[0]} parameters" for key, names in layouts.items())
-        fix = "Embed the runs of each layout apart."
+        fix = "Embed the runs of each layout separately."
         raise BadCall("sources", "must have one parameter layout", groups, fix, Kind.DATA)
     empty = [name for name, source in sources.items() if source.n_rows < 1]
     if empty:
@@ -100,6 +102,7 @@ def joint_source(
 
 
 def _numbered(blocks: Iterable[NDArray[np.floating]]) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """Yield each block with the index of its first row."""
     row = 0
     for block in blocks:
         yield row, block
@@ -109,9 +112,9 @@ def _numbered(blocks: Iterable[NDArray[np.floating]]) -> Iterator[tuple[int, NDA
 def _side_by_side(
     parts: Sequence[Iterator[tuple[int, NDArray[np.floating]]]], axis: int
 ) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    """Join blocks that are cut differently along `axis` on axis 1, as far as all of them go.
+    """Join blocks that are cut differently along `axis` on axis 1, up to the end of the shortest part.
 
-    Blocks are cut where any of the parts cuts, so no more than one block of each is held.
+    Blocks are cut where any of the parts is cut, so at most one block of each is in memory.
     """
     held: list[NDArray[np.floating] | None] = [None] * len(parts)
     offset = 0

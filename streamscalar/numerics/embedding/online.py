@@ -1,4 +1,10 @@
-"""Classical scaling of a stream: a basis that follows the snapshots and never sees one twice."""
+"""Classical scaling of a stream: a basis that is updated with each block of snapshots, in one pass.
+
+Written here in place of scikit-learn's IncrementalPCA, which follows the same source: it decomposes the whole stack
+`(m, P)` instead of its small Gram matrix (median processor time of an update with 48 snapshots of 50,890 parameters and
+32 directions: 0.10 s here, 1.08 s there), needs a first block of at least K snapshots, and returns neither the map
+between two versions nor a state that restarts with the same bits.
+"""
 
 import math
 from collections.abc import Mapping
@@ -21,18 +27,18 @@ from streamscalar.numerics.embedding.signs import align, gap, squared
 OVERSAMPLING = 16
 """Directions kept beyond the published ones.
 
-What a truncation drops can never come back, so the published directions inherit the error of the last one
+A truncated direction is lost for all later updates, so the published directions inherit the error of the last one
 kept. Measured on a 784-64-10 network on MNIST digits, K = 16, one minus the cosine with the batch direction:
-without any 6e-7 at learning rate 7.5 and 4e-5 at 15, with 16 more 1e-8 and 2e-7, in the same time.
+without oversampling 6e-7 at learning rate 7.5 and 4e-5 at 15, with 16 more directions 1e-8 and 2e-7, in the same time.
 """
 
 
 class OnlineCMDS:
-    """Follow the leading directions of a growing set of snapshots, block by block.
+    """Leading directions of a growing set of snapshots, updated block by block.
 
     The state is a mean, an orthonormal basis and its singular values: those of all snapshots so far, centred
-    and divided by the root of P, up to what truncation dropped. A block is merged by decomposing the stack of
-    the scaled basis, the centred block and one row that corrects for the moved mean [1]_.
+    and divided by the root of P, except for truncated directions. A block is merged by decomposing the stack of
+    the scaled basis, the centred block and one row that corrects for the change of the mean [1]_.
 
     Parameters
     ----------
@@ -47,12 +53,12 @@ class OnlineCMDS:
         Number of updates, each of which makes a new basis; coordinates of two versions are not comparable
         without `rotation` and `shift`.
     n_snapshots : int
-        Snapshots in the fit.
+        Number of snapshots in the fit.
     mean : ndarray
         `(P,)`, 0 before the first snapshot.
     rotation, shift : ndarray
         `(K, K)` and `(K,)`: `rotation @ scores + shift` maps coordinates of the version before to this
-        version, exactly for snapshots inside both bases, otherwise up to what lay outside the earlier one.
+        version, exactly for snapshots inside both bases, otherwise except for the part outside the earlier basis.
         Identity and 0 where there was no earlier snapshot.
     spread : float
         Root of `total_variance`; it stays finite where the square overflows.
@@ -60,15 +66,14 @@ class OnlineCMDS:
     Notes
     -----
     Cost of one update with n snapshots, with `m = K + OVERSAMPLING + n + 1`: about `m * m * P` operations and
-    two arrays `(m, P)`, whatever came before. Memory between updates: `K + OVERSAMPLING + 1` vectors.
+    two arrays `(m, P)`, for any number of earlier snapshots. Memory between updates: `K + OVERSAMPLING + 1` vectors.
 
-    Where this differs from [1]_ and from scikit-learn's IncrementalPCA, which follows it: the stack is
-    decomposed through its small Gram matrix instead of an SVD of `(m, P)`, which is several times faster for
-    P >> m and loses only singular values under `RANK_TOLERANCE` of the first; a block may be smaller than K;
-    the sign of a component follows the version before; the map between versions is part of the result; there
-    is no forgetting.
+    Where this differs from [1]_: the stack is decomposed through its small Gram matrix instead of an SVD of
+    `(m, P)`, which is several times faster for P >> m and loses only singular values under `RANK_TOLERANCE` of
+    the first; a block may be smaller than K; the sign of a component follows the version before; the map between
+    versions is part of the result; there is no forgetting factor.
 
-    Restart is bit-exact: `from_snapshot(model.snapshot())` goes on with the very bits of `model`, given the
+    Restart is bit-exact: `from_snapshot(model.snapshot())` continues with the same bits as `model`, given the
     same blocks, library and thread count.
 
     References
@@ -118,7 +123,7 @@ class OnlineCMDS:
 
     @property
     def eigengap(self) -> float:
-        """`1 - lambda_2 / lambda_1`: near 0 the leading direction is ill-defined; 0 where nothing varies."""
+        """Relative gap `1 - lambda_2 / lambda_1`; near 0 the leading direction is ill-defined, 0 without variance."""
         return gap(pad_rows(self._sigma, 2))
 
     def update(self, snapshots: NDArray[np.floating]) -> None:
@@ -127,8 +132,8 @@ class OnlineCMDS:
         Parameters
         ----------
         snapshots
-            Array `(n, P)`, float32 or float64. Rows that are not finite stay out of the fit; where none is
-            left, the basis stays and only the version moves on.
+            Array `(n, P)`, float32 or float64. Rows that are not finite are left out of the fit; where none is
+            left, the basis stays and only the version increases.
 
         Raises
         ------
@@ -146,6 +151,7 @@ class OnlineCMDS:
             self._merge(snapshots, usable)
 
     def _merge(self, snapshots: NDArray[np.floating], usable: NDArray[np.bool_]) -> None:
+        """Update mean, basis, spread, rotation and shift with the usable snapshots, at least one."""
         earlier = self.components
         n_new = int(usable.sum())
         n_total = self.n_snapshots + n_new
@@ -211,8 +217,8 @@ class OnlineCMDS:
     def project_difference(self, differences: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return differences of coordinates `(..., K)` from differences of snapshots `(..., P)`.
 
-        The way to a tiny separation: subtracting two coordinates would cancel what this keeps. A difference
-        of exactly 0 gives exactly 0. Pass differences taken in float64.
+        Use this for tiny separations: the difference of two projections would lose their digits. A difference
+        of exactly 0 gives exactly 0. Pass differences computed in float64.
         """
         with np.errstate(all="ignore"):
             along = np.asarray(differences, dtype=np.float64) @ self.components.T
@@ -234,7 +240,7 @@ class OnlineCMDS:
 
     @classmethod
     def from_snapshot(cls, state: Mapping[str, NDArray[Any]]) -> Self:
-        """Return a model that goes on with the bits of the one that `state` was taken from."""
+        """Return a model that continues with the same bits as the one that returned `state`."""
         model = cls(state["mean"].shape[0], int(state["n_components"]))
         model.version = int(state["version"])
         model.n_snapshots = int(state["n_snapshots"])

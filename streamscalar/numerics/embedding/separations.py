@@ -24,7 +24,7 @@ class Separations:
     random
         Signed difference along one fixed random direction, divided by the root of P, `(S, R)`
         float64; `None` without a direction. It is the control of the scalar embedding: a projection that
-        knows nothing about the data.
+        does not depend on the data.
     """
 
     l1: NDArray[np.float64]
@@ -37,12 +37,12 @@ def separations(
     reference: int = REFERENCE,
     direction: NDArray[np.float64] | None = None,
 ) -> Separations:
-    """Measure how far each replica is from the reference.
+    """Compute the distances of each replica from the reference.
 
-    Differences are taken and summed in float64, one replica of one row at a time: a separation of 1e-12
-    between weights of order 1 survives, which neither float32 sums nor the form `a^2 + b^2 - 2ab` can
-    promise. Sums are NumPy's pairwise ones and not a BLAS product, so they depend neither on the number of
-    threads nor on how the rows were cut into blocks.
+    Differences are computed and summed in float64, one replica of one row at a time: a separation of 1e-12
+    between weights of order 1 is kept, which neither float32 sums nor the form `a^2 + b^2 - 2ab` guarantees.
+    Sums are NumPy's pairwise sums and not a BLAS product, so they depend neither on the number of threads nor
+    on how the rows were cut into blocks.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def separations(
     Raises
     ------
     BadCall
-        If `weights` is no block or `direction` has another length.
+        If `weights` does not have three dimensions with replicas and parameters, or `direction` another length.
 
     Notes
     -----
@@ -101,7 +101,7 @@ def separations(
 
 
 def _norm(vector: NDArray[np.float64], work: NDArray[np.float64]) -> float:
-    """Return the Euclidean norm, with a scale where squares leave the range of float64."""
+    """Return the Euclidean norm, scaled where squares leave the range of float64."""
     square = float(np.multiply(vector, vector, out=work).sum())
     if 1e-280 < square < math.inf:
         return math.sqrt(square)
@@ -120,12 +120,12 @@ def random_direction(n_parameters: int, rng: np.random.Generator) -> NDArray[np.
 
 
 def pair_distances(weights: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Measure the L1 distances between all pairs of replicas.
+    """Compute the L1 distances between all pairs of replicas.
 
     Parameters
     ----------
     weights
-        Block `(S, m, P)`.
+        Block `(S, m, P)`, float32 or float64.
 
     Returns
     -------
@@ -151,14 +151,14 @@ def pair_distances(weights: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def increment_products(weights: NDArray[np.floating], previous: NDArray[np.floating] | None) -> NDArray[np.float64]:
-    """Return the scalar products of what the replicas moved since the row before, over P.
+    """Return the scalar products of the moves of the replicas since the row before, over P.
 
     Parameters
     ----------
     weights
-        Block `(S, m, P)`.
+        Block `(S, m, P)`, float32 or float64.
     previous
-        The row before the block `(m, P)`; `None` at the start of a run, whose first products are 0.
+        Row before the block, `(m, P)`; `None` at the start of a run, whose first products are 0.
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""A shared axis for runs that were embedded apart, from their bases alone: without reading a weight again.
+"""Shared axes for runs that were embedded separately, from their bases alone: no weights are read again.
 
-Each run is known by its mean and its K leading directions. Their joint covariance is that of all snapshots of all
-runs, but for what lies outside each run's own directions; its leading eigenvectors are the axes that all share. The
-stack of scaled directions and offset means has (K + 1) rows per run, so that its Gram matrix is small whatever the
-number of parameters. `streamscalar.numerics.embedding.joint` does the same exactly, from all weights.
+The input of each run is its mean and its K leading directions. Their joint covariance is that of all snapshots of all
+runs, except for the part outside each run's directions; its leading eigenvectors are the shared axes. The stack of
+scaled directions and offset means has (K + 1) rows per run, so its Gram matrix is small for any number of parameters.
+`streamscalar.numerics.embedding.joint` does the same exactly, from all weights.
 """
 
 import math
@@ -24,15 +24,15 @@ class Basis:
     Attributes
     ----------
     mean
-        Of the fitted snapshots, `(P,)`.
+        Mean of the fitted snapshots, `(P,)`.
     components
         Orthonormal directions `(K, P)`; rows beyond the rank are 0.
     singular_values
-        Of the centred fitted snapshots over the root of P, `(K,)`.
+        Singular values of the centred fitted snapshots over the root of P, `(K,)`.
     total_variance
-        Sum of all squared singular values, over the same root.
+        Sum of the squares of all singular values, those beyond K included.
     n_snapshots
-        Fitted snapshots.
+        Number of fitted snapshots.
     """
 
     mean: NDArray[np.float64]
@@ -42,7 +42,7 @@ class Basis:
     n_snapshots: int
 
     def leading(self, n_components: int) -> "Basis":
-        """Return the basis with its first directions alone."""
+        """Return the basis with its first `n_components` directions only."""
         return Basis(
             self.mean,
             self.components[:n_components],
@@ -59,16 +59,16 @@ class SharedAxes:
     Attributes
     ----------
     maps
-        For each run the matrix `(L, K)` and offset `(L,)` that take its own coordinates `z` to shared ones,
-        `A z + b`, as distances over the root of P.
+        For each run the matrix A `(L, K)` and offset b `(L,)` that map its coordinates `z` to the shared ones,
+        `A z + b`, in units of RMS distance.
     kept_share
-        Share of the runs' own variance that lies along the directions used; the rest is left out.
+        Share of the variance of the runs along the directions used, in [0, 1]; the rest is left out.
     """
 
     maps: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
     kept_share: float
 
-    def place(self, run: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    def transform(self, run: int, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return coordinates (..., K) of one run on the shared axes, `(..., L)`."""
         matrix, offset = self.maps[run]
         return np.asarray(scores[..., : matrix.shape[1]] @ matrix.T + offset)
@@ -82,16 +82,21 @@ def shared_axes(bases: Sequence[Basis], n_axes: int) -> SharedAxes:
     bases
         One per run, of the same P, finite.
     n_axes
-        At most (K + 1) times the number of runs; those beyond the rank are 0.
+        Number L of axes, at most (K + 1) times the number of runs; those beyond the rank are 0.
 
-    Notes
-    -----
-    Cost: the Gram matrix of `(K + 1) n` vectors of length P. Signs follow `cmds.orient`.
+    Returns
+    -------
+    SharedAxes
+        The sign of each axis makes its entry of largest magnitude positive.
 
     Raises
     ------
     BadCall
-        No run, or runs with different numbers of parameters.
+        If there is no run, or runs have different numbers of parameters.
+
+    Notes
+    -----
+    Cost: the Gram matrix of `(K + 1) n` vectors of length P, for n runs.
     """
     if len({basis.mean.shape for basis in bases}) != 1:
         sizes = ", ".join(str(len(basis.mean)) for basis in bases) or "no run"

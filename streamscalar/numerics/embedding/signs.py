@@ -1,22 +1,11 @@
-"""Signs and shares of the components of classical multidimensional scaling.
-
-Classical scaling of the RMS distances (Euclidean distance over the root of P) between N snapshots is the same
-as the singular value decomposition of the centred snapshots divided by the root of P [1]_ [2]_: the doubly
-centred matrix of squared distances, times -1/2, is the Gram matrix of those rows. So no distance is ever
-computed.
-
-References
-----------
-.. [1] W. S. Torgerson, Multidimensional scaling: I. Theory and method, Psychometrika 17, 401 (1952).
-.. [2] J. C. Gower, Some distance properties of latent root and vector methods, Biometrika 53, 325 (1966).
-"""
+"""Signs of components, and figures of their singular values, that all embeddings share."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def squared(spread: float) -> float:
-    """Return the square of a non-negative number, infinite instead of an error where that overflows."""
+    """Return the square of a non-negative number; infinite where it overflows."""
     return spread * spread
 
 
@@ -35,8 +24,8 @@ def orient(components: NDArray[np.float64]) -> NDArray[np.float64]:
 def align(components: NDArray[np.float64], previous: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the signs that keep components continuous with an earlier basis.
 
-    Each component is compared with the earlier component that it overlaps most, which is its namesake unless
-    two directions changed places. One that overlaps nothing is oriented by its largest entry.
+    Each component is compared with the earlier component that it overlaps most, which has the same index unless
+    two directions changed places. A component without overlap is oriented by its largest entry.
 
     Parameters
     ----------
@@ -48,7 +37,7 @@ def align(components: NDArray[np.float64], previous: NDArray[np.float64]) -> NDA
     Returns
     -------
     ndarray
-        `(K,)` of 1 and -1; multiply components and scores by it.
+        `(K,)` float64 of 1 and -1; multiply components and scores by it.
     """
     if len(previous) == 0:
         return orient(components)

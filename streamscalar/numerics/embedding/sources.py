@@ -1,4 +1,4 @@
-"""What an exact embedding reads, and what each way of computing it hands back."""
+"""The source that an exact embedding reads, and the result that each of its methods returns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class SnapshotSource(Protocol):
-    """Recorded snapshots of one run, read again and again in blocks; every read gives the same values.
+    """Recorded snapshots of one run, read repeatedly in blocks; every read gives the same values.
 
     Attributes
     ----------
@@ -37,32 +37,32 @@ class SnapshotSource(Protocol):
         ...
 
     def by_parameters(self) -> Iterator[tuple[int, NDArray[np.floating]]]:
-        """Yield an offset and a block `(N, R, p)` of all rows, until all parameters were covered."""
+        """Yield the offset of a block and the block `(N, R, p)` of all rows, until all parameters were read."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Leading:
-    """Leading directions of the fitted snapshots and everything projected on them, before signs and padding.
+    """Leading directions of the fitted snapshots and all snapshots projected on them, before signs and padding.
 
     Attributes
     ----------
     mean
-        `(P,)`.
+        Mean of the fitted snapshots, `(P,)`.
     components
         Orthonormal rows `(k, P)`, k at most K: only those with a singular value over 0.
     singular_values
-        `(k,)`, or one more where K is 1: the eigengap needs the second.
+        Singular values over the root of P, `(k,)`, or one more where K is 1: the eigengap needs the second.
     scores
-        `(N, R, k)`; meaningless where not usable.
+        Coordinates `(N, R, k)`; meaningless where not usable.
     separation
-        `(N, R)`, signed difference from the reference along the first component.
+        Signed difference from the reference along the first component, `(N, R)`.
     usable
-        `(N, R)`, which snapshots are finite.
+        Which snapshots are finite, `(N, R)`.
     spread
         Root of the total variance.
     residuals
-        `(k,)`.
+        Error of each component relative to the first singular value, `(k,)`; see `ExactSolution`.
     n_passes
         Full reads of the source.
     """

@@ -1,13 +1,13 @@
-"""What a random walk with the same moves would explain: the null model of every explained variance.
+"""Explained variance of random walks with the same moves: the null model of every explained variance.
 
 The principal components of a random walk in many dimensions look structured: the first explains `6 / pi^2` of the
-variance of a long one, and the coordinates are smooth curves [1]_. So an explained variance says something only
-beside that of walks which moved as far at every row, in all replicas, but forgot their direction.
+variance of a long one, and the coordinates are smooth curves [1]_. So an explained variance is compared with that of
+walks whose moves have the same lengths in every row and replica, but random directions.
 
-The null: at every row the moves of all replicas are turned by one rotation, uniform and independent of the other
-rows. That keeps how far each replica moved and how far the replicas moved apart. With `G_u` the products of the
-moves of row u over P, the expected product of snapshots (t, j) and (s, k) is the sum of `G_u[j, k]` over
-`u <= min(t, s)`; around it the walks scatter by `1 / sqrt(P)`.
+The null: in every row the moves of all replicas are turned by one rotation, uniform and independent of the other
+rows. This keeps the lengths of the moves and the angles between replicas. With `G_u` the products of the moves of row
+u over P, the expected product of snapshots (t, j) and (s, k) is the sum of `G_u[j, k]` over `u <= min(t, s)`; the
+walks scatter around it by `1 / sqrt(P)`.
 
 References
 ----------
@@ -27,19 +27,19 @@ from streamscalar.numerics.blocks import power_of_two
 from streamscalar.types import Estimate, Status
 
 DIRECT_WORK = 3_000_000
-"""Operations of a walk, `T R P (R + P)`, up to which it is drawn as it is; beyond, in its leading directions."""
+"""Operations of a walk, `T R P (R + P)`, up to which it is drawn in full; beyond, in its leading directions."""
 
 LEADING = (16, 48)
-"""Directions of the expected walk that are drawn there, at least and at most; the rest has its mean and spread."""
+"""Least and largest number of directions of the expected walk that are drawn; the rest has its mean and spread."""
 
 NEARLY_LEADING = 0.3
-"""Share of the leading eigenvalue from which a direction is drawn: replicas that separated have one each."""
+"""Share of the leading eigenvalue above which a direction is drawn: replicas that separated have one each."""
 
 LARGEST_WISHART = 96
-"""Size of the matrices drawn there: what the leading directions leave goes to moves that are turned one by one."""
+"""Largest size of the matrices drawn: what the leading directions leave goes to moves that are turned one by one."""
 
 LEAST_ROWS = 3
-"""Rows under which there are not two moves that could be turned against each other."""
+"""Least number of rows: with fewer there are not two moves to turn against each other."""
 
 
 def walk_explained_variance(
@@ -49,15 +49,15 @@ def walk_explained_variance(
     n_draws: int = 199,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Return how much the first component of a random walk with the same moves explains.
+    """Return the explained variance ratio of the first component of a random walk with the same moves.
 
     Parameters
     ----------
     increments
-        `(T, R, R)`, scalar products of what the R fitted replicas moved since the row before, over P. The first
-        row holds where they start relative to each other: 0, or the products of their differences from one.
+        Scalar products of the moves of the R fitted replicas since the row before, over P, `(T, R, R)` float64. The
+        first row holds their start relative to each other: 0, or the products of their differences from one of them.
     n_parameters
-        Number P of parameters, in which the moves are turned.
+        Number P of parameters.
     rng
         Source of the walks.
     n_draws
@@ -68,25 +68,25 @@ def walk_explained_variance(
     Returns
     -------
     Estimate
-        Mean explained variance ratio of the first component; `low` and `high` bound the band that the share
-        `confidence` of the walks lies in, which is no interval of the mean; `n` is `n_draws`. Statuses:
+        Mean explained variance ratio of the first component, in [0, 1]; `low` and `high` bound the band that holds
+        the share `confidence` of the walks, which is not an interval of the mean; `n` is `n_draws`. Statuses:
         `too_few_rows` (under `LEAST_ROWS`), `non_finite`, `constant` (nothing moved).
 
     Raises
     ------
     BadCall
-        If `increments` is no stack of square matrices or a count is too small.
+        If `increments` is no stack of square matrices, a count is too small, or `confidence` is outside (0, 1).
 
     Notes
     -----
-    Small walks, or those in up to 48 dimensions, are drawn as they are, with uniformly rotated moves. For larger ones
-    there is one eigenproblem of size `T R`, so thin the rows of a long run, whose products add up. Walks are then
-    drawn only in the leading eigenvectors of the expected walk, where their products follow from Wishart matrices
-    [2]_. T = 201, R = 6, one core: 0.3 s at P = 46, 0.12 s at P = 50,890.
+    Small walks, or those in up to 48 dimensions, are drawn in full, with uniformly rotated moves. Larger ones need one
+    eigenproblem of size `T R`, so thin the rows of a long run by adding up their products. Walks are then drawn only
+    in the leading eigenvectors of the expected walk, where their products follow from Wishart matrices [2]_. T = 201,
+    R = 6, one core: 0.3 s at P = 46, 0.12 s at P = 50,890.
 
-    The two ways agree: of walks drawn in full at P = 49, 64 and 200 with even, decaying, growing and separating moves,
-    4.4 to 6.2 % lay beyond the 95th percentile of the other (standard error 0.4 %). With 12 to 40 replicas that never
-    move alike, in 60 to 500 dimensions, the mean of the other was 1 to 4 % too high.
+    The two methods agree: of walks drawn in full at P = 49, 64 and 200 with even, decaying, growing and separating
+    moves, 4.4 to 6.2 % lay beyond the 95th percentile of the second method (standard error 0.4 %). With 12 to 40
+    replicas that never move alike, in 60 to 500 dimensions, the mean of the second method was 1 to 4 % too high.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def walk_explained_variance(
     if not 0.0 < confidence < 1.0:
         raise BadCall("confidence", "must lie between 0 and 1", str(confidence))
     if len(increments) < LEAST_ROWS:
-        what = f"{len(increments)} rows, of {LEAST_ROWS} that are needed."
+        what = f"{len(increments)} rows; {LEAST_ROWS} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, method=method, what=what)
     if not np.isfinite(increments).all():
         row = int(np.argmax(~np.isfinite(increments).all(axis=(1, 2))))
@@ -131,7 +131,7 @@ def walk_explained_variance(
 def _shares_of_walks(
     moves: NDArray[np.float64], n_parameters: int, rng: np.random.Generator, n_draws: int
 ) -> NDArray[np.float64]:
-    """Draw the walks themselves."""
+    """Return the explained variance ratios `(n_draws,)` of walks drawn in full."""
     n_rows, n_replicas, _ = moves.shape
     rank = min(n_replicas, n_parameters)
     factors = _factors(moves)[:, :, n_replicas - rank :]
@@ -148,6 +148,7 @@ def _shares_of_walks(
 
 
 def _largest(matrix: NDArray[np.float64]) -> float:
+    """Return the largest eigenvalue of a symmetric matrix."""
     last = len(matrix) - 1
     return float(scipy.linalg.eigh(matrix, eigvals_only=True, subset_by_index=(last, last))[0])
 
@@ -155,11 +156,12 @@ def _largest(matrix: NDArray[np.float64]) -> float:
 def _shares_of_leading(
     moves: NDArray[np.float64], n_parameters: int, rng: np.random.Generator, n_draws: int
 ) -> NDArray[np.float64]:
-    """Draw what the walks are in the leading eigenvectors of their expectation, and the variance outside.
+    """Return explained variance ratios `(n_draws,)` of walks drawn in the leading eigenvectors of their expectation.
 
-    There a walk is a sum of moves, each a fixed matrix times orthonormal vectors with a direction of their own. Of
-    the moves that matter most, the products of these vectors are drawn exactly: as those of normal vectors, made
-    orthonormal move by move. All other moves together are one matrix times normal vectors.
+    There a walk is a sum of moves, each a fixed matrix times orthonormal vectors of random direction. For the moves
+    that contribute most, the products of these vectors are drawn exactly: as those of normal vectors, made
+    orthonormal move by move. All other moves together are one matrix times normal vectors. Outside, only the variance
+    is drawn.
     """
     n_rows, n_replicas, _ = moves.shape
     n = n_rows * n_replicas
@@ -176,7 +178,7 @@ def _shares_of_leading(
     rest = max(float(np.trace(expected) - values.sum()), 0.0)
     rest_square = max(float(np.square(expected).sum() - np.square(values).sum()), 0.0)
 
-    # Summed over all later rows, a direction says what a move adds to the coordinate along it, (T, R, k).
+    # Summed over all later rows, an eigenvector gives what a move adds to the coordinate along it, (T, R, k).
     adds = vectors.reshape(n_rows, n_replicas, kept)[::-1].cumsum(axis=0)[::-1]
     by_row = np.einsum("tj,tjk,tk->t", adds[:, :, -1], moves, adds[:, :, -1])
     n_single = max(0, min(n_rows, (min(LARGEST_WISHART, n_parameters) - kept) // n_replicas))
@@ -192,7 +194,7 @@ def _shares_of_leading(
         wishart[:, own] = turn @ wishart[:, own]
         wishart[:, :, own] = wishart[:, :, own] @ turn.transpose(0, 2, 1)
     drawn = columns @ wishart @ columns.T
-    # What lies outside pushes the leading eigenvalue up, by its sum over P to second order.
+    # The part outside raises the leading eigenvalue, by its sum over P to second order.
     leading = np.linalg.eigvalsh(drawn)[:, -1] + rest / n_parameters
     outside = rest + math.sqrt(2.0 * rest_square / n_parameters) * rng.standard_normal(n_draws)
     total = np.trace(drawn, axis1=1, axis2=2) + np.maximum(outside, 0.0)
@@ -206,7 +208,7 @@ def _factors(products: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _wishart(n: int, n_parameters: int, rng: np.random.Generator, n_draws: int) -> NDArray[np.float64]:
-    """Draw products over P of n vectors of P normal numbers, `(n_draws, n, n)`, n <= P, by Bartlett's factor [2]_."""
+    """Return products over P of n vectors of P normal numbers, `(n_draws, n, n)`, n <= P, by Bartlett's factor [2]_."""
     lower = np.tril(rng.standard_normal((n_draws, n, n)), -1)
     lower[:, np.arange(n), np.arange(n)] = np.sqrt(rng.chisquare(n_parameters - np.arange(n), (n_draws, n)))
     return np.asarray(lower @ lower.transpose(0, 2, 1) / n_parameters)

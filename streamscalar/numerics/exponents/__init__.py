@@ -1,1 +1,1 @@
-"""Exponents: how fast replicas leave their reference, by every estimator, and the regime that follows."""
+"""Exponents: the rate at which replicas leave their reference, by every estimator, and the regime that follows."""

@@ -1,8 +1,7 @@
-"""Exponents from all pairs of the members of a run, and not only from pairs with the reference.
+"""The exponent from all pairs of the members of a run, not only from pairs with the reference.
 
-The logarithm of a scalar separation has a cusp wherever the separation changes sign. Averaging over all pairs
-smooths more of them: `n (n - 1) / 2` pairs of n members against `n - 1`. But the pairs are made of n members, so
-they are not independent, and an interval must not count them as if they were.
+There are `n (n - 1) / 2` pairs of n members against `n - 1` with the reference, so their mean scatters less. But the
+pairs are made of n members and not independent, so the interval is a jackknife over the members.
 
 References
 ----------
@@ -62,19 +61,19 @@ def nmle_all_pairs(
     steps
         Training step of each row, `(T,)`, rising.
     pairs
-        Distances of all pairs, `(T, n_pairs)`, in the order of `pair_indices`.
+        Distances of all pairs, `(T, n_pairs)`, any unit, in the order of `pair_indices`.
     n_members
-        Members behind the pairs.
+        Number of members that make up the pairs.
     confidence
         Stated coverage of the interval.
 
     Returns
     -------
     Estimate
-        Value in 1 per step; `n` is `n_members`, not the number of pairs. From three members on with an
-        interval over the members of one run, which says nothing about other initial conditions. Statuses as
-        for `nmle`: `too_few_replicas` (one member), `too_few_rows`, `non_finite`, `contracted` (a pair at
-        separation 0), `no_exponential_phase`, `not_saturated`.
+        Value in 1 per step; `n` is `n_members`, not the number of pairs. With three or more members, an interval
+        over the members of one run, not over other initial conditions. Statuses as for `nmle`: `too_few_replicas`
+        (one member), `too_few_rows`, `non_finite`, `contracted` (a pair at separation 0), `no_exponential_phase`,
+        `not_saturated`.
 
     Raises
     ------
@@ -83,13 +82,13 @@ def nmle_all_pairs(
 
     Notes
     -----
-    The window stays fixed while members are left out: its ends move in whole rows, and a jackknife of a
-    quantity that jumps is wrong. Cost: one estimate and `T * n_pairs` logarithms, under 1 ms for 200 rows and
+    The window stays fixed while members are left out: its ends move in whole rows, and a jackknife needs a
+    quantity that does not jump. Cost: one estimate and `T * n_pairs` logarithms, under 1 ms for 200 rows and
     26 members.
 
-    Measured coverage of a stated 95 %, 6 members, each pair's rate a sum of one term per member and one of its
-    own: .95 without the terms of pairs, .96 with equally large and .98 with three times larger ones (the
-    jackknife errs on the wide side [1]_). Student's interval over pairs counted as independent: .53, .63, .86.
+    Measured coverage of a stated 95 %, 6 members, where the rate of a pair is the sum of one term per member and
+    one per pair: .95 without the terms of pairs, .96 with equally large and .98 with three times larger ones (the
+    jackknife overestimates the variance [1]_). Student's interval over pairs as if independent: .53, .63, .86.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Published recipes for the exponent of an exponential phase, for comparison with figures in the literature.
+"""The published recipe for the exponent of an exponential phase, for comparison with figures in the literature.
 
 References
 ----------
@@ -14,28 +14,28 @@ from streamscalar.numerics.exponents.curves import check_rows, mean_log
 from streamscalar.types import Estimate, Status
 
 STARTS = range(0, 101, 5)
-"""First rows of the windows that are tried."""
+"""First rows of the candidate windows."""
 
 LENGTHS = range(30, 101, 5)
-"""Numbers of rows of the windows that are tried."""
+"""Numbers of rows of the candidate windows."""
 
 LEAST_R2 = 0.9
-"""The best window is accepted above this coefficient of determination..."""
+"""Coefficient of determination above which the best window is accepted."""
 
 LEAST_SLOPE = 0.05
-"""... and above this slope, per step."""
+"""Slope per step above which the best window is accepted."""
 
 
 def nmle_best_r2(steps: NDArray[np.int64], divergence: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
     """Estimate the exponent by the recipe of arXiv 2404.05782: the window of best linear fit.
 
-    Distances are averaged over the replicas, then the logarithm is taken. Every window of `STARTS` and
-    `LENGTHS` that fits into the rows gets a least-squares line; the one of largest R^2 is kept, and accepted
-    where R^2 exceeds `LEAST_R2` and the slope `LEAST_SLOPE` [1]_.
+    The logarithm of the mean distance over the replicas is fitted by a line in every window of `STARTS` and
+    `LENGTHS` that fits into the rows. The window of largest R^2 is selected, and accepted where R^2 exceeds
+    `LEAST_R2` and the slope `LEAST_SLOPE` [1]_.
 
     **A trap**: where growth ends within fewer rows than the shortest window, the best line is on the saturated
-    plateau, and a run that is plainly chaotic is refused, or a slow creep is measured in place of its growth.
-    `nmle` cannot do that; this is here to compare with published figures.
+    plateau. Then a chaotic run is rejected, or a slow creep is measured in place of its growth. The window of `nmle`
+    cannot slide there; use this estimate only to compare with published figures.
 
     Parameters
     ----------
@@ -44,19 +44,19 @@ def nmle_best_r2(steps: NDArray[np.int64], divergence: NDArray[np.float64], conf
         does, to get its windows.
     divergence
         Distances of the perturbed replicas from the reference, `(T, M)`. Rows beyond the last window (row
-        199) are not looked at.
+        199) are not used.
     confidence
-        Checked and otherwise unused, as there is no interval; it makes this exchangeable with `nmle`.
+        Checked and otherwise unused, as there is no interval; it gives this the signature of `nmle`.
 
     Returns
     -------
     Estimate
         Value in 1 per step; `n` is M and `window` the first and last step of the best window, also where it
-        is refused. Never an interval: the window was chosen by looking at the rows that it fits, so the error
+        is rejected. Never an interval: the window was selected on the same rows that it fits, so the error
         of the fit is not the error of the estimate, and one run is one initial condition. Combine runs with
         `over_initial_conditions`; the source quotes the standard deviation over initial conditions.
         Statuses: `too_few_replicas` (M = 0), `too_few_rows` (under 30), `non_finite`, `contracted` (all
-        replicas at separation 0 in some row), `no_exponential_phase` (refused).
+        replicas at separation 0 in some row), `no_exponential_phase` (rejected).
 
     Raises
     ------
@@ -65,8 +65,8 @@ def nmle_best_r2(steps: NDArray[np.int64], divergence: NDArray[np.float64], conf
 
     Notes
     -----
-    The source leaves two things open. Where R^2 is tied, the earliest start and then the shortest window
-    wins. A window of exactly equal values has no R^2 and is passed over.
+    The source leaves two cases open. Where R^2 is tied, the earliest start and then the shortest window
+    is selected. A window of exactly equal values has no R^2 and is skipped.
 
     Cost: 315 windows, 2 ms. Each is centred on its own mean. Differences of cumulative sums over the centred
     series would be cheaper, but lose the R^2 of an almost flat window, whose squares are the small remainder of
@@ -94,7 +94,7 @@ def nmle_best_r2(steps: NDArray[np.int64], divergence: NDArray[np.float64], conf
     if len(r2) == 0:
         what = "Separations do not change in any window."
         return Estimate.failed(Status.NO_EXPONENTIAL_PHASE, n=n_replicas, method=method, what=what)
-    # Lexicographic order settles ties in favour of the earliest start, then of the shortest window.
+    # Lexicographic order resolves ties in favour of the earliest start, then of the shortest window.
     best = np.lexsort((lengths, starts, -r2))[0]
     window = (int(steps[starts[best]]), int(steps[starts[best] + lengths[best] - 1]))
     value, fit = float(slopes[best]), float(r2[best])
@@ -102,20 +102,20 @@ def nmle_best_r2(steps: NDArray[np.int64], divergence: NDArray[np.float64], conf
     if fit <= LEAST_R2 or value <= LEAST_SLOPE:
         what = f"{found}; the recipe accepts R^2 > {LEAST_R2:g} and slope > {LEAST_SLOPE:g}."
         return Estimate.failed(Status.NO_EXPONENTIAL_PHASE, n=n_replicas, method=method, what=what, window=window)
-    message = f"{found}. No interval: the window was chosen on the rows that it fits; combine initial conditions."
+    message = f"{found}. No interval: the window was selected on the rows that it fits; combine initial conditions."
     return Estimate(value, Status.OK, n=n_replicas, method=method, window=window, message=message)
 
 
 def _unusable(divergence: NDArray[np.float64], method: str) -> Estimate | None:
-    """Return why no window can be fitted, or `None`.
+    """Return the failed estimate where no window can be fitted, or `None`.
 
-    Unlike with the mean of logarithms, one replica at separation 0 leaves the logarithm of the mean sound.
+    Unlike for the mean of logarithms, one replica at separation 0 leaves the logarithm of the mean finite.
     """
     n_rows, n_replicas = divergence.shape
     if n_replicas == 0:
         return Estimate.failed(Status.TOO_FEW_REPLICAS, method=method)
     if n_rows < LENGTHS[0]:
-        what = f"{n_rows} rows, of {LENGTHS[0]} in the shortest window."
+        what = f"{n_rows} rows; the shortest window has {LENGTHS[0]}."
         return Estimate.failed(Status.TOO_FEW_ROWS, n=n_replicas, method=method, what=what)
     is_bad = ~np.isfinite(divergence).all(axis=1)
     if is_bad.any():

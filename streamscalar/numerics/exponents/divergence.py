@@ -1,10 +1,9 @@
-"""Exponents of divergence curves: how fast replicas leave their reference, per training step.
+"""Exponents of divergence curves: the rate at which replicas leave their reference, per training step.
 
-Two numbers. `ftle` is the finite-time exponent over the whole growth, defined whenever separations are
-positive: it tells regular training from sensitive training. `nmle` is the exponent of an exponential phase
-[1]_ [2]_ and exists only where there is one. The recipe of [1]_ keeps the window of best linear fit among
-many; where growth ends early that chooses the saturated plateau, a perfect line of slope 0. Here the window
-is bounded by amplitude.
+`ftle` is the finite-time exponent over the whole growth, defined whenever separations are positive: it separates
+regular from sensitive training. `nmle` is the exponent of an exponential phase [1]_ [2]_ and exists only where there
+is one. The recipe of [1]_ selects the window of best linear fit among many; where growth ends early it selects the
+saturated plateau, a perfect line of slope 0. Here the window is bounded by amplitude.
 
 References
 ----------
@@ -28,20 +27,20 @@ from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
 
 PHASE_GROWTH = math.log(10.0)
-"""Growth inside the fitted window that makes it a phase.
+"""Growth of `ln d` inside the fitted window that an exponential phase needs.
 
-Linear growth over T rows grows at most T / 100-fold there: tenfold leaves it none up to 1,000 rows, and beyond, the
-window is long enough to tell a power law.
+Linear growth over T rows grows at most T / 100-fold there: tenfold excludes it up to 1,000 rows, and beyond, the
+window is long enough to detect a power law.
 """
 
 LEAST_FIT_ROWS = 4
-"""Rows in a fitted window: two parameters and two rows to contradict them."""
+"""Least rows in a fitted window: two for the parameters and two to test the fit."""
 
 LEAST_RIVAL_ROWS = 10
-"""Rows from which a power law can be told from an exponential."""
+"""Least rows for which a power law is distinguished from an exponential."""
 
 POWER_LAW_SHARE = 0.25
-"""A power law wins where it leaves less than this share of the squared residuals of the exponential."""
+"""A power law is reported where it leaves less than this share of the squared residuals of the exponential."""
 
 
 def ftle(
@@ -53,8 +52,8 @@ def ftle(
     """Estimate the finite-time exponent over the growth of separations.
 
     The slope of the averaged `ln d` between its end points: from the first row to saturation, or to the last
-    row where separations did not first grow a hundredfold and then level off. Defined whenever every
-    separation is positive, also for contraction (then it is negative) and for growth that is not exponential.
+    row where separations did not grow a hundredfold and then level off. Defined whenever every separation is
+    positive, also for contraction (then it is negative) and for growth that is not exponential.
 
     Parameters
     ----------
@@ -70,10 +69,10 @@ def ftle(
     Returns
     -------
     Estimate
-        Value in 1 per step; `n` is M. From three replicas on, `low` and `high` are Student's interval
-        over the replicas' own slopes on the common window: the spread inside one run, which says nothing
-        about other initial conditions. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (under two),
-        `non_finite`, `contracted` (a separation reached 0).
+        Value in 1 per step; `n` is M. With three or more replicas, `low` and `high` are Student's interval
+        over the slopes of the replicas on the common window: the spread inside one run, not over other initial
+        conditions. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (under two), `non_finite`, `contracted`
+        (a separation reached 0).
 
     Examples
     --------
@@ -168,12 +167,12 @@ def nmle(
 
 
 def _unusable(divergence: NDArray[np.float64], least_rows: int, method: str) -> Estimate | None:
-    """Return why no exponent can be computed at all, or `None`."""
+    """Return the failed estimate where no exponent can be computed, or `None`."""
     n_rows, n_replicas = divergence.shape
     if n_replicas == 0:
         return Estimate.failed(Status.TOO_FEW_REPLICAS, method=method)
     if n_rows < least_rows:
-        what = f"{n_rows} rows, of {least_rows} that are needed."
+        what = f"{n_rows} rows; {least_rows} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, n=n_replicas, method=method, what=what)
     if not np.isfinite(divergence).all():
         bad = ~np.isfinite(divergence).all(axis=1)

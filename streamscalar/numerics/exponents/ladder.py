@@ -13,10 +13,10 @@ from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student
 from streamscalar.types import Estimate, Status
 
 LEAST_RUNGS = 3
-"""Epsilons with an exponent that a line needs: two parameters, and one rung to contradict them."""
+"""Least epsilons with an exponent for a line: two for the parameters and one to test the fit."""
 
 ROUNDING = 1e-12
-"""Deviations under this share of the largest exponent are rounding, not misfit."""
+"""Deviations under this share of the largest exponent are rounding, not a misfit."""
 
 
 def extrapolate(
@@ -37,18 +37,18 @@ def extrapolate(
         Size of the perturbation at each rung, `(E,)`, distinct, in (0, 1), E >= 3.
     exponents
         `exponents[i][e]`: the exponent of initial condition i at `epsilons[e]`, of one kind (all `nmle` or
-        all `ftle`), with any status. Initial conditions must be the same at all rungs.
+        all `ftle`), with any status. All epsilons must have the same initial conditions.
     confidence
         Stated coverage of the interval.
 
     Returns
     -------
     Estimate
-        Value in 1 per step; `n` counts the initial conditions with at least `LEAST_RUNGS` rungs. The message
-        holds the largest deviation from the line: over rungs, the mean residual over initial conditions in
-        its standard errors. Above Student's quantile, corrected for the number of rungs, it adds that the
-        line does not fit; the number still stands, but as that of a wrong model. Statuses: `missing` (no
-        initial condition), the most common failing status of the rungs (no line at all), and
+        Value in 1 per step; `n` counts the initial conditions with at least `LEAST_RUNGS` rungs (epsilons with an
+        exponent). The message holds the largest deviation from the line: the largest, over rungs, of the mean
+        residual over initial conditions in its standard errors. Above Student's quantile, corrected for the number
+        of rungs, it adds that the line does not fit; the value is then that of a wrong model. Statuses: `missing`
+        (no initial condition), the most common failing status of the rungs (no line at all), and
         `too_few_initial_conditions` (under three lines).
 
     Raises
@@ -59,13 +59,12 @@ def extrapolate(
 
     Notes
     -----
-    What can go wrong, none of which this can see in general. Rungs under the resolution of the dtype: weights
-    of order 1 do not move by 1e-17 in float64, and at 1e-8 in float32 most do not move at all, so such rungs
-    measure rounding; leave them out. Rungs so large that growth is nonlinear from the start bend the line.
-    Rungs without an exponent are left out, which biases the line if they are the slow ones. x = 0 lies beyond
-    all rungs (from 1e-4 to 1e-12, x runs from .109 to .036): against the error of one exponent, that of the
-    intercept is 1.2 times as large with five rungs from 1e-4 to 1e-12, 3.5 times with three from 1e-8. With few
-    initial conditions the test of the line has little power.
+    Limits that this cannot detect in general. Rungs under the resolution of the dtype: weights of order 1 do not
+    change by 1e-17 in float64, and at 1e-8 in float32 most do not change at all, so such rungs measure rounding;
+    leave them out. Rungs so large that growth is nonlinear from the start bend the line. Rungs without an exponent
+    are left out, which biases the line if they are the slow ones. x = 0 lies beyond all rungs (from 1e-4 to 1e-12,
+    x runs from .109 to .036): the error of the intercept is 1.2 times that of one exponent with five rungs from
+    1e-4 to 1e-12, 3.5 times with three from 1e-8. With few initial conditions the test of the line has little power.
 
     Cost: `I * E` operations, under 1 ms.
 
@@ -105,7 +104,7 @@ def extrapolate(
 def _abscissae(
     epsilons: NDArray[np.float64], exponents: Sequence[Sequence[Estimate]], confidence: float
 ) -> NDArray[np.float64]:
-    """Return `1 / ln(1 / epsilon)`, `(E,)`, of a call that makes sense."""
+    """Check the arguments and return `1 / ln(1 / epsilon)`, `(E,)`."""
     if epsilons.ndim != 1 or len(epsilons) < LEAST_RUNGS:
         raise BadCall("epsilons", f"must be at least {LEAST_RUNGS} numbers", str(epsilons.shape))
     if not ((epsilons > 0.0) & (epsilons < 1.0)).all() or len(np.unique(epsilons)) < len(epsilons):
@@ -143,7 +142,7 @@ def _fit_sentence(
     rounding: float,
     confidence: float,
 ) -> str:
-    """Return what the residuals say about the line: its worst rung, and whether that is too bad."""
+    """Return a sentence on the fit: the rung of largest deviation, and whether the line is rejected."""
     worst, worst_epsilon, too_bad, n_judged = 0.0, math.nan, False, 0
     for rung, epsilon in enumerate(epsilons):
         of_rung = residuals[is_there[:, rung], rung]

@@ -1,4 +1,4 @@
-"""The finite-time exponent along a run: how fast separations grow now, window by window."""
+"""The finite-time exponent along a run: the growth rate of separations in each window of rows."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from streamscalar.types import ADVICE, Status
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalExponents:
-    """Exponents of sliding windows, without NaN: a window that has none is not there.
+    """Exponents of sliding windows, without NaN: a window that has no exponent is left out.
 
     Attributes
     ----------
@@ -25,13 +25,13 @@ class LocalExponents:
         Standard error of `values` over the replicas of the run, `(K,)`; `None` under `LEAST_REPLICAS`. Zero
         where all replicas agree. Neighbouring windows share rows, so their errors are not independent.
     status
-        `OK` when there is a window; K is 0 otherwise.
+        `ok` where there is a window; K is 0 otherwise.
     n
         Number M of replicas.
     width
         Rows in a window.
     message
-        What was left out; for a failing status, what was seen and what to try.
+        What was left out; for a failing status, what happened and what to try.
     """
 
     steps: NDArray[np.float64]
@@ -55,9 +55,9 @@ class LocalExponents:
 def local_exponents(steps: NDArray[np.int64], divergence: NDArray[np.float64], width: int) -> LocalExponents:
     """Estimate the finite-time exponent in every window of `width` consecutive rows.
 
-    The least-squares slope of the mean over replicas of `ln d`, over the recorded steps. It is local in time:
-    positive in the exponential phase, about 0 on the plateau, negative while separations contract. None of
-    these is the exponent of the run; `nmle` and `ftle` are.
+    The least-squares slope over the recorded steps of `ln d`, averaged over replicas. It is local in time:
+    positive in the exponential phase, about 0 on the plateau, negative while separations contract. The exponents
+    of a run are `nmle` and `ftle`.
 
     Parameters
     ----------
@@ -66,14 +66,14 @@ def local_exponents(steps: NDArray[np.int64], divergence: NDArray[np.float64], w
     divergence
         Distances of the perturbed replicas from the reference, `(T, M)`.
     width
-        Rows in a window, two at least. Narrow windows follow faster and scatter more.
+        Rows in a window, at least two. Narrow windows respond faster and scatter more.
 
     Returns
     -------
     LocalExponents
-        `T - width + 1` windows, less those that hold a row with a separation that is 0 or not finite: what
-        came before a run diverged stays readable. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (T
-        under `width`), and, where no window is left, `non_finite` or `contracted`.
+        `T - width + 1` windows, without those that hold a row with a separation that is 0 or not finite: windows
+        before a run diverged stay. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (T under `width`), and,
+        where no window is left, `non_finite` or `contracted`.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def local_exponents(steps: NDArray[np.int64], divergence: NDArray[np.float64], w
     if n_replicas == 0:
         return _none(Status.TOO_FEW_REPLICAS, 0, width)
     if n_rows < width:
-        return _none(Status.TOO_FEW_ROWS, n_replicas, width, f"{n_rows} rows, of {width} in one window.")
+        return _none(Status.TOO_FEW_ROWS, n_replicas, width, f"{n_rows} rows; one window has {width}.")
     is_finite = np.isfinite(divergence).all(axis=1)
     is_usable = np.asarray(is_finite & (divergence > 0.0).all(axis=1))
     whole = np.asarray(sliding_window_view(is_usable, width).all(axis=1))
@@ -129,6 +129,6 @@ def _slopes(
 
 
 def _none(status: Status, n: int, width: int, what: str = "") -> LocalExponents:
-    """Return the answer without a window."""
+    """Return the result without a window."""
     empty = np.zeros(0)
     return LocalExponents(empty, empty, None, status, n, width, f"{what} {ADVICE[status]}".strip())

@@ -1,4 +1,4 @@
-"""Near returns of one trajectory: which rows come back to each other, and how the pairs separate afterwards."""
+"""Near returns of one trajectory: pairs of rows that are close in space but not in time, and their separation."""
 
 import math
 from dataclasses import dataclass
@@ -18,36 +18,36 @@ LEFT_SHARE = 0.2
 """Distance from a state at which the trajectory has left it, as a share of the attractor's size."""
 
 LEAST_ROWS = 50
-"""States under which nothing is tried."""
+"""Least number of states for an estimate."""
 
 LEAST_RETURN_SHARE = 0.5
-"""Share of the reference rows that must have a near return; fewer would stand for the dense regions only."""
+"""Share of the reference rows that must have a near return; fewer would represent only the dense regions."""
 
 LEAST_THEILER = 10
-"""Rows within which another row is never a return."""
+"""Distance in rows within which another row is never a return."""
 
 LAG_SHARE = 8
-"""Pairs are followed over up to one part in this of the rows."""
+"""Pairs are followed over at most the number of rows divided by this."""
 
 FLOW_COSINE = 0.5
-"""Mean cosine between successive increments from which a trajectory counts as a flow; a random walk has 0."""
+"""Mean cosine between successive increments above which a trajectory counts as a flow; a random walk has 0."""
 
 DENSE_ROWS = 400
-"""Rows up to which all distances cost less than a tree."""
+"""Largest number of rows for which all distances cost less than a tree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How pairs of near returns separate.
+    """Separations of pairs of near returns by lag.
 
     Attributes
     ----------
     log_d
-        `ln` separation of each pair at lags 0, 1, ... `(n_lags, n_pairs)`.
+        `ln` separation of each pair at lags 0, 1, ... rows, `(n_lags, n_pairs)`.
     reference
-        Row of each pair's earlier-named member, rising, `(n_pairs,)`.
+        Row of the reference of each pair, rising, `(n_pairs,)`.
     n_candidates
-        Rows that could have had a return.
+        Number of rows that could have a return.
     """
 
     log_d: NDArray[np.float64]
@@ -61,7 +61,7 @@ class Growth:
 
     @property
     def is_enough(self) -> bool:
-        """Whether enough of the reference rows have a near return."""
+        """Whether at least the share `LEAST_RETURN_SHARE` of the rows has a near return."""
         return len(self.reference) >= LEAST_RETURN_SHARE * self.n_candidates
 
 
@@ -92,9 +92,13 @@ def near_returns(states: NDArray[np.float64], size: float, across: bool) -> Grow
     states
         Trajectory `(T, K)`, T >= `LEAST_ROWS`.
     size
-        Of the attractor, > 0, in the unit of `states`.
+        Size of the attractor, > 0, in the unit of `states`.
     across
-        Whether to measure separations across the direction of motion only.
+        Whether to measure separations only across the direction of motion.
+
+    Returns
+    -------
+    Growth
     """
     n_lags = len(states) // LAG_SHARE
     n_candidates = len(states) - n_lags
@@ -109,10 +113,10 @@ def near_returns(states: NDArray[np.float64], size: float, across: bool) -> Grow
     for lag in range(n_lags):
         apart = states[reference + lag] - states[partner + lag]
         if velocity is not None:
-            # Of two states on one arc, the mean velocity is parallel to the chord; a single one is not.
+            # For two states on one arc the mean velocity is parallel to the chord; a single velocity is not.
             along = _unit(velocity[reference + lag] + velocity[partner + lag])
             apart -= np.einsum("ij,ij->i", apart, along)[:, None] * along
-        # Rounding bounds what a separation can mean; exact repeats of a periodic orbit end here.
+        # Separations under rounding are raised to it; exact repeats of a periodic orbit reach this bound.
         log_d.append(np.log(np.maximum(np.sqrt(np.einsum("ij,ij->i", apart, apart)), 1e-15 * size)))
         if float(log_d[-1].mean()) > math.log(TOP_SHARE * size):
             break
@@ -120,13 +124,13 @@ def near_returns(states: NDArray[np.float64], size: float, across: bool) -> Grow
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return rows of length 1; rows of length 0 stay."""
+    """Return rows scaled to length 1; rows of length 0 stay."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0.0))
 
 
 def _rows_to_leave(states: NDArray[np.float64], radius: float) -> NDArray[np.int64]:
-    """Return how many rows each state `(T, K)` needs to get farther than `radius`; T where it never does."""
+    """Return after how many rows each state `(T, K)` is farther away than `radius`; T where it never is."""
     n_rows = len(states)
     left = np.full(n_rows, n_rows)
     waiting = np.arange(n_rows)
@@ -164,7 +168,7 @@ def _nearest_dense(
 def _nearest_by_tree(
     states: NDArray[np.float64], before: NDArray[np.int64], after: NDArray[np.int64], radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Do the same by a tree, asking for more neighbours where all of them are of the same visit."""
+    """Return the same as `_nearest_dense` from a tree, with more neighbours where all found ones are no returns."""
     n_rows = len(states)
     tree = cKDTree(states)
     partner = np.full(n_rows, -1)
@@ -177,7 +181,7 @@ def _nearest_by_tree(
         nearest = valid.argmax(axis=1)
         has = valid[np.arange(len(open_rows)), nearest]
         partner[open_rows[has]] = other[has, nearest[has]]
-        # A row filled with indices has more neighbours than were asked for.
+        # A row without an empty place may have more neighbours than were requested.
         open_rows = open_rows[~has & (other[:, -1] < n_rows)]
         if n_neighbours == n_rows:
             break

@@ -1,25 +1,26 @@
-"""The maximum exponent of one trajectory, from its own recurrences: for runs without perturbed replicas.
+"""The maximum exponent of one trajectory from its recurrences, for runs without perturbed replicas.
 
-A trajectory that comes back near an earlier state makes a pair that was perturbed by nature. Followed forward,
-the pair separates at the maximum exponent while it is small [1]_ [2]_ [3]_. Differences from those sources:
+A trajectory that returns near an earlier state gives a pair of close states. Followed forward, the pair separates at
+the maximum exponent while it is small [1]_ [2]_ [3]_. Differences from those sources:
 
-- a recurrence must have left in between, so a run that sits at a fixed point or drifts has none, whatever its
-  density of rows;
-- one nearest return per reference row, each row weighted alike, since weighting by the number of close returns
+- the trajectory must have left the state in between, so a run that stays at a fixed point or drifts has no
+  recurrence, for any density of rows;
+- one nearest return per reference row, each row with the same weight, since weighting by the number of close returns
   favours dense regions;
 - where rows follow each other smoothly (a flow), only the separation across the direction of motion counts:
   along it the exponent is 0, and a return is never sampled at the same phase;
 - the fit window is bounded by amplitude, from growth by half (until then the pair turns into the unstable
   direction) to `TOP_SHARE` of the attractor's size;
-- the growth must look exponential, and outlive that of surrogates (`streamscalar.numerics.exponents.surrogates`).
+- the growth must be exponential, and last longer than that of surrogates
+  (`streamscalar.numerics.exponents.surrogates`).
 
-What it cannot do: separations of a percent are not infinitesimal. Measured per time unit: Lorenz .96 to 1.00 for
-.9056 (at 40,000 rows still .95), Rössler .060 for .0714, and no value from a quarter of its starts. Batches of
-references share such a bias and cannot see it. The interval therefore spans what the two halves of the window
-say, and for a flow also `FLOW_ALLOWANCE`, chosen after .1 had covered Rössler in 7 of 10 starts. Starts not used
-for that choice: Lorenz covered in 20 of 20, Rössler in 10 of 12. **The interval of a flow is no 95 % interval in
-general, and about two thirds of the value wide.** Tried and rejected for Lorenz: distances along the motion
-too (.78 to 1.15), local linear maps (.72 to .89).
+Limits: separations of a percent are not infinitesimal. Measured per time unit: Lorenz .96 to 1.00 for .9056 (at
+40,000 rows still .95), Rössler .060 for .0714, and no value from a quarter of its starts. All batches of references
+have the same bias, so an interval over them does not include it. The interval therefore includes the slopes of both
+halves of the window, and for a flow also `FLOW_ALLOWANCE`, chosen after .1 had covered Rössler in 7 of 10 starts.
+Starts not used for that choice: Lorenz covered in 20 of 20, Rössler in 10 of 12. **The interval of a flow is no 95 %
+interval in general, and about two thirds of the value wide.** Tested and rejected for Lorenz: distances along the
+motion too (.78 to 1.15), local linear maps (.72 to .89).
 
 References
 ----------
@@ -48,20 +49,19 @@ from streamscalar.numerics.exponents.surrogates import check_test, n_surrogates_
 from streamscalar.types import Estimate, Status
 
 START_GROWTH = 1.5
-"""Growth that is left out at the start of the window, while pairs turn into the unstable direction."""
+"""Factor of growth left out at the start of the window, while pairs turn into the unstable direction."""
 
 LEAST_GROWTH = 3.0
-"""Growth inside the window that an exponential phase needs."""
+"""Factor of growth inside the window that an exponential phase needs."""
 
 LEAST_WINDOW = 4
-"""Rows of lag in a window: two parameters and two rows to contradict them."""
+"""Least lags in a window: two for the parameters and two to test the fit."""
 
 LATE_SHARE = 0.6
-"""Least share of the growth rate of the window's first half that its second half must keep.
+"""Least ratio of the growth rates of the second and the first half of the window.
 
-An exponential keeps 1, linear growth over `LEAST_GROWTH` .585 and diffusion less.
+It is 1 for an exponential, .585 for linear growth over `LEAST_GROWTH` and less for diffusion.
 """
-
 
 FLOW_ALLOWANCE = 0.25
 """Share of the exponent by which the interval of a flow is widened at both ends: the bias of finite separations."""
@@ -84,13 +84,13 @@ def recurrence_exponent(
     steps
         Training step of each row, `(T,)`, evenly spaced and rising.
     states
-        Scores of the reference replica, `(T, K)`, 1 <= K <= 16, any unit common to all components.
+        Scores of the reference replica, `(T, K)` float64, 1 <= K <= 16, in one unit for all components.
     rng
         Source of the surrogates.
     n_surrogates
         Surrogates of the test, at least `1 / (1 - confidence) - 1` (19 for .95), or no outcome is significant.
     confidence
-        Stated coverage of the interval; the test is held at level `1 - confidence`.
+        Stated coverage of the interval; the level of the test is `1 - confidence`.
     dimension, delay
         Delay embedding of a single component: state `(z_t, z_(t - delay), ...)` of `dimension` entries. Default
         dimension: 3 where K = 1 and 1 (none) otherwise; default delay: the first lag in rows at which the
@@ -100,14 +100,24 @@ def recurrence_exponent(
     -------
     Estimate
         Value in 1 per step; `window` is the fitted range of *lags*, in steps; `n` counts the batches of
-        reference rows behind the interval. The interval is Student's over contiguous batches of the references'
-        own slopes, each at least twice as long as the last lag of the window, because neighbouring references
-        share their future; it is then widened to hold the slope of each half of the window, the sign of a bias
-        by finite separations, and for a flow by `FLOW_ALLOWANCE` of the value.
+        reference rows that the interval is over. The interval is Student's over contiguous batches of the slopes
+        of the references, each at least twice as long as the last lag of the window, because neighbouring
+        references share their future. It is then widened to include the slope of each half of the window, which
+        differ under a bias by finite separations, and for a flow by `FLOW_ALLOWANCE` of the value.
         Statuses: `too_few_rows`, `non_finite`, `constant`; `not_enough_recurrences`
-        (under `LEAST_RETURN_SHARE` of the rows come back within `NEAR_SHARE` of the size after leaving);
-        `contracted` (returns come nearer still), `no_exponential_phase`, `not_significant` (surrogates keep
-        their near returns together for as long). Cost: O(n_surrogates T log T) for few components.
+        (under `LEAST_RETURN_SHARE` of the rows return within `NEAR_SHARE` of the size after leaving);
+        `contracted` (returns approach each other), `no_exponential_phase`, `not_significant` (near returns of
+        surrogates stay together for as long).
+
+    Raises
+    ------
+    BadCall
+        If the shapes do not agree, the steps are not evenly spaced, a delay embedding of several components is
+        requested, or a parameter is outside its range.
+
+    Notes
+    -----
+    Cost: O(n_surrogates T log T) for few components.
 
     Examples
     --------
@@ -130,7 +140,7 @@ def recurrence_exponent(
     if dimension > 1:
         method += f", delay embedding {dimension} x {delay}"
     if len(embedded) < LEAST_ROWS:
-        what = f"{len(embedded)} states, of {LEAST_ROWS} that are needed."
+        what = f"{len(embedded)} states; {LEAST_ROWS} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, n=len(embedded), method=method, what=what)
     size = attractor_size(embedded, rng)
     if size == 0.0:
@@ -154,7 +164,7 @@ def recurrence_exponent(
     # The test costs the most and comes last.
     n_as_good = n_surrogates_as_good(states, drawn_horizon, own, n_surrogates, 1.0 - confidence, rng)
     if n_as_good is not None:
-        what = f"{n_as_good} surrogates keep their near returns together for {own:.3g} rows or longer."
+        what = f"Near returns of {n_as_good} surrogates stay together for {own:.3g} rows or longer."
         return Estimate.failed(Status.NOT_SIGNIFICANT, n=len(growth.reference), method=method, what=what)
     return _fitted(growth, first, last, spacing, FLOW_ALLOWANCE if across else 0.0, confidence, method)
 
@@ -162,7 +172,7 @@ def recurrence_exponent(
 def delay_embedding(states: NDArray[np.float64], dimension: int, delay: int) -> NDArray[np.float64]:
     """Return delay vectors `(T - (dimension - 1) * delay, K * dimension)` of a trajectory `(T, K)`.
 
-    Empty where the trajectory is shorter than one vector.
+    The result is empty where the trajectory is shorter than one vector.
 
     Examples
     --------
@@ -204,8 +214,8 @@ def horizon(growth: Growth, size: float) -> float:
 def exponential_window(curve: NDArray[np.float64], size: float) -> tuple[int, int]:
     """Return first and last lag of the fit window of a mean log separation `(n_lags,)`, both inclusive.
 
-    From the first lag at which it has grown `START_GROWTH`-fold to the last before it passes the top. A window
-    that does not exist has its last lag before its first.
+    From the first lag at which it has grown `START_GROWTH`-fold to the last before it passes the top. Where there
+    is no window, the last lag is before the first.
     """
     grown = curve >= curve[0] + math.log(START_GROWTH)
     first = int(np.argmax(grown)) if grown.any() else len(curve)
@@ -227,7 +237,7 @@ def _embedding(states: NDArray[np.float64], dimension: int | None, delay: int | 
 
 
 def _essential(states: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotate `(T, K)` to its principal axes and leave out those that hold rounding only; no distance changes."""
+    """Return `(T, K)` along its principal axes, without those that are rounding only; distances stay."""
     if states.shape[1] == 1 or len(states) < LEAST_ROWS:
         return states
     _, sizes, axes = np.linalg.svd(states - states.mean(axis=0), full_matrices=False)
@@ -235,14 +245,14 @@ def _essential(states: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def refusal(curve: NDArray[np.float64], size: float, first: int, last: int) -> tuple[Status, str] | None:
-    """Return why a curve holds no exponential phase, or `None`."""
+    """Return status and reason where a curve has no exponential phase, or `None`."""
     if curve[-1] <= math.log(TOP_SHARE * size):
         gain = float(curve[-1] - curve[0])
         what = f"Near returns changed their separation {math.exp(gain):.3g}-fold in {len(curve) - 1} rows."
         is_contracted = gain < -math.log(LEAST_GROWTH)
         return (Status.CONTRACTED if is_contracted else Status.NO_EXPONENTIAL_PHASE), what
     if last - first + 1 < LEAST_WINDOW or curve[last] - curve[first] < math.log(LEAST_GROWTH):
-        what = f"Near returns part within {len(curve) - 1} rows, too soon or from too far to fit a rate."
+        what = f"Near returns separate within {len(curve) - 1} rows, too early or from too far apart to fit a rate."
         return Status.NO_EXPONENTIAL_PHASE, what
     middle = (first + last) // 2
     early = (curve[middle] - curve[first]) / (middle - first)
@@ -260,7 +270,7 @@ def _fitted(
     value = float(slopes.mean())
     n_batches = min(30, max(3, growth.n_candidates // (2 * last)))
     batch = growth.reference * n_batches // growth.n_candidates
-    # A ratio estimate: batches hold different numbers of references.
+    # A ratio estimate, as batches hold different numbers of references.
     excess = np.bincount(batch, slopes - value, n_batches)
     error = math.sqrt(n_batches / (n_batches - 1) * float(excess @ excess)) / len(slopes)
     half = float(stats.t.ppf((1.0 + confidence) / 2.0, n_batches - 1)) * error

@@ -1,4 +1,4 @@
-"""The dynamical regime of training at one setting, decided from exponents and losses."""
+"""The dynamical regime of training at one setting, from exponents and losses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from streamscalar.types import Estimate, Regime, Status
 
 REGULAR_BELOW = 0.01
-"""Exponent per step under which training counts as regular: a hundredfold separation takes over 460 steps."""
+"""Exponent per step under which training counts as regular: hundredfold growth takes over 460 steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunEvidence:
-    """What one run says about its regime.
+    """Evidence of one run about its regime.
 
     Attributes
     ----------
     ftle, nmle
-        Exponents of the run, with intervals over its replicas where it has three.
+        Exponents of the run, with intervals over its replicas where it has three or more.
     has_diverged
-        Whether its loss ended above where it began or is not finite.
+        Whether its loss ended above its start or is not finite.
     """
 
     ftle: Estimate
@@ -28,7 +28,7 @@ class RunEvidence:
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """An interval and where it comes from, in words."""
+    """An interval and a description of its source."""
 
     low: float
     high: float
@@ -41,13 +41,13 @@ def classify(
     nmle: Estimate | None = None,
     regular_below: float = REGULAR_BELOW,
 ) -> tuple[Regime, str]:
-    """Decide the regime and say why.
+    """Decide the regime and give the reason.
 
-    In this order: *diverged*, when that happened in the majority of runs; *regular*, when the upper end of
-    ftle lies under `regular_below`, or separations contracted to 0 in the majority of runs; *chaotic*, when
-    the majority of runs have an exponential phase that saturates and the lower end of nmle lies above 0;
-    *onset*, when the lower end of ftle lies above `regular_below`, or separations grew a hundredfold without
-    saturating in the majority of runs; otherwise *undecided*.
+    In this order: *diverged*, when the majority of runs diverged; *regular*, when the upper end of ftle lies under
+    `regular_below`, or separations contracted to 0 in the majority of runs; *chaotic*, when the majority of runs
+    have an exponential phase that saturates and the lower end of nmle lies above 0; *onset*, when the lower end of
+    ftle lies above `regular_below`, or separations grew a hundredfold without saturating in the majority of runs;
+    otherwise *undecided*.
 
     Parameters
     ----------
@@ -55,15 +55,15 @@ def classify(
         One entry per initial condition.
     ftle, nmle
         The same exponents over initial conditions, `None` for a single run. Where one has no interval (fewer
-        than three initial conditions gave a value), the envelope of the runs' own intervals over replicas
-        stands in, and the reason says so.
+        than three initial conditions gave a value), the envelope of the runs' intervals over replicas is used
+        instead, and the reason says so.
     regular_below
-        Bound on a regular exponent, per step.
+        Upper bound of a regular exponent, per step.
 
     Returns
     -------
     tuple
-        The regime and one sentence of reason.
+        The regime and a sentence with the reason.
     """
     n = len(runs)
     if n == 0:
@@ -72,7 +72,7 @@ def classify(
     if 2 * n_diverged > n:
         return (
             Regime.DIVERGED,
-            f"The loss ended above where it began, or is not finite, in {n_diverged} of {n} runs.",
+            f"The loss ended above its start, or is not finite, in {n_diverged} of {n} runs.",
         )
     growth = _bounds(ftle, [run.ftle for run in runs])
     if growth is not None and growth.high < regular_below:
@@ -101,7 +101,7 @@ def classify(
 
 
 def _bounds(over_runs: Estimate | None, single: Sequence[Estimate]) -> _Bounds | None:
-    """Return the interval over initial conditions, or the envelope of the runs' own, or `None`."""
+    """Return the interval over initial conditions, or the envelope of the intervals of the runs, or `None`."""
     if over_runs is not None and over_runs.low is not None and over_runs.high is not None:
         return _Bounds(over_runs.low, over_runs.high, f"interval over {over_runs.n} initial conditions")
     lows = [estimate.low for estimate in single if estimate.low is not None]
@@ -113,7 +113,7 @@ def _bounds(over_runs: Estimate | None, single: Sequence[Estimate]) -> _Bounds |
 
 
 def _without_interval(runs: Sequence[RunEvidence]) -> str:
-    """Return why there is no interval of ftle to decide by."""
+    """Return the reason why ftle has no interval."""
     failing = [run.ftle for run in runs if not run.ftle.is_ok]
     if failing:
         return f"ftle has no interval: {failing[0].message or failing[0].status}"

@@ -1,18 +1,18 @@
 """Surrogate trajectories: the linear correlations of a recorded one, without its determinism.
 
-The null hypothesis is a stationary linear Gaussian process on top of a straight drift. Surrogates get the same
+The null hypothesis is a stationary linear Gaussian process on top of a straight drift. Surrogates have the same
 random phases in all components [1]_, which keeps auto- and cross-correlations. Two choices differ from the
-common recipe, both because a surrogate that is rougher than the data makes every smooth series look
+common recipe, both because a surrogate that is rougher than the data makes every smooth series appear
 deterministic:
 
-- the spectrum is that of the *tapered* residual of a straight line. An untapered one carries the jump, or the
-  kink, between the last row and the first, spread over the whole surrogate: it doubles the increments of a
+- the spectrum is that of the *tapered* residual of a straight line. Without the taper it contains the jump, or the
+  kink, between the last row and the first, spread over the whole surrogate: this doubles the increments of a
   random walk.
-- values are not restored by rank, as iterated amplitude-adjusted surrogates do [2]_. The ranks of a smooth series
-  put back its values with a rough error: with them smooth Gaussian noise (width 10 rows, 4000 rows, two delays
+- values are not restored by rank, as in iterated amplitude-adjusted surrogates [2]_. The ranks of a smooth series
+  restore its values with a rough error: with them smooth Gaussian noise (width 10 rows, 4000 rows, two delays
   of one row) passed the test of `streamscalar.numerics.exponents.recurrence` as deterministic in 40 of 40 draws.
 
-The price: a distorted (non-Gaussian) linear process is outside the null hypothesis.
+As a consequence, a distorted (non-Gaussian) linear process is outside the null hypothesis.
 
 References
 ----------
@@ -33,7 +33,7 @@ from streamscalar.errors import BadCall
 Ends = Literal["tapered", "joined"]
 
 ENDS: tuple[Ends, ...] = ("tapered", "joined")
-"""Families of surrogates; a test is passed against each."""
+"""Families of surrogates; a test must be significant against each."""
 
 
 def phase_surrogate(
@@ -47,12 +47,20 @@ def phase_surrogate(
         Finite trajectory `(T, K)`, T >= 4, rows evenly spaced, any unit.
     rng
         Source of the phases.
+    ends
+        `tapered`: the residual of the least-squares line, tapered to 0 at both ends. `joined`: the residual of the
+        line from the first state to the last, whose ends meet.
 
     Returns
     -------
     ndarray
-        `(T, K)`, with the unit of `states`: their least-squares line plus a Gaussian process whose total variance
-        is that of their residual. Cost: O(T K log T).
+        `(T, K)` float64, with the unit of `states`: their line plus a Gaussian process whose total variance is that
+        of their residual. Cost: O(T K log T).
+
+    Raises
+    ------
+    BadCall
+        If `states` does not have two dimensions and four rows.
 
     Examples
     --------
@@ -71,7 +79,7 @@ def phase_surrogate(
     spectrum = fft.rfft(np.ascontiguousarray((residual * window[:, None]).T), axis=1)
     mean = residual.mean(axis=0)
     turn = np.exp(2j * np.pi * rng.random(spectrum.shape[1]))
-    # A mean is no fluctuation, and the highest frequency of an even length has no phase.
+    # The mean does not fluctuate, and the highest frequency of an even length has no phase.
     turn[0] = 0.0
     if n_rows % 2 == 0:
         turn[-1] = rng.choice([-1.0, 1.0])
@@ -112,20 +120,25 @@ def n_surrogates_as_good(
     states
         Finite trajectory `(T, K)`.
     statistic
-        Of a trajectory of that shape; large where it is deterministic.
+        Function of a trajectory of that shape; large where it is deterministic.
     own
         Its value for `states`.
     n_surrogates, level
         The rank of `own` among `n_surrogates + 1` values is significant where `(1 + m) / (n_surrogates + 1)` is at
-        most `level`, m being the number of surrogates that reach `own`; ties count against it.
+        most `level`, where m surrogates have at least the value `own`.
     rng
         Source of the surrogates.
 
     Returns
     -------
     int or None
-        `None` where `own` is significant, else the number of surrogates that had reached it when that was decided:
-        the rest is not drawn.
+        `None` where `own` is significant, else the number of surrogates with at least its value when this was
+        decided; the remaining surrogates are not drawn.
+
+    Raises
+    ------
+    BadCall
+        As `check_test`.
     """
     check_test(n_surrogates, level)
     most = math.floor(level * (n_surrogates + 1) + 1e-9) - 1
@@ -139,7 +152,7 @@ def n_surrogates_as_good(
 
 
 def check_test(n_surrogates: int, level: float) -> None:
-    """Raise `BadCall` where a rank test can have no significant outcome.
+    """Raise `BadCall` where `level` is outside (0, 1) or a rank test cannot have a significant outcome.
 
     Examples
     --------

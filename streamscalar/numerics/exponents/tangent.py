@@ -6,8 +6,8 @@ logarithm of these factors tends to the Lyapunov exponents in falling order [1]_
 
 The exponents of a *training run* are finite-time numbers, averaged over one trajectory. Training is a transient:
 curvature changes as the loss falls, there is no attractor to average over and no limit to approach, so the number
-belongs to these steps of this run. Its interval tells how much the rate varied between batches of rows, not how
-another initial condition would have done; combine runs for that.
+holds for these steps of this run. Its interval measures how much the rate varied between batches of rows, not between
+initial conditions; combine runs for that.
 
 References
 ----------
@@ -27,37 +27,37 @@ from streamscalar.numerics.intervals import student
 from streamscalar.types import Estimate, Status
 
 LEAST_BATCHES = 8
-"""Batches that a series is cut into, up to twice as many less one."""
+"""Least number of batches that a series is cut into; the largest is twice as many less one."""
 
 LEAST_BATCH_ROWS = 4
-"""Rows in a batch under which no interval is stated: shorter batches are not independent."""
+"""Least rows in a batch for an interval: shorter batches are not independent."""
 
 
 class TangentGrowth:
-    """Follow tangent exponents row by row, in memory that does not grow.
+    """Tangent exponents of a stream of rows, in memory that does not grow.
 
-    Rows after the burn-in are cut into batches of s rows, s the largest power of two that leaves at least
-    `LEAST_BATCHES`; so s doubles now and then, two batches become one, and running sums at the ends of at most
-    16 batches are all that is kept. The exponent is the growth over the steps from the end of the burn-in to the
-    last row; the interval is Student's over the rates of the complete batches [2]_.
+    Rows after the burn-in are cut into batches of s rows, where s is the largest power of two that leaves at least
+    `LEAST_BATCHES`. So s doubles from time to time, two batches become one, and only running sums at the ends of at
+    most 16 batches are kept. The exponent is the growth over the steps from the end of the burn-in to the last row;
+    the interval is Student's over the rates of the complete batches [2]_.
 
     Parameters
     ----------
     n_vectors
         Number k of tangent vectors.
     burn_in
-        Rows to leave out after row 0, while the vectors turn into place. By default the first s rows, where s
-        is the largest power of two at most an eighth of the rows: between a sixteenth and an eighth, the first
-        batch. It grows with the series; seven to 14 batches are left.
+        Rows to leave out after row 0, while the vectors turn into the growing directions. By default the first s
+        rows, where s is the largest power of two at most an eighth of the rows: between a sixteenth and an eighth,
+        the first batch. It grows with the series; seven to 14 batches remain.
     confidence
         Stated coverage of the intervals.
 
     Notes
     -----
-    Cost of an update: `n * k` operations. The state is the same, bit for bit, however the rows are cut into
-    blocks, and goes on from a snapshot with the same bits. Where this differs from the textbook rule of a tenth:
-    a power of two lets a stream find the sums it needs without keeping the rows. Rates of batches are differences
-    of running sums, good to 16 digits of the sum.
+    Cost of an update: `n * k` operations. The state has the same bits for any division of the rows into blocks, and
+    after a restart from a snapshot. Where this differs from the textbook rule of a tenth: with a power of two, a
+    stream keeps the required sums without keeping the rows. Rates of batches are differences of running sums,
+    accurate to 16 digits of the sum.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class TangentGrowth:
         self._has_grown = False
 
     def update(self, steps: NDArray[np.int64], growth: NDArray[np.float64]) -> None:
-        """Take the next rows.
+        """Add the next rows.
 
         Parameters
         ----------
@@ -97,12 +97,12 @@ class TangentGrowth:
             Training step of each row, `(n,)`, rising and above all earlier ones.
         growth
             `ln` of the factor by which each tangent vector was stretched since the row before, `(n, k)`; the
-            very first row is 0, as nothing was stretched yet.
+            first row of the series is 0.
 
         Raises
         ------
         BadCall
-            If the shapes do not agree, the steps do not rise, or the very first row is not 0.
+            If the shapes do not agree, the steps do not rise, or the first row of the series is not 0.
         """
         check_rows(steps, growth, "growth")
         if growth.shape[1] != self.n_vectors:
@@ -127,7 +127,7 @@ class TangentGrowth:
         self._total = totals[-1].copy()
 
     def _mark(self, rows: NDArray[np.int64], steps: NDArray[np.int64], totals: NDArray[np.float64]) -> None:
-        """Keep the running sums at the ends of batches; `rows` `(n,)` count from the first batch on."""
+        """Keep the running sums at the ends of batches; `rows` `(n,)` count from the first batch."""
         batch_rows = self._batch_rows
         while int(rows[-1]) >= 2 * LEAST_BATCHES * batch_rows:
             batch_rows *= 2
@@ -151,12 +151,12 @@ class TangentGrowth:
         least = LEAST_BATCHES if self.burn_in is None else 1
         if n_behind < least:
             after = "row 0" if self.burn_in is None else f"a burn-in of {self.burn_in}"
-            what = f"{max(n_behind, 0)} rows after {after}, of {least} that are needed."
+            what = f"{max(n_behind, 0)} rows after {after}; {least} are needed."
             return [Estimate.failed(Status.TOO_FEW_ROWS, method=method, what=what)] * self.n_vectors
         if not self._has_grown:
             what = "No tangent vector was stretched or shrunk in any row."
             return [Estimate.failed(Status.CONSTANT, n=1, method=method, what=what)] * self.n_vectors
-        # Without a burn-in of its own, the series gives up its first batch.
+        # Without a given burn-in, the first batch is left out.
         first = 1 if self.burn_in is None else 0
         steps, totals = self._mark_steps[first:], self._mark_totals[first:]
         rates = np.diff(totals, axis=0) / np.diff(steps)[:, None]
@@ -171,7 +171,7 @@ class TangentGrowth:
         bad = [(int(row), k) for k, row in enumerate(self._first_bad[: vector + 1]) if row >= 0]
         if bad:
             row, at = min(bad)
-            behind = f", against which vector {vector} is made orthogonal" if at < vector else ""
+            behind = f", to which vector {vector} is made orthogonal" if at < vector else ""
             what = f"First at row {row}, in vector {at}{behind}."
             return Estimate.failed(Status.NON_FINITE, n=1, method=method, what=what)
         n_batches = len(rates)
@@ -202,7 +202,7 @@ class TangentGrowth:
 
     @classmethod
     def from_snapshot(cls, state: Mapping[str, NDArray[Any]]) -> Self:
-        """Return a follower that goes on with the bits of the one that `state` was taken from."""
+        """Return an object that continues with the same bits as the one that returned `state`."""
         burn_in = int(state["burn_in"])
         growth = cls(len(state["total"]), None if burn_in < 0 else burn_in, float(state["confidence"]))
         growth.n_rows = int(state["n_rows"])
@@ -221,7 +221,7 @@ def tangent_exponents(
 ) -> list[Estimate]:
     """Estimate the exponents of a recorded tangent growth series.
 
-    Of a training run they are finite-time numbers, averaged over its trajectory: see the head of this module.
+    For a training run they are finite-time numbers, averaged over its trajectory: see the module docstring.
 
     Parameters
     ----------
@@ -239,12 +239,12 @@ def tangent_exponents(
     Returns
     -------
     list of Estimate
-        k values in 1 per step, in the order of the vectors, which is falling once they have turned into place.
-        `n` is the number of batches behind the interval, 7 to 15, and `window` goes from the step at the end of
-        the burn-in to the last. With batches under `LEAST_BATCH_ROWS` rows there is a value without an interval,
-        and `n` is 1. A series that grows evenly has an interval of no width. Statuses: `too_few_rows` (under 8
-        rows after row 0; with a burn-in of your own, none after it), `non_finite` (in this vector or one before
-        it), `constant` (nothing was ever stretched or shrunk).
+        k values in 1 per step, in the order of the vectors, which is falling after the burn-in. `n` is the number of
+        batches in the interval, 7 to 15, and `window` goes from the step at the end of the burn-in to the last step.
+        With batches under `LEAST_BATCH_ROWS` rows there is a value without an interval, and `n` is 1. A series that
+        grows evenly has an interval of width 0. Statuses: `too_few_rows` (under 8 rows after row 0; with a given
+        burn-in, none after it), `non_finite` (in this vector or one before it), `constant` (no vector was stretched
+        or shrunk in any row).
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Analysis of one recorded series: changes, shape, and dynamic mode decomposition."""
+"""Analysis of one recorded series: changes, shape and dynamic mode decomposition."""

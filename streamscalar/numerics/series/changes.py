@@ -1,7 +1,11 @@
-"""Changes in a recorded series while it grows: sudden ones, missing ones, and whether one series follows another.
+"""Changes in a recorded series while it grows: jumps, trends, and whether one series follows another.
 
-Rows of a training are autocorrelated and drift, so no test here compares a row with a constant. Each answers from a
-stretch of rows that is complete when it is asked for: an answer never changes when more rows come.
+Rows of a training run are autocorrelated and drift, so no test here compares a row with a constant. Each result depends
+only on rows that are complete, so it never changes when more rows arrive.
+
+The test for jumps is written here because change-point packages such as ruptures segment a finished series: their
+change points may move when rows arrive, and a penalty sets their sensitivity instead of the number of rows between two
+false alarms. `level_changes` lists that number as measured under autocorrelation.
 
 References
 ----------
@@ -24,16 +28,16 @@ from streamscalar.types import Estimate, Status
 Floats = NDArray[np.float64]
 
 LARGEST_CORRELATION = 0.99
-"""Bound on the lag-one autocorrelation; beyond it a drift and a random walk are the same thing."""
+"""Bound on the lag-one autocorrelation; beyond it a drift cannot be told from a random walk."""
 
 LEAST_BEFORE = 12
-"""Rows from which a line and the autocorrelation around it can be estimated together."""
+"""Least rows from which a line and the autocorrelation around it can be estimated together."""
 
 TREND_BLOCKS = 40
-"""Block means that a trend is fitted to."""
+"""Number of block means that a trend is fitted to."""
 
 FOLLOW_BLOCKS = 30
-"""Changes between block means that a correlation is computed from: with r = 0 its upper end is then .42."""
+"""Number of changes between block means for a correlation: with r = 0 its interval then ends at .42."""
 
 _GRID = np.linspace(-0.9, LARGEST_CORRELATION, 190)
 _CHUNK_ROWS = 4096
@@ -48,14 +52,14 @@ class LevelChanges:
     Attributes
     ----------
     shift
-        How far the newest `n_after` rows lie, at least, from where the line through the `n_before` rows before them
-        leads, `(N,)`, in units of the series; 0 where they do not all lie on one side.
+        Smallest distance of the newest `n_after` rows from the extrapolated line through the `n_before` rows before
+        them, signed, `(N,)`, in units of the series; 0 where they do not all lie on one side.
     statistic
-        `shift` over the standard error with which the line predicts the mean of those rows, `(N,)`.
+        `shift` over the standard error of the prediction of the mean of those rows, `(N,)`.
     threshold
-        Size from which `statistic` is significant, `(N,)`: it depends on the autocorrelation.
+        Magnitude above which `statistic` is significant, `(N,)`: it depends on the autocorrelation.
     correlation
-        Lag-one autocorrelation around the line that was assumed, one standard error above the estimate, `(N,)`.
+        Assumed lag-one autocorrelation around the line, one standard error above the estimate, `(N,)`.
     """
 
     shift: Floats
@@ -65,19 +69,19 @@ class LevelChanges:
 
 
 def level_changes(series: Floats, n_before: int = 40, n_after: int = 5, run_length: float = 1e5) -> LevelChanges:
-    """Test at every row whether the newest rows left the line of the rows before them.
+    """Test at every row whether the newest rows deviate from the line through the rows before them.
 
     Parameters
     ----------
     series
         Values `(N,)`, rows evenly spaced, any unit.
     n_before
-        Rows behind the line, at least `LEAST_BEFORE`.
+        Number of rows that the line is fitted to, at least `LEAST_BEFORE`.
     n_after
-        Newest rows, all of which must lie off the line on one side: a single outlier is no change of level. A change
-        is found `n_after` rows late.
+        Number of newest rows, all of which must lie on one side of the line: a single outlier is no change of level.
+        A change is detected `n_after` rows late.
     run_length
-        Rows between two false alarms [3]_: each row is tested at level `1 / run_length`.
+        Mean number of rows between two false alarms [3]_, at least 2: each row is tested at level `1 / run_length`.
 
     Returns
     -------
@@ -87,14 +91,14 @@ def level_changes(series: Floats, n_before: int = 40, n_after: int = 5, run_leng
     Raises
     ------
     BadCall
-        A length is too small.
+        If `n_before`, `n_after` or `run_length` is too small.
 
     Notes
     -----
-    The noise around the line is taken for a first-order autoregression: its lag-one autocorrelation is corrected for
-    the bias that the fitted line brings [1]_ and raised by one standard error, its variance and degrees of freedom
-    follow from the expected squares of the residuals [2]_. The error is that of the mean of the newest rows, while
-    the statistic is their least deviation. That makes the test cautious, above all under heavy tails.
+    The noise around the line is modelled as a first-order autoregression: its lag-one autocorrelation is corrected
+    for the bias of the fitted line [1]_ and raised by one standard error, its variance and degrees of freedom follow
+    from the expected squares of the residuals [2]_. The error is that of the mean of the newest rows, while the
+    statistic uses their smallest deviation. This makes the test conservative, most under heavy tails.
 
     Rows between two alarms, over 500 seeds of 4,000 rows of a first-order autoregression, for a stated 10,000 and
     100,000:
@@ -109,8 +113,9 @@ def level_changes(series: Floats, n_before: int = 40, n_after: int = 5, run_leng
     1 (a random walk)      9,400, 34,000      1,400, 2,400
     =====================  =================  =================
 
-    So the stated number holds for normal noise, within a factor of three where it is large and the noise a walk. Under
-    strong autocorrelation and heavy tails what it finds are single shocks that last, which are changes of level.
+    So the stated number holds for normal noise, within a factor of three where it is large and the noise is a random
+    walk. Under strong autocorrelation and heavy tails the alarms are single shocks that last, which are changes of
+    level.
 
     Examples
     --------
@@ -138,21 +143,21 @@ def level_changes(series: Floats, n_before: int = 40, n_after: int = 5, run_leng
 
 
 def trend(series: Floats, confidence: float = 0.95) -> Estimate:
-    """Estimate how much a series changes over its length along its straight line.
+    """Estimate the change of a series over its length along a straight line.
 
     Parameters
     ----------
     series
-        Values `(N,)`, N >= `TREND_BLOCKS`, rows evenly spaced. They are averaged in `TREND_BLOCKS` blocks; what does
-        not fill these is left out at the beginning.
+        Values `(N,)`, N >= `TREND_BLOCKS`, rows evenly spaced, any unit. They are averaged in `TREND_BLOCKS` blocks;
+        remaining rows at the start are left out.
     confidence
         Stated coverage of the interval.
 
     Returns
     -------
     Estimate
-        Change from the first row used to the last, in units of the series; the noise around the line is treated as in
-        `level_changes`, so that autocorrelation widens the interval. `n` is the number of blocks. Statuses:
+        Change from the first row used to the last, in units of the series; the noise around the line is modelled as
+        in `level_changes`, so autocorrelation widens the interval. `n` is the number of blocks. Statuses:
         `too_few_rows`, `non_finite`.
 
     Notes
@@ -168,7 +173,7 @@ def trend(series: Floats, confidence: float = 0.95) -> Estimate:
     """
     method = f"line through {TREND_BLOCKS} block means, autoregressive noise"
     if len(series) < TREND_BLOCKS:
-        what = f"{len(series)} rows, of {TREND_BLOCKS} that are needed."
+        what = f"{len(series)} rows; {TREND_BLOCKS} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, method=method, what=what)
     if not np.isfinite(series).all():
         return Estimate.failed(Status.NON_FINITE, n=TREND_BLOCKS, method=method)
@@ -187,22 +192,22 @@ def trend(series: Floats, confidence: float = 0.95) -> Estimate:
 
 
 def following(own: Floats, others: Floats, confidence: float = 0.95) -> Estimate:
-    """Correlate how a series changes with how another one does at the same rows.
+    """Correlate the changes of a series with those of another one at the same rows.
 
     Parameters
     ----------
     own, others
-        Two series `(N,)`, N > `FOLLOW_BLOCKS`, averaged in `FOLLOW_BLOCKS + 1` blocks; what does not fill these is left
-        out at the beginning.
+        Two series `(N,)`, N > `FOLLOW_BLOCKS`, averaged in `FOLLOW_BLOCKS + 1` blocks; remaining rows at the start are
+        left out.
     confidence
         Stated coverage of the interval.
 
     Returns
     -------
     Estimate
-        Correlation in [-1, 1] of the changes from block to block, about 0 and not about their means: two series that
-        fall together follow each other, however evenly they fall. Interval by Fisher's z; `n` counts the changes.
-        Statuses: `too_few_rows`, `non_finite`, `constant` (one of them does not change).
+        Correlation in [-1, 1] of the changes from block to block, about 0 and not about their means, so that two
+        series that fall evenly together correlate. Interval by Fisher's z; `n` counts the changes. Statuses:
+        `too_few_rows`, `non_finite`, `constant` (one of them does not change).
 
     Notes
     -----
@@ -218,7 +223,7 @@ def following(own: Floats, others: Floats, confidence: float = 0.95) -> Estimate
     method = f"correlation of {FOLLOW_BLOCKS} changes about 0, Fisher's z"
     n_blocks = FOLLOW_BLOCKS + 1
     if len(own) < n_blocks:
-        what = f"{len(own)} rows, of {n_blocks} that are needed."
+        what = f"{len(own)} rows; {n_blocks} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, method=method, what=what)
     if not (np.isfinite(own).all() and np.isfinite(others).all()):
         return Estimate.failed(Status.NON_FINITE, n=FOLLOW_BLOCKS, method=method)
@@ -243,7 +248,7 @@ def _test_windows(windows: Floats, n_before: int, run_length: float) -> Floats:
     past, ahead = t[:n_before], t[n_before:]
     slope_weights = past / float(past @ past)
     with np.errstate(invalid="ignore", divide="ignore"):
-        # The level goes first: a large one must not cost the digits of what lies around it.
+        # The mean is subtracted first, so that a large one does not cost the digits of the deviations.
         centred = windows - windows[:, :n_before].mean(axis=1, keepdims=True)
         slope = centred[:, :n_before] @ slope_weights
         deviation = centred - slope[:, None] * t
@@ -259,9 +264,9 @@ def _test_windows(windows: Floats, n_before: int, run_length: float) -> Floats:
 
 
 def _assumed_correlation(residual: Floats) -> tuple[Floats, Floats]:
-    """Return the sum of squares and the lag-one autocorrelation to assume of residuals `(n, rows)` of a line.
+    """Return the sum of squares and the lag-one autocorrelation to assume for residuals `(n, rows)` of a line.
 
-    Without any residual there is no noise to correlate: 0.
+    The autocorrelation is 0 where all residuals are 0.
     """
     n_rows = residual.shape[1]
     squares = np.square(residual).sum(axis=1)
@@ -274,7 +279,7 @@ def _assumed_correlation(residual: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class _Noise:
-    """For each autocorrelation of the grid: variance of a contrast over the squares of the residuals, and freedom."""
+    """Variance of a contrast over the squares of the residuals, and degrees of freedom, on the grid `_GRID`."""
 
     variance: Floats
     freedom: Floats
@@ -282,7 +287,7 @@ class _Noise:
 
 @cache
 def _noise(n_fitted: int, contrast: tuple[float, ...]) -> _Noise:
-    """Return what first-order noise does to a contrast of rows of which the first `n_fitted` carry a line."""
+    """Return the effect of first-order noise on a contrast of rows, where a line is fitted to the first `n_fitted`."""
     weights = np.array(contrast)
     index = np.arange(len(weights))
     apart = np.abs(np.subtract.outer(index, index))

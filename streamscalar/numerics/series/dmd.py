@@ -1,10 +1,10 @@
-"""Growth rates and frequencies of the linear step that fits a trajectory best: dynamic mode decomposition.
+"""Dynamic mode decomposition: growth rates and frequencies of the linear step that fits a trajectory best.
 
-A view of a trajectory, not an exponent. It says how coordinates would grow under one linear map, the same at every
-step: the eigenvalues of the least-squares step are those of the Koopman operator on linear functions of the
-coordinates [1]_ [2]_. How fast two replicas separate is another question: a chaotic orbit on an attractor neither
-grows nor decays, and its modes decay because they forget, while its largest exponent is positive (the logistic map at
-r = 4: exponent ln 2, and here no mode with a rate). Use `ftle` and `nmle` for separations.
+This describes a trajectory and is not an exponent. It gives the growth of coordinates under one linear map, the same
+at every step: the eigenvalues of the least-squares step are those of the Koopman operator on linear functions of the
+coordinates [1]_ [2]_. The separation of two replicas is a different quantity: a chaotic orbit on an attractor neither
+grows nor decays, and its modes decay because correlations do, while its largest exponent is positive (the logistic map
+at r = 4: exponent ln 2, and here no mode with a rate). Use `ftle` and `nmle` for separations.
 
 References
 ----------
@@ -27,28 +27,29 @@ from streamscalar.numerics.blocks import power_of_two
 from streamscalar.types import ADVICE, Estimate, Status
 
 LARGEST_RESIDUAL = 0.5
-"""Residual up to which a mode has a rate: the step then predicts three quarters of its variance."""
+"""Largest residual of a mode with a rate: the step then predicts three quarters of its variance."""
 
 LEAST_PAIRS = 2
-"""Pairs of successive rows for each unknown of a coordinate."""
+"""Least pairs of successive rows for each unknown of a coordinate."""
 
 RANK = 1e-10
-"""Directions with a singular value under this share of the first are rounding, and have no modes."""
+"""Directions with a singular value under this share of the first are rounding and have no modes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One eigenfunction of the fitted step: a linear function of the coordinates that is multiplied at every row.
+    """One eigenfunction of the fitted step: a linear function of the coordinates, multiplied by a factor at each row.
 
     Attributes
     ----------
     eigenvalue
-        Factor per row, complex; modes that turn come in conjugate pairs.
+        Factor per row, complex; rotating modes come in conjugate pairs.
     residual
-        Root mean square of what the step misses of the function, over that of the function: 0 is linear, 1 says
-        nothing. A random walk has small ones too, and growth rates of a few over minus the number of rows.
+        Root mean square of the error of the step over that of the function, at least 0: with 0 the function is exactly
+        linear, with 1 nothing is predicted. A random walk has small residuals too, and growth rates of minus a few
+        over the number of rows.
     growth
-        `ln |eigenvalue|` per step, with an interval that takes what the step misses as independent from row to row;
+        `ln |eigenvalue|` per step, with an interval that treats the errors of the step as independent from row to row;
         `not_converged` over `LARGEST_RESIDUAL`, `contracted` for an eigenvalue of 0.
     frequency
         Turns per step, from 0 to half a turn per row, with the statuses of `growth`. Faster ones appear slower.
@@ -62,15 +63,15 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """What `dmd` found.
+    """Result of `dmd`.
 
     Attributes
     ----------
     modes
-        By falling `|eigenvalue|`; one for each direction that the coordinates vary along, none where `status` is not
-        `ok`.
+        Modes by falling `|eigenvalue|`; one for each direction along which the coordinates vary, none where `status`
+        is not `ok`.
     n_pairs
-        Pairs of successive rows that were fitted, all replicas together.
+        Number of pairs of successive rows in the fit, over all replicas.
     status
         `ok`, `too_few_rows`, `constant` or `non_finite`.
     message
@@ -91,9 +92,10 @@ def dmd(steps: NDArray[np.int64], scores: NDArray[np.float64], confidence: float
     steps
         Training step of each row, `(T,)`, evenly spaced.
     scores
-        Coordinates `(T, K)`, or `(T, R, K)` of R replicas that follow one law, in one basis.
+        Coordinates `(T, K)`, or `(T, R, K)` of R replicas with the same dynamics, in one basis.
     confidence
-        Stated coverage of the intervals. Replicas that hardly differ are no more than one, which they do not know.
+        Stated coverage of the intervals. They treat replicas as independent: with replicas that hardly differ they
+        are too narrow.
 
     Returns
     -------
@@ -102,16 +104,16 @@ def dmd(steps: NDArray[np.int64], scores: NDArray[np.float64], confidence: float
     Raises
     ------
     BadCall
-        If the shapes do not match or the steps are not evenly spaced.
+        If the shapes do not match, the steps are not evenly spaced, or `confidence` is outside (0, 1).
 
     Notes
     -----
     The step is affine, so that a fixed point may lie anywhere. Cost: a singular value decomposition of `(T R, K)`.
 
-    Noise on the coordinates does not persist from row to row, so modes seem to decay faster than they do, by about
-    the noise's share of the variance per row [3]_. Measured on two coordinates that turn once in 21 steps and decay
-    by .0200 per step, 200 rows, noise of 1, 3, 10 and 30 % of their standard deviation: growth -.0201, -.0209, -.0299
-    and -.1059, frequency off by under 0.3 %, residual .014, .043, .14 and .40.
+    Noise on the coordinates does not persist from row to row, so modes appear to decay faster, by about the share of
+    the noise in the variance per row [3]_. Measured on two coordinates that rotate once in 21 steps and decay by .0200
+    per step, 200 rows, noise of 1, 3, 10 and 30 % of their standard deviation: growth -.0201, -.0209, -.0299 and
+    -.1059, error of the frequency under 0.3 %, residual .014, .043, .14 and .40.
 
     Examples
     --------
@@ -147,14 +149,14 @@ def dmd(steps: NDArray[np.int64], scores: NDArray[np.float64], confidence: float
     if rank == 0:
         return _failed(Status.CONSTANT, n_pairs, "The coordinates do not move.")
     if n_pairs < LEAST_PAIRS * (rank + 1):
-        what = f"{n_pairs} pairs of successive rows, of {LEAST_PAIRS * (rank + 1)} that {rank} components need."
+        what = f"{n_pairs} pairs of successive rows; {rank} components need {LEAST_PAIRS * (rank + 1)}."
         return _failed(Status.TOO_FEW_ROWS, n_pairs, what)
     # In coordinates of unit variance; similar to the step in the others, so with the same eigenvalues.
     now = left[:, :rank]
     following = after @ (right[:rank].T / sigma[:rank])
     step = now.T @ following
     values, functions = np.linalg.eig(step)
-    # A function is fixed by its dual: the condition of its eigenvalue is the product of their lengths.
+    # The condition of an eigenvalue is the product of the lengths of its eigenfunction and of its dual.
     duals = np.linalg.norm(np.linalg.pinv(functions), axis=1)
     missed = np.linalg.norm(following @ functions - now @ functions * values, axis=0)
     residuals = missed / np.maximum(np.linalg.norm(following @ functions, axis=0), np.finfo(np.float64).tiny)
@@ -169,7 +171,7 @@ def dmd(steps: NDArray[np.int64], scores: NDArray[np.float64], confidence: float
 
 
 def _mode(value: complex, residual: float, error: float, every: float, confidence: float, n_pairs: int) -> Mode:
-    """Return a mode from its eigenvalue and the half-width of the interval of that."""
+    """Return a mode from its eigenvalue and the half-width of the interval of the eigenvalue."""
     method = "dynamic mode decomposition"
     size = abs(value)
     if size <= np.finfo(np.float64).eps:
@@ -179,8 +181,8 @@ def _mode(value: complex, residual: float, error: float, every: float, confidenc
         what = f"A linear step misses {residual:.0%} of this mode."
         growth = Estimate.failed(Status.NOT_CONVERGED, n=n_pairs, method=method, what=what)
         return Mode(value, residual, growth, growth)
-    message = f"Of a linear step with residual {residual:.2g}; no exponent of separations."
-    # Of the error of a complex eigenvalue half the variance is along it and half across.
+    message = f"From a linear step with residual {residual:.2g}; not an exponent of separations."
+    # Half the variance of the error of a complex eigenvalue is along it and half across.
     half = error / size / every / (math.sqrt(2.0) if value.imag else 1.0)
     rate = math.log(size) / every
     growth = Estimate(rate, Status.OK, rate - half, rate + half, confidence, n_pairs, method, message=message)
@@ -194,4 +196,5 @@ def _mode(value: complex, residual: float, error: float, every: float, confidenc
 
 
 def _failed(status: Status, n_pairs: int, what: str) -> Modes:
+    """Return a result without modes."""
     return Modes((), n_pairs, status, f"{what} {ADVICE[status]}")

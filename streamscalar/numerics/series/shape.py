@@ -1,6 +1,6 @@
-"""The shape of a scalar trajectory: what can be compared between runs whose parameters have nothing in common.
+"""The shape of a scalar trajectory: features that are comparable between runs with different parameters.
 
-All but the lag are free of units, sign and origin of the coordinate, which mean nothing between two embeddings.
+They do not depend on unit, sign and origin of the coordinate, which are not comparable between two embeddings.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST_ROWS = 8
-"""Rows under which a curve has no shape."""
+"""Least rows of a curve with a shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,12 @@ class Shape:
     Attributes
     ----------
     speed
-        Path length over range: 1 for a monotonic curve, large for one that goes to and fro.
+        Path length over range: 1 for a monotonic curve, large for one that goes back and forth.
     curvature
-        Median size of the second difference over that of the first: near 0 for smooth curves, 2 for alternating ones.
+        Median magnitude of the second difference over that of the first: near 0 for smooth curves, 2 for alternating
+        ones.
     autocorrelation
-        Of consecutive moves, -1 to 1: positive for smooth curves, negative for overshooting ones.
+        Autocorrelation of consecutive moves, -1 to 1: positive for smooth curves, negative for overshooting ones.
     """
 
     speed: float
@@ -32,9 +33,9 @@ class Shape:
 
 
 def shape(curve: NDArray[np.float64]) -> Shape | None:
-    """Return the shape of a curve `(N,)`, or `None`: under `LEAST_ROWS` finite rows, or one that never moves.
+    """Return the shape of a curve `(N,)`; `None` for fewer than `LEAST_ROWS` finite rows or a constant curve.
 
-    Rows after the first that is not finite are left out.
+    The first row that is not finite and all rows after it are left out.
 
     Examples
     --------

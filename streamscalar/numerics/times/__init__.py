@@ -1,1 +1,1 @@
-"""Times of a run: the characteristic time, the decorrelation time, and their correlation."""
+"""Times of a run: first accuracy, characteristic time, decorrelation time, and their correlation."""

@@ -1,7 +1,7 @@
 """Correlation of two times over initial conditions, with an interval that does not need normal data.
 
-Fisher's interval does: for a stated 95 % it covers 80 to 84 % where the two times are sums of gamma variables that
-correlate by .7. Here Fisher's z is studentised by its own jackknife error and bootstrapped.
+Fisher's interval needs normal data: for a stated 95 % it covers 80 to 84 % where the two times are sums of gamma
+variables that correlate by .7. Here Fisher's z is studentised by its jackknife error and bootstrapped.
 
 References
 ----------
@@ -20,7 +20,7 @@ from streamscalar.errors import BadCall
 from streamscalar.types import Estimate, Status
 
 LEAST_PAIRS = 8
-"""Initial conditions from which the interval covers about what it states."""
+"""Least initial conditions with which the interval covers about what it states."""
 
 N_BOOTSTRAP = 2000
 """Resamples: the ends of a 95 % interval then vary from seed to seed by about 2 % of its width."""
@@ -34,13 +34,13 @@ def correlate_times(
 ) -> Estimate:
     """Correlate two times over the initial conditions that have both.
 
-    Pearson's r, with a bootstrap-t interval [1]_ of z = artanh r over initial conditions: each resample's z is
-    studentised by its own delete-one jackknife error.
+    Pearson's r, with a bootstrap-t interval [1]_ of z = artanh r over initial conditions: z of each resample is
+    studentised by the delete-one jackknife error of the resample.
 
     Parameters
     ----------
     first, second
-        One estimate per initial condition each, in the same order, any status.
+        One estimate per initial condition in each, in the same order, any status.
     confidence
         Stated coverage of the interval in (0, 1).
     rng
@@ -49,15 +49,15 @@ def correlate_times(
     Returns
     -------
     Estimate
-        r in [-1, 1]; `n` counts the pairs. The message says how many initial conditions are left out and why,
-        and holds Spearman's rho [2]_. Statuses: `missing` (no initial condition), `too_few_initial_conditions`
-        (under `LEAST_PAIRS` pairs), `constant` (one of the times is the same everywhere). An |r| of 1 has no
+        r in [-1, 1]; `n` counts the pairs. The message holds the number of initial conditions that are left out, the
+        reasons, and Spearman's rho [2]_. Statuses: `missing` (no initial condition), `too_few_initial_conditions`
+        (under `LEAST_PAIRS` pairs), `constant` (one of the times is equal in all). Where |r| is 1 there is no
         spread, and low = high = r.
 
     Raises
     ------
     BadCall
-        The two sequences differ in length, or `confidence` lies outside (0, 1).
+        If the two sequences differ in length, or `confidence` is outside (0, 1).
 
     Notes
     -----
@@ -71,7 +71,7 @@ def correlate_times(
     sums of exponential parts, skewness 2     .90 to .92  .90 to .93  .93 to .94
     ========================================  ==========  ==========  ==========
 
-    Each time has an error of its own, which draws r towards 0.
+    Each time has a measurement error, which biases r towards 0.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def _fisher(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.
     n = x.shape[-1]
     u, v = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
     uu, vv, uv = ((a * b).sum(axis=-1, keepdims=True) for a, b in ((u, u), (v, v), (u, v)))
-    # A centred sum of products loses n / (n - 1) times its term when that term goes.
+    # Without one term, a centred sum of products is smaller by n / (n - 1) times that term.
     share = n / (n - 1.0)
     left_u, left_v = uu - share * u * u, vv - share * v * v
     # What is left of equal values is rounding, not spread.

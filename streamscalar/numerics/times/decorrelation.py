@@ -1,10 +1,10 @@
 """Decorrelation time: when the test accuracy of a replica stops following that of its reference.
 
-Both estimators correlate windows of 20 rows, linearly detrended, of the reference's and of a replica's accuracy
-[1]_. They differ in what they take for chance. The published rule compares one window at a time with circular
-shifts of the whole series and stops at the first that passes; with many windows, one passes by chance while the
-correlation lasts. The other one asks for a run of windows that all stay within chance, and takes chance from runs of
-whole windows of other times, which keep the autocorrelation that single rows or short blocks would lose.
+Both estimators correlate windows of 20 rows, linearly detrended, of the accuracies of the reference and of a replica
+[1]_. They differ in their null distribution. The published rule compares one window at a time with circular shifts of
+the whole series and stops at the first that passes; with many windows, one passes by chance while the correlation
+lasts. The other one needs a run of windows that are all within chance, and its null distribution consists of runs of
+whole windows at other times, which keep the autocorrelation that single rows or short blocks would lose.
 
 References
 ----------
@@ -21,22 +21,22 @@ from streamscalar.numerics.times.replica_times import mean_over_replicas
 from streamscalar.types import Estimate, Status
 
 WINDOW_ROWS = 20
-"""Rows of a window."""
+"""Number of rows of a window."""
 
 RUN_WINDOWS = 20
 """Consecutive windows over which a correlation must stay lost; they span 39 rows."""
 
 LEAST_ROWS = 4 * WINDOW_ROWS
-"""Rows from which there are windows enough of other times to say what chance does."""
+"""Least rows for which there are enough windows at other times for a null distribution."""
 
 SIGNIFICANCE = 0.05
-"""Under this probability a correlation is not put down to chance."""
+"""p-value up to which a correlation counts as more than chance."""
 
 LEAST_SHIFTS = 19
-"""Shifts from which p = 1 / (1 + n) can be as small as `SIGNIFICANCE`."""
+"""Least number of shifts with which p = 1 / (1 + n) can be as small as `SIGNIFICANCE`."""
 
 LARGEST_CORRELATION = 0.5
-"""Size under which a correlation may count as lost at all."""
+"""Magnitude under which a correlation may count as lost."""
 
 
 def decorrelation_time_published(
@@ -47,12 +47,12 @@ def decorrelation_time_published(
     n_shifts: int = 500,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Apply the rule of [1]_ as it stands, for comparison.
+    """Apply the rule of [1]_ as published, for comparison.
 
-    Per replica: the first window whose r lies inside the central 95 % of its null, with p > .05 and |r| < .5; the
-    mean over replicas. What the paper leaves open is settled thus: the null shifts the replica's whole series by
-    1..T-1 rows, drawn with replacement, and correlates the same window (a window of 20 rows has only 19 shifts of
-    its own); p is two-sided; a window stands for the step at its centre.
+    For each replica, the first window whose r lies inside the central 95 % of its null distribution, with p > .05
+    and |r| < .5; then the mean over replicas. Where the paper leaves a choice: the null distribution shifts the whole
+    series of the replica by 1..T-1 rows, drawn with replacement, and correlates the same window (a window of 20 rows
+    has only 19 shifts of its own rows); p is two-sided; the time of a window is the step at its centre.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ def decorrelation_time_published(
     Returns
     -------
     Estimate
-        A step; `n` counts the replicas that have one, over which alone the mean is taken. Student's interval
-        over them where there are three. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (fewer than a
-        window and a row), `non_finite`, `constant` (no window in which both vary), `not_decorrelated`.
+        A step; the mean is over the replicas that have one, which `n` counts. Student's interval over them with
+        three or more. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (fewer than a window and a row),
+        `non_finite`, `constant` (no window in which both vary), `not_decorrelated`.
 
     Raises
     ------
@@ -117,20 +117,20 @@ def decorrelation_time(
 ) -> Estimate:
     """Estimate when accuracies lose their correlation with the reference and stay without it.
 
-    A *run* is `RUN_WINDOWS` consecutive windows; its statistic is their largest r. One number for so many windows
-    is how the many looks are paid for. Null: the same statistic between the reference's windows and the replicas'
-    windows of another time, a shift of the ring of windows by at least a window; for the average over replicas
-    each replica draws its own. Every shifted window is a stretch of 20 successive rows, so the autocorrelation
-    within it is kept.
+    A *run* is `RUN_WINDOWS` consecutive windows; its statistic is their largest r. This single statistic corrects for
+    the many windows tested. Null distribution: the same statistic between the windows of the reference and the
+    windows of the replicas at another time, a shift of the ring of windows by at least a window; for the average over
+    replicas each replica has its own shift. Every shifted window is a stretch of 20 successive rows, so the
+    autocorrelation within it is kept.
 
     1. The replicas together have lost the reference at the first run in which the largest r, averaged over
        replicas, has p > .05 (one-sided: a shared past gives a positive r). Averaging finds correlations that are
        too weak to show in one replica.
-    2. Each replica's own time is the centre of the first window, at most a window before that, whose run has a
-       largest |r| with p > .05 and a mean |r| under .5. The answer is the mean over all replicas.
+    2. The time of each replica is the centre of the first window, at most a window before that, whose run has a
+       largest |r| with p > .05 and a mean |r| under .5. The estimate is the mean over all replicas.
 
-    Windows where an accuracy is constant have no r; a run needs half of its windows, a mean over replicas half of
-    the replicas.
+    Windows where an accuracy is constant have no r; a run needs r in half of its windows, a mean over replicas in
+    half of the replicas.
 
     Parameters
     ----------
@@ -148,16 +148,16 @@ def decorrelation_time(
     Returns
     -------
     Estimate
-        A step; `n` is M, `window` the first and last row of the windows that came first. From three replicas on
-        an interval: Student's over the replicas' times, plus half a window either side, as no single time is
-        known better than that. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (under `LEAST_ROWS`),
-        `non_finite`, `constant` (no run with r enough), `not_decorrelated`, also where one replica never loses
+        A step; `n` is M, `window` the first and last step of the windows of those times. With three or more replicas
+        an interval: Student's over the times of the replicas, plus half a window on both sides, which is the
+        resolution of a single time. Statuses: `too_few_replicas` (M = 0), `too_few_rows` (under `LEAST_ROWS`),
+        `non_finite`, `constant` (no run with enough r), `not_decorrelated`, also where one replica never loses
         the reference: a mean over the others would be too early.
 
     Raises
     ------
     BadCall
-        Shapes do not fit, fewer than `LEAST_SHIFTS` shifts, or a confidence outside (0, 1).
+        If the shapes do not agree, there are fewer than `LEAST_SHIFTS` shifts, or `confidence` is outside (0, 1).
 
     Notes
     -----
@@ -174,14 +174,14 @@ def decorrelation_time(
     .5 to the end: `not_decorrelated`                   93 %    81 %    47 %
     ================================================  ======  ======  ======
 
-    A weak correlation is given up too early, and two slow series look alike by chance. Where the replicas' own
-    times scatter by 15 steps, 95 to 99 % of the intervals hold their mean. A learning curve that all replicas
+    The time of a weak correlation is too early, and two slow series correlate by chance. Where the times of the
+    replicas scatter by 15 steps, 95 to 99 % of the intervals hold their mean. A learning curve that all replicas
     share and that bends within a window counts as correlation: detrending is linear. Cost: 11 ms of processor
     time for T = 201, M = 5.
 
-    Rejected: blocks shuffled inside a window (blocks of a few rows do not keep the autocorrelation, and 20 rows
-    have too few of them); one common shift for all replicas (what replicas share among each other then widens the
-    null until little shows: half of the variance shared to the end, without autocorrelation, passed in 66 %).
+    Tested and rejected: blocks shuffled inside a window (blocks of a few rows do not keep the autocorrelation, and
+    20 rows have too few of them); one common shift for all replicas (the correlation among replicas then widens the
+    null distribution: half of the variance shared to the end, without autocorrelation, passed in 66 %).
 
     Examples
     --------
@@ -239,12 +239,12 @@ def _check_call(
 def _unusable(
     reference: NDArray[np.float64], perturbed: NDArray[np.float64], least_rows: int, method: str
 ) -> Estimate | None:
-    """Return why there is nothing to correlate, or `None`."""
+    """Return the failed estimate where there is nothing to correlate, or `None`."""
     n_rows, n_replicas = perturbed.shape
     if n_replicas == 0:
         return Estimate.failed(Status.TOO_FEW_REPLICAS, method=method)
     if n_rows < least_rows:
-        what = f"{n_rows} rows, of {least_rows} that are needed."
+        what = f"{n_rows} rows; {least_rows} are needed."
         return Estimate.failed(Status.TOO_FEW_ROWS, n=n_replicas, method=method, what=what)
     if not (np.isfinite(reference).all() and np.isfinite(perturbed).all()):
         return Estimate.failed(Status.NON_FINITE, n=n_replicas, method=method)
@@ -252,6 +252,7 @@ def _unusable(
 
 
 def _constant(n_replicas: int, method: str) -> Estimate:
+    """Return the failed estimate for accuracies that do not vary."""
     what = f"Accuracies hardly change within windows of {WINDOW_ROWS} rows, so they have no correlation."
     return Estimate.failed(Status.CONSTANT, n=n_replicas, method=method, what=what)
 
@@ -268,7 +269,7 @@ def _windows(series: NDArray[np.float64]) -> NDArray[np.float64]:
     cut = cut - cut.mean(axis=2, keepdims=True)
     cut = cut - (cut @ time / (time @ time))[..., None] * time
     length = np.sqrt(np.square(cut).sum(axis=2, keepdims=True))
-    # What a constant or a straight line leaves is rounding.
+    # The residual of a constant or a straight line is rounding.
     varies = length > 1e-12 * WINDOW_ROWS * np.abs(series).max()
     return np.where(varies, cut / np.where(varies, length, 1.0), 0.0)
 
@@ -289,11 +290,11 @@ def _shifted(r: NDArray[np.float64], shifts: NDArray[np.int64]) -> NDArray[np.fl
 
 
 def _share(null: NDArray[np.float64], real: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the share of `null` `(M, B, W)` that is at least `real` `(M, W)`, the real one counted in [2]_.
+    """Return the share of `null` `(M, B, W)` that is at least `real` `(M, W)`, which is counted too [2]_.
 
-    NaN where `real` or over half of `null` is.
+    The share is NaN where `real` or over half of `null` is.
     """
-    # A tolerance, as two ways to the same r may differ in the last bit.
+    # A tolerance, as two computations of the same r may differ in the last bit.
     hits = (null >= real[:, None] - 1e-12).sum(axis=1)
     known = (~np.isnan(null)).sum(axis=1)
     is_sound = ~np.isnan(real) & (2 * known >= null.shape[1])

@@ -16,18 +16,23 @@ def mean_over_replicas(
     blur: float = 0.0,
     window: tuple[int, int] | None = None,
 ) -> Estimate:
-    """Average the replicas' own times, with Student's interval where three have one.
+    """Average the times of the replicas, with Student's interval where three or more have one.
 
     Parameters
     ----------
     times
-        Steps `(M,)`; NaN where a replica has none.
+        Time of each replica in steps, `(M,)`; NaN where a replica has none.
     missing
-        Status where no replica has one.
+        Status where no replica has a time.
     method, confidence, window
-        Of the estimate.
+        Fields of the estimate.
     blur
-        Added to either side of the interval: steps within which no single time is known.
+        Resolution of a single time in steps, added to both sides of the interval.
+
+    Returns
+    -------
+    Estimate
+        The mean over the replicas that have a time, which `n` counts.
     """
     known = times[np.isfinite(times)]
     if len(known) == 0:

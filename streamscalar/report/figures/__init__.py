@@ -1,7 +1,7 @@
-"""The figures of a report, each a `Drawing` that can also say why there is nothing to draw."""
+"""The figures of a report, each a `Drawing`, which may be a reason instead of a figure."""
 
-from streamscalar.report.figures.base import COLOURS, Drawing
 from streamscalar.report.figures.divergence_curves import divergence_figure
+from streamscalar.report.figures.drawing import COLOURS, Drawing
 from streamscalar.report.figures.exponent_rates import exponent_figure, ladder_figure
 from streamscalar.report.figures.local_exponents import local_figure
 from streamscalar.report.figures.regimes import regime_map

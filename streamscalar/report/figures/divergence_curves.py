@@ -1,4 +1,4 @@
-"""Divergence curves: how replicas drift apart in weight space, in the scalar, and along a random direction."""
+"""Divergence curves of the replicas in weight space, in the scalar, and along a random direction."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.numerics.exponents.curves import Average, mean_log
-from streamscalar.report.figures.base import (
+from streamscalar.report.figures.drawing import (
     COLOURS,
     DASHES,
     INK,
@@ -41,12 +41,12 @@ def divergence_figure(
     settings: Sequence[SettingEstimates],
     average: Average,
 ) -> Drawing:
-    """Return ln divergence over steps of the runs in `shown`, one panel per way to look, fitted windows marked."""
+    """Return ln divergence over steps of the runs in `shown`, one panel per distance, fitted windows marked."""
     regimes = {(setting.learning_rate, setting.epsilon): setting.regime for setting in settings}
     own = [run for run in runs if run.run_id in shown]
     curves = [run for run in own if shown[run.run_id].n_perturbed and len(shown[run.run_id].steps) > 1]
     if not curves:
-        return Drawing(NAME, "No run with a perturbed replica has two rows yet, so nothing drifts apart.")
+        return Drawing(NAME, "No run with a perturbed replica has two rows yet.")
     has_ladder = len({run.epsilon for run in curves}) > 1
     has_rates = len({run.learning_rate for run in curves}) > 1
     with style():
@@ -64,7 +64,7 @@ def divergence_figure(
             axis.set(xlabel="step", title=title)
             axis.set_ylabel(unit)
             axis.margins(x=0.01)
-        # Only now do two panels with one axis know its ends.
+        # The limits of the shared axis are known only now.
         for axis in axes[:2]:
             bottom, top = axis.get_ylim()
             axis.set_ylim(bottom - 0.06 * (top - bottom), top)
@@ -107,7 +107,7 @@ def _curve(
 
 
 def _floor(axis: Axes, runs: Sequence[RunEstimates]) -> None:
-    """Say how far unperturbed copies went from their reference."""
+    """Mark the largest distance of unperturbed copies from their reference."""
     floors = [run.control_divergence for run in runs if run.control_divergence is not None]
     highest = max((floor for floor in floors if np.isfinite(floor)), default=None)
     if highest is None:
@@ -128,7 +128,7 @@ def _floor(axis: Axes, runs: Sequence[RunEstimates]) -> None:
 
 
 def _name_ends(axis: Axes, ends: Sequence[Curve]) -> None:
-    """Write the learning rate at the end of each curve, so that no two touch."""
+    """Write the learning rate at the end of each curve, without overlaps."""
     last = [
         (float(series.steps[finite[-1]]), float(curve[finite[-1]]), run.learning_rate, regime)
         for series, curve, run, regime in ends
@@ -163,7 +163,7 @@ def _name_ends(axis: Axes, ends: Sequence[Curve]) -> None:
 
 
 def _name_starts(axis: Axes, starts: Sequence[Curve]) -> None:
-    """Write each epsilon once, at the start of its first curve, in a margin made for it."""
+    """Write each epsilon once, at the start of its first curve, in the left margin."""
     named = set()
     for series, curve, run, regime in starts:
         if run.epsilon in named or not np.isfinite(curve[0]):

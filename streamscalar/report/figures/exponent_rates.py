@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import LOOKS, SMALL, Drawing, new_figure, one_epsilon, style
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import LOOKS, SMALL, Drawing, new_figure, one_epsilon, style
 from streamscalar.report.figures.rates import RateScale, draw_points, has_points, is_drawable, with_ends
 from streamscalar.types import Estimate
 
@@ -29,9 +29,9 @@ LADDER_RATES = 4
 
 
 def exponent_figure(runs: Sequence[RunEstimates], settings: Sequence[SettingEstimates]) -> Drawing:
-    """Return the exponents of all estimators side by side, with intervals over initial conditions."""
+    """Return the exponents of all estimators, with intervals over initial conditions."""
     if not settings:
-        return Drawing(NAME, "No run has begun.")
+        return Drawing(NAME, "No run has started.")
     epsilon, shown = one_epsilon(settings)
     names = [name for name in SHOWN if has_points(shown, runs, name)]
     if not names:
@@ -56,8 +56,8 @@ def exponent_figure(runs: Sequence[RunEstimates], settings: Sequence[SettingEsti
     estimators = ", ".join(LOOKS[name].label for name in names)
     text = (
         f"Exponents per step over learning rates (epsilon {epsilon:g}) with intervals over initial conditions: "
-        f"{estimators}. Points are moved sideways a little so that they do not cover each other; the background is "
-        f"coloured by regime."
+        f"{estimators}. Points are shifted sideways so that they do not overlap; the background is coloured "
+        f"by regime."
     )
     return Drawing(NAME, text, figure)
 
@@ -66,7 +66,7 @@ def ladder_figure(settings: Sequence[SettingEstimates], ladders: Mapping[float, 
     """Return exponents over 1 / ln(1 / epsilon) with their extrapolation to an infinitesimal perturbation."""
     rates = [rate for rate, ladder in ladders.items() if any(is_drawable(estimate) for estimate in ladder.values())]
     if not ladders:
-        return Drawing(LADDER_NAME, "The experiment has under three epsilons, so nothing is extrapolated to 0.")
+        return Drawing(LADDER_NAME, "The experiment has fewer than three epsilons, so nothing is extrapolated to 0.")
     if not rates:
         first = next(iter(next(iter(ladders.values())).values()))
         return Drawing(LADDER_NAME, f"No exponent could be extrapolated to epsilon 0: {first.message or first.status}")

@@ -1,11 +1,11 @@
-"""Where to write labels so that none touches another."""
+"""Placement of labels so that no two overlap."""
 
 import math
 from collections.abc import Sequence
 
 
 def with_room(at: Sequence[float], limits: tuple[float, float], least: float) -> list[bool]:
-    """Return which of the rising places get a label, so that two are `least` of the axis apart; the last one does.
+    """Return which of the rising positions get a label, at least `least` of the axis apart; the last one always does.
 
     Examples
     --------
@@ -23,7 +23,7 @@ def with_room(at: Sequence[float], limits: tuple[float, float], least: float) ->
 
 
 def spread_labels(heights: Sequence[float], low: float, high: float, least: float) -> list[float]:
-    """Return heights at least `least` apart, in the same order, near the wanted ones and in `[low, high]`.
+    """Return heights at least `least` apart, in the same order, near the given ones and in `[low, high]`.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def _inside(placed: list[float], order: Sequence[int], low: float, high: float, 
 
 
 def clusters(heights: Sequence[float], least: float) -> list[list[int]]:
-    """Return the indices of heights that stand nearer than `least` to a neighbour of the same cluster.
+    """Return clusters of indices: heights nearer than `least` to a neighbour are in one cluster.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def clusters(heights: Sequence[float], least: float) -> list[list[int]]:
 
 
 def in_short(values: Sequence[float], known: Sequence[float]) -> str:
-    """Return some of the known values in few words.
+    """Return some of the known values as a short text.
 
     Examples
     --------

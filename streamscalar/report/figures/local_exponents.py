@@ -1,12 +1,12 @@
-"""When along training replicas drift apart: local exponents of one run per regime."""
+"""Local exponents along training, of one run per regime."""
 
 from collections.abc import Mapping, Sequence
 
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.numerics.exponents.local import LocalExponents, local_exponents
-from streamscalar.report.figures.base import COLOURS, DASHES, Drawing, new_figure, style
+from streamscalar.report.figures.drawing import COLOURS, DASHES, Drawing, new_figure, style
 from streamscalar.types import Regime
 
 NAME = "local-exponents"
@@ -19,7 +19,7 @@ def local_figure(
     """Return the exponent in sliding windows over steps, of the middle run of each regime among those in `shown`."""
     regimes = {(setting.learning_rate, setting.epsilon): setting.regime for setting in settings}
     by_regime: dict[Regime, list[tuple[RunEstimates, LocalExponents]]] = {}
-    reason = "No run has begun."
+    reason = "No run has started."
     for run in runs:
         if run.run_id in shown:
             series = shown[run.run_id]
@@ -47,7 +47,7 @@ def local_figure(
         figure.legend(loc="outside upper center", ncols=len(by_regime), handlelength=2.8)
     text = (
         f"Exponent of the L1 distance in sliding windows of {WIDTH_ROWS} rows over training steps, one run per regime, "
-        f"with its standard error over replicas: positive while replicas drift apart, 0 once saturated, negative while "
+        f"with its standard error over replicas: positive while replicas separate, 0 after saturation, negative while "
         f"they approach."
     )
     return Drawing(NAME, text, figure)

@@ -10,26 +10,26 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import COLOURS, LOOKS
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import COLOURS, LOOKS
 from streamscalar.report.figures.labels import with_room
 from streamscalar.types import Estimate, Status
 
 LEAST_GAP = 0.045
-"""Share of a logarithmic axis between neighbours under which rates are spaced evenly instead."""
+"""Least share of a logarithmic axis between neighbours; with less, rates are spaced evenly."""
 
 MOST_EVEN = 24
-"""Rates that are spaced evenly at most; more of them are a fine sweep, whose scale matters."""
+"""Maximum number of rates that are spaced evenly; a finer sweep keeps its logarithmic scale."""
 
 LABEL_WIDTH = 0.05
 """Share of a full-width axis that the label of a rate takes."""
 
 
 class RateScale:
-    """Where each learning rate stands on an axis.
+    """Positions of learning rates on an axis.
 
-    Logarithmic, unless rates of one cluster would then cover each other: a grid such as 0.0005 ... 10, 12.5, 15 is
-    spaced evenly, and the axis says so.
+    Logarithmic, unless rates would then overlap: a grid such as 0.0005 ... 10, 12.5, 15 is spaced evenly, and the
+    label of the axis shows that.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class RateScale:
         self.limits = (float(self._x[0]) - margin, float(self._x[-1]) + margin)
 
     def at(self, rates: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the places of some of the rates, `(n,)`."""
+        """Return the positions of some of the rates, `(n,)`."""
         return self._x[np.searchsorted(self.rates, rates)]
 
     @property
@@ -72,7 +72,7 @@ class RateScale:
         axis.set_xticks(self._x, labels)
 
     def with_room(self, least: float) -> list[float]:
-        """Return the rates beside which words that take a share `least` of the axis have room."""
+        """Return the rates with room for a text that takes a share `least` of the axis."""
         named = with_room(self._x.tolist(), self.limits, least)
         return [rate for rate, is_named in zip(self.rates, named, strict=True) if is_named]
 
@@ -109,7 +109,7 @@ def with_ends(estimates: Sequence[Estimate]) -> tuple[NDArray[np.float64], NDArr
 def points(
     settings: Sequence[SettingEstimates], name: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return rates `(n,)`, values and lengths of the intervals of an estimate, where there is a number."""
+    """Return rates `(n,)`, values and lengths of the intervals of an estimate, for settings with a number."""
     drawable = [setting for setting in settings if is_drawable(setting.estimates[name])]
     values, spread = with_ends([setting.estimates[name] for setting in drawable])
     return np.array([setting.learning_rate for setting in drawable], dtype=np.float64), values, spread
@@ -125,8 +125,8 @@ def draw_points(
 ) -> None:
     """Draw an estimate with its intervals over learning rates.
 
-    Where too few initial conditions gave a value for a mean, every run stands for itself, smaller and pale, with its
-    interval over replicas. `shift` moves the points sideways by a share of the axis, so that several quantities stay
+    With too few initial conditions for a mean, single runs are drawn, smaller and pale, with their intervals over
+    replicas. `shift` moves the points sideways by a share of the axis, so that several quantities stay
     apart.
     """
     low, high = scale.limits
@@ -157,7 +157,7 @@ def draw_points(
 
 
 def alone(settings: Sequence[SettingEstimates], runs: Sequence[RunEstimates], name: str) -> list[RunEstimates]:
-    """Return the runs with a number at settings where too few initial conditions have one for a mean."""
+    """Return the runs with a number, at settings with too few of them for a mean."""
     keys = {
         (setting.learning_rate, setting.epsilon)
         for setting in settings

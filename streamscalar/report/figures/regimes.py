@@ -1,4 +1,4 @@
-"""The regime map: what each learning rate does, how sure that is, and how fast it trains."""
+"""The regime map: regime, exponents and training time by learning rate, with intervals."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import COLOURS, MARKS, SMALL, Drawing, new_figure, one_epsilon, style
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import COLOURS, MARKS, SMALL, Drawing, new_figure, one_epsilon, style
 from streamscalar.report.figures.rates import RateScale, draw_points, has_points, points
 from streamscalar.types import Regime, Status
 
@@ -25,7 +25,7 @@ def regime_map(
 ) -> Drawing:
     """Return regimes, exponents and training time over one axis of learning rates."""
     if not settings:
-        return Drawing(NAME, "No run has begun.")
+        return Drawing(NAME, "No run has started.")
     epsilon, shown = one_epsilon(settings)
     if len(shown) < 2:
         return Drawing(NAME, "A map needs two learning rates; this experiment has one (its numbers are in the table).")
@@ -66,7 +66,7 @@ def regime_map(
 
 
 def _strip(axis: Axes, scale: RateScale, settings: Sequence[SettingEstimates]) -> None:
-    """Mark the regime of each rate by colour and shape, and its share of positive exponents in words."""
+    """Mark the regime of each rate by colour and shape, with its share of positive exponents as text."""
     named = scale.with_room(0.032)
     for setting, x in zip(settings, scale.at(scale.rates), strict=True):
         share = setting.estimates["positive_fraction"]
@@ -105,7 +105,7 @@ def _times(
     runs: Sequence[RunEstimates],
     target: float | None,
 ) -> None:
-    """Draw steps to the target, the fastest ringed, and in words where not all runs reached it."""
+    """Draw steps to the target with a ring around the fastest, and a text where not all runs reached it."""
     draw_points(axis, scale, settings, runs, "steps_to_accuracy")
     rates, values, _ = points(settings, "steps_to_accuracy")
     if len(values):
@@ -122,7 +122,7 @@ def _times(
 
 
 def _focus(axis: Axes, settings: Sequence[SettingEstimates], names: Sequence[str]) -> None:
-    """Let intervals that dwarf all values run out of the panel."""
+    """Cut off intervals that are much larger than all values."""
     values = np.concatenate([points(settings, name)[1] for name in names])
     if not len(values):
         return

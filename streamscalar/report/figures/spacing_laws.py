@@ -1,4 +1,4 @@
-"""Distributions of rescaled spacings beside the fitted law and beside independent draws."""
+"""Distributions of rescaled spacings, with the fitted law and with independent draws."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.stats import skewnorm
 
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.numerics.asymptotic.independent_draws import SpacingNull
-from streamscalar.report.figures.base import COLOURS, INK, Drawing, new_figure, setting_name, style
+from streamscalar.report.figures.drawing import COLOURS, INK, Drawing, new_figure, setting_name, style
 from streamscalar.types import Regime
 
 NAME = "spacings"
@@ -67,7 +67,7 @@ def _panel(axis: Axes, setting: SettingEstimates, limits: tuple[float, float]) -
     values = np.log10(setting.spacings.pooled)
     n_bins = int(np.clip(np.sqrt(len(values)) * 1.5, FEWEST_BINS, MOST_BINS))
     colour = COLOURS[setting.regime]
-    axis.hist(values, n_bins, density=True, color=colour, alpha=0.3, edgecolor="white", label="found")
+    axis.hist(values, n_bins, density=True, color=colour, alpha=0.3, edgecolor="white", label="observed")
     axis.plot(values, np.zeros_like(values), "|", color=colour, ms=9, mew=1.0)
     low, high = limits
     grid = np.linspace(low, high, 300)

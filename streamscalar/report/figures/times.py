@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS
-from streamscalar.report.figures.base import COLOURS, INK, MARKS, SMALL, Drawing, new_figure, setting_name, style
+from streamscalar.report.figures.drawing import COLOURS, INK, MARKS, SMALL, Drawing, new_figure, setting_name, style
 from streamscalar.types import Estimate
 
 NAME = "times"
@@ -18,7 +18,7 @@ Pairs = list[tuple[float, float]]
 
 
 def times_figure(runs: Sequence[RunEstimates], settings: Sequence[SettingEstimates]) -> Drawing:
-    """Return both pairs of times, each at the setting where most initial conditions have both."""
+    """Return both pairs of times, each at the setting with most initial conditions that have both."""
     best = {
         suffix: max(((_pairs(runs, s, suffix), s) for s in settings), key=_count, default=None) for suffix, _ in KINDS
     }
@@ -71,7 +71,7 @@ def _why_not(runs: Sequence[RunEstimates], most: int) -> str:
         parts.append(f"by {title}, {first} of {len(runs)} runs have a characteristic and {second} a decorrelation time")
     return (
         f"At most {most} initial conditions of one setting have both times, and {LEAST_INITIAL_CONDITIONS} are needed: "
-        f"{'; '.join(parts)}. Raise experiment.n_initial_conditions or train longer."
+        f"{'; '.join(parts)}. More initial conditions or longer training may give both."
     )
 
 
@@ -102,6 +102,6 @@ def _scatter(axis: Axes, pairs: Pairs, setting: SettingEstimates) -> None:
 
 def _correlation(estimate: Estimate) -> str:
     if estimate.value is None:
-        return f"r: {estimate.status.replace('_', ' ')} (n = {estimate.n})"
+        return f"r: {estimate.status.words} (n = {estimate.n})"
     interval = "" if estimate.low is None or estimate.high is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
     return f"r = {estimate.value:.2f}{interval}, n = {estimate.n}"

@@ -6,8 +6,8 @@ import numpy as np
 
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import COLOURS, SMALL, Drawing, new_figure, setting_name, style
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import COLOURS, SMALL, Drawing, new_figure, setting_name, style
 from streamscalar.types import REFERENCE
 
 NAME = "trajectories"
@@ -32,7 +32,7 @@ def trajectory_figure(
             setting = by_key[run.learning_rate, run.epsilon]
             scores = np.where(np.isfinite(series.scores[..., 0]), series.scores[..., 0], np.nan)
             panel.plot(series.steps, scores[:, REFERENCE], color="black", lw=2.2)
-            # On top and thinner: where replicas have not left the reference, both are seen.
+            # On top and thinner, so that both are visible while replicas follow the reference.
             colour = COLOURS[setting.regime]
             panel.plot(series.steps, scores[:, 1 : 1 + series.n_perturbed], color=colour, lw=0.9)
             panel.set_title(f"{setting_name(setting, has_ladder)}, {setting.regime}\n{_shares(run)}", fontsize=SMALL)
@@ -46,8 +46,8 @@ def trajectory_figure(
         figure.supylabel("scalar (RMS distance units)", fontsize=10)
     text = (
         f"Scalar embedding over training steps, one panel per setting ({len(drawn)}): reference in black, perturbed "
-        f"replicas in the colour of the regime. Titles hold the share of the variance along the scalar, and what a "
-        f"random walk with the same moves has."
+        f"replicas in the colour of the regime. Titles hold the share of the variance along the scalar, and that of a "
+        f"random walk with the same moves."
     )
     return Drawing(NAME, text, figure)
 

@@ -1,4 +1,4 @@
-"""How much of the trajectory the scalar holds, beside a random walk, and how well its direction is defined."""
+"""Share of the variance along the scalar, compared with a random walk, and the eigengap of its direction."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from streamscalar.analysis.run import RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
-from streamscalar.report.figures.base import COLOURS, INK, MARKS, SMALL, Drawing, new_figure, one_epsilon, style
+from streamscalar.analysis.setting_estimates import SettingEstimates
+from streamscalar.report.figures.drawing import COLOURS, INK, MARKS, SMALL, Drawing, new_figure, one_epsilon, style
 from streamscalar.report.figures.rates import RateScale, draw_points, has_points
 
 NAME = "explained-variance"
 ILL_DEFINED_BELOW = 0.1
-"""Eigengap under which the leading direction turns with the data (compare subspaces instead)."""
+"""Eigengap below which the leading direction is ill-defined (compare subspaces instead)."""
 
 
 def variance_figure(runs: Sequence[RunEstimates], settings: Sequence[SettingEstimates]) -> Drawing:
     """Return explained variance with its random-walk control, and the eigengap of every run."""
     if not settings:
-        return Drawing(NAME, "No run has begun.")
+        return Drawing(NAME, "No run has started.")
     epsilon, shown = one_epsilon(settings)
     if not has_points(shown, runs, "explained_variance"):
         return Drawing(NAME, "No run has an embedding yet.")
@@ -36,7 +36,7 @@ def variance_figure(runs: Sequence[RunEstimates], settings: Sequence[SettingEsti
         left.legend(loc="best")
         _gaps(right, scale, [run for run in runs if run.epsilon == epsilon], shown)
     text = (
-        "Left: share of the variance along the scalar over learning rates, with intervals, beside a random walk with "
+        "Left: share of the variance along the scalar over learning rates, with intervals, and of a random walk with "
         "the same moves. Right: eigengap of every run, one minus the ratio of the two leading eigenvalues; near 0 the "
         "leading direction is ill-defined."
     )

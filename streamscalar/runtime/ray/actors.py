@@ -1,8 +1,8 @@
-"""The workers as Ray actors, and the coordinator that gives them their work.
+"""The workers and the coordinator as Ray actors.
 
-Trainers push durable blocks to their run's embedder; at most two are in flight, which bounds memory. The coordinator
-is a named actor: it restarts where its node is lost, rebuilds its state from the store, and does not need the process
-that began the experiment.
+Trainers push durable blocks to the embedder of their run; at most two are in flight, which bounds memory. The
+coordinator is a named actor: it restarts on another node if its node is lost, rebuilds its state from the store, and
+does not depend on the process that started the experiment.
 """
 
 import logging
@@ -45,17 +45,17 @@ from streamscalar.workers.trainer import Outcome, Trainer
 _LOG = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 2
-"""Blocks pushed and not yet embedded, per trainer: one being embedded, one on its way."""
+"""Maximum number of blocks per trainer that are pushed and not yet embedded: one in work, one waiting."""
 POLL_S = 0.25
-OBEY_BUCKET_EVERY_S = 1.0
-"""Seconds between two looks for requests in a bucket, where each is a listing; a folder is looked at all the time."""
+POLL_BUCKET_S = 1.0
+"""Interval of polling a bucket for requests, each a listing; a folder is polled in every round."""
 RESTART_AFTER_S = 1.0
 LINGER_S = 60.0
-"""Seconds after the end of an experiment for which its coordinator answers those who ask."""
+"""Seconds after the end of an experiment, or the last query, for which its coordinator still answers."""
 
 
 class TrainerActor:
-    """A trainer in a process of its own."""
+    """A trainer in its own process."""
 
     def __init__(self, form: LogFormat | None, store_url: str, config: Config) -> None:
         _set_up_logs(form)
@@ -63,8 +63,8 @@ class TrainerActor:
         self._trainer: Trainer | None = None
         self._stopped: set[str] = set()
 
-    def place(self) -> str:
-        """Get ready and return the node; raises `UnfitNode` where it lacks the store or the device."""
+    def get_ready(self) -> str:
+        """Prepare the trainer and return its node; raises `UnfitNode` if the node lacks the store or the device."""
         node, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:
             Store.open(self._store_url, writable=True)
@@ -78,7 +78,7 @@ class TrainerActor:
         return str(node)
 
     def train(self, pack: tuple[RunPlan, ...], embedder: Any, coordinator: Any) -> str:
-        """Train a pack of runs, pushing their blocks to `embedder`; return the outcome."""
+        """Train a pack of runs, push their blocks to `embedder`, and return the outcome."""
         in_flight: deque[Any] = deque()
 
         def sink(run_id: str, first_row: int, weights: NDArray[np.floating]) -> None:
@@ -92,12 +92,12 @@ class TrainerActor:
         return str(outcome)
 
     def stop(self, pack_id: str) -> None:
-        """Let the training of `pack_id` end after the row it is at."""
+        """Stop the training of `pack_id` after its current row."""
         self._stopped.add(pack_id)
 
 
 class EmbedderActor:
-    """An embedder in a process of its own; its calls may repeat."""
+    """An embedder in its own process; all calls are idempotent."""
 
     def __init__(self, form: LogFormat | None, store_url: str, section: EmbeddingSection, fsync: Fsync) -> None:
         _set_up_logs(form)
@@ -108,7 +108,7 @@ class EmbedderActor:
         try:
             coordinator.report.remote(self._embedder.embed(run_id, first_row, weights))
         except Exception:
-            # Another embedder may have taken the run over; the next attempt begins from the store.
+            # Another embedder may own the run now; the next attempt starts from the store.
             self._embedder.forget(run_id)
             raise
 
@@ -123,7 +123,7 @@ class EmbedderActor:
 
 
 class CoordinatorActor:
-    """The coordinator and the thread that carries its instructions out."""
+    """The coordinator, and the thread that carries out its instructions."""
 
     def __init__(self, form: LogFormat | None, config: Config, store_url: str) -> None:
         _set_up_logs(form)
@@ -139,7 +139,7 @@ class CoordinatorActor:
             embedder=(EmbedderActor, (form, store_url, config.embedding, config.store.fsync)),
         )
         self._embedder_of: dict[str, Any] = {}
-        self._to_start: deque[str] = deque()
+        self._to_start: deque[StartTraining] = deque()
         self._busy: dict[str, Placed] = {}
         self._pending: dict[Any, Instruction] = {}
         self._failure = ""
@@ -147,12 +147,12 @@ class CoordinatorActor:
         threading.Thread(target=self._live, daemon=True).start()
 
     def report(self, progress: RunProgress) -> None:
-        """Take note of an embedded block."""
+        """Register an embedded block."""
         with self._lock:
             self._coordinator.report(progress)
 
     def cancel(self) -> None:
-        """Stop all runs after the row they are at."""
+        """Stop all runs after their current row."""
         self._inbox.append(CancelRequested())
 
     def snapshot(self) -> Snapshot:
@@ -165,15 +165,15 @@ class CoordinatorActor:
         return replace(snapshot, note=self._pool.shortage)
 
     def _live(self) -> None:
-        """Work until all is over, then answer for a while, then end."""
+        """Work until the experiment is over, answer queries for `LINGER_S`, then end."""
         try:
             self._work()
         except (Unreachable, OSError):
-            # The storage may be back soon. The state may be half changed: Ray starts this actor anew, from the store.
-            _LOG.exception("coordinator lost its store and starts anew")
+            # The storage may come back. The state may be inconsistent, so Ray restarts this actor from the store.
+            _LOG.exception("coordinator lost its store and restarts")
             time.sleep(RESTART_AFTER_S)
             os._exit(1)
-        except Exception as error:  # noqa: BLE001  (whoever asks is told; what runs is ended)
+        except Exception as error:  # noqa: BLE001  (the failure is reported by `snapshot`; all actors are ended)
             _LOG.exception("coordinator failed")
             kind = "" if isinstance(error, StreamscalarError) else f"the coordinator failed: {type(error).__name__}: "
             self._failure = f"{kind}{error}"
@@ -186,15 +186,15 @@ class CoordinatorActor:
     def _work(self) -> None:
         with self._lock:
             self._take(self._coordinator.begin())
-        looked_at = -math.inf
-        every_s = OBEY_BUCKET_EVERY_S if medium_of(place(self._store_url)).is_remote else 0.0
+        polled_at = -math.inf
+        every_s = POLL_BUCKET_S if medium_of(place(self._store_url)).is_remote else 0.0
         while True:
             with self._lock:
                 if self._inbox:
                     self._take(self._coordinator.handle(self._inbox.popleft()))
-                if time.monotonic() - looked_at > every_s:
-                    self._take(self._coordinator.obey())
-                    looked_at = time.monotonic()
+                if time.monotonic() - polled_at > every_s:
+                    self._take(self._coordinator.handle_requests())
+                    polled_at = time.monotonic()
                 self._pool.fill(self._coordinator.n_wanted)
                 self._take(self._coordinator.resize(self._pool.n_placed))
                 if self._coordinator.is_over and not self._pending:
@@ -214,12 +214,12 @@ class CoordinatorActor:
                     self._pool.settle(call)
 
     def _take(self, instructions: Iterable[Instruction]) -> None:
-        """Carry out instructions, those to start a training once a trainer is there."""
+        """Carry out instructions; a training run starts once a trainer is available."""
         for instruction in instructions:
             pack_id = instruction.pack_id
             match instruction:
                 case StartTraining():
-                    self._to_start.append(pack_id)
+                    self._to_start.append(instruction)
                 case FinalisePack():
                     embedder = self._embedder_of.get(pack_id) or self._pool.embedder()
                     run_ids = [plan.run_id for plan in self._coordinator.packs[pack_id]]
@@ -227,20 +227,22 @@ class CoordinatorActor:
                     self._pending[call] = instruction
                 case StopTraining() if pack_id in self._busy:
                     self._busy[pack_id].actor.stop.remote(pack_id)
-                case StopTraining() if pack_id in self._to_start:
-                    self._to_start.remove(pack_id)
+                case StopTraining() if StartTraining(pack_id) in self._to_start:
+                    self._to_start.remove(StartTraining(pack_id))
                     self._take(self._coordinator.handle(TrainingStopped(pack_id)))
 
-    def _start(self, pack_id: str) -> None:
+    def _start(self, instruction: StartTraining) -> None:
+        pack_id = instruction.pack_id
         trainer = self._busy[pack_id] = self._pool.take()
         embedder = self._embedder_of[pack_id] = self._pool.embedder(trainer.node)
-        _LOG.info("training placed", extra={**self._about(pack_id), "node": trainer.node})
+        _LOG.info("training placed", extra={**self._about(instruction), "node": trainer.node})
         call = trainer.actor.train.remote(self._coordinator.packs[pack_id], embedder, self._me)
-        self._pending[call] = StartTraining(pack_id)
+        self._pending[call] = instruction
 
-    def _about(self, pack_id: str) -> dict[str, str]:
-        """Return what a log line says of a pack."""
-        return {"experiment": self._config.experiment.name, "run": pack_id}
+    def _about(self, instruction: Instruction) -> dict[str, str]:
+        """Return the fields of a log line about an instruction, with the event that caused it."""
+        about = {"experiment": self._config.experiment.name, "run": instruction.pack_id}
+        return {**about, "event": instruction.event_id} if instruction.event_id else about
 
     def _settle(self, call: Any, instruction: Instruction) -> None:
         pack_id = instruction.pack_id
@@ -249,16 +251,16 @@ class CoordinatorActor:
             self._pool.give_back(self._busy.pop(pack_id), is_alive=not isinstance(error, RayActorError))
         with self._lock:
             if error is not None:
-                # Its embedder may be what was lost.
+                # The lost process may be the embedder.
                 self._embedder_of.pop(pack_id, None)
                 _LOG.warning(
-                    "worker failed", extra={**self._about(pack_id), "reason": " ".join(str(error).split())[:300]}
+                    "worker failed", extra={**self._about(instruction), "reason": " ".join(str(error).split())[:300]}
                 )
                 cause = error.cause if isinstance(error, RayTaskError) else None
                 self._take(self._coordinator.fail(pack_id, cause or ConnectionError("the worker's process died")))
             elif isinstance(instruction, FinalisePack):
                 self._embedder_of.pop(pack_id, None)
-                _LOG.info("done", extra=self._about(pack_id))
+                _LOG.info("done", extra=self._about(instruction))
                 self._take(self._coordinator.handle(PackFinalised(pack_id)))
             else:
                 ended = TrainingFinished if result == Outcome.FINISHED else TrainingStopped
@@ -266,7 +268,7 @@ class CoordinatorActor:
 
 
 def _opened(store_url: str) -> Store:
-    """Open a store, however long its bucket does not answer: an actor that cannot be made is not made again."""
+    """Open a store and wait while its bucket does not answer: Ray does not restart an actor whose constructor fails."""
     while True:
         try:
             return Store.open(store_url, writable=True)
@@ -276,12 +278,12 @@ def _opened(store_url: str) -> Store:
 
 
 def _set_up_logs(form: LogFormat | None) -> None:
-    """Log to this process's file among Ray's logs."""
+    """Log to the file of this process in Ray's log folder."""
     set_up_logs(form or "text", node=ray.get_runtime_context().get_node_id())
 
 
 def _outcome(call: Any) -> tuple[Any, RayTaskError | RayActorError | None]:
-    """Return the result of a call that is over, or its error."""
+    """Return the result of a finished call, or its error."""
     try:
         return ray.get(call), None
     except (RayTaskError, RayActorError) as error:

@@ -1,6 +1,6 @@
-"""Experiments on Ray: a local cluster that ends with the command, or one that is there.
+"""The Ray executor: a local cluster that ends with the command, or an existing one.
 
-On a cluster the coordinator outlives the process that began the experiment; `attach` finds it again by the store.
+On an existing cluster the coordinator outlives the process that started the experiment; `attach` finds it by the store.
 """
 
 import hashlib
@@ -28,28 +28,28 @@ from streamscalar.runtime.ray.token import adopt_token, protect_token
 from streamscalar.store import Store
 
 Executor = Callable[[Store, Callable[[Snapshot], None]], Snapshot]
-"""Carries out what a store lacks and returns the last snapshot."""
+"""Carries out the missing work of a store and returns the last snapshot."""
 
 NAMESPACE = "streamscalar"
 HEAD = "node:__internal_head__"
-"""Resource that the head of a cluster has."""
+"""Resource of the head node of a cluster."""
 CALL_TIMEOUT_S = 10.0
-"""Seconds that a busy coordinator may take for one answer."""
+"""Timeout of one call of a coordinator."""
 PATIENCE_S = 120.0
-"""Seconds without an answer after which a cluster counts as lost: a coordinator moves to another node in less."""
+"""Seconds without an answer after which a cluster counts as lost; a coordinator moves to another node in less."""
 HEAD_PATIENCE_S = 15.0
-"""The same where nothing listens at the address of the head."""
+"""The same if no process listens at the address of the head."""
 CANCEL_PATIENCE_S = 30.0
 
 
 @contextmanager
 def ray_executor(config: Config) -> Iterator[Executor]:
-    """Connect to an existing cluster, or start a local one that ends with the context; yield what runs a store on it.
+    """Connect to an existing cluster, or start a local one that ends with the context; yield an executor.
 
     Raises
     ------
     BadCall
-        `cluster.address` does not answer, or this machine can never hold a trainer.
+        `cluster.address` does not answer, or this machine has too few resources for one trainer.
     """
     with _connected(config.cluster.address):
         if config.cluster.address is None:
@@ -66,9 +66,9 @@ def ray_executor(config: Config) -> Iterator[Executor]:
 
 
 def attach(store: Store, address: str, on_snapshot: Callable[[Snapshot], None]) -> Snapshot | None:
-    """Follow the experiment of `store` that runs on the cluster at `address`; an interrupt leaves it running.
+    """Follow the experiment of `store` on the cluster at `address` to its end; an interrupt leaves it running.
 
-    Returns its last snapshot, `None` where no coordinator of the store is there.
+    Returns its last snapshot; `None` if the cluster has no coordinator of this store.
     """
     with _connected(address):
         try:
@@ -102,10 +102,10 @@ class _Host:
 
 
 def hosted(build: Callable[[], Any], address: str) -> Callable[..., Any]:
-    """Make an object in a process of the cluster at `address`; return what calls its methods, by name and arguments.
+    """Create an object in a process of the cluster at `address`; return a function that calls its methods by name.
 
-    The call raises what the method raised, and `ConnectionError` where the process is gone. The process ends with
-    this one.
+    The function raises what the method raised, and `ConnectionError` if the process died. The process ends with this
+    one.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def _connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         protect_token()
-        # Else every part of Ray listens on all interfaces; `_node_ip_address` takes no loopback address.
+        # Without this, Ray listens on all interfaces; `_node_ip_address` does not accept a loopback address.
         ray_constants.ENABLE_RAY_CLUSTER = False
         try:
             ray.init(include_dashboard=False, **quiet)
@@ -146,7 +146,7 @@ def _connect(address: str | None) -> None:
     try:
         if port.isdigit():
             socket.create_connection((host, int(port)), timeout=5).close()
-            fix = "Give its token by RAY_AUTH_TOKEN, and run this on one of its nodes; `streamscalar doctor` says more"
+            fix = "Set RAY_AUTH_TOKEN, and run this on one of its nodes; `streamscalar doctor` shows details"
         ray.init(address=address, **quiet)
     except (OSError, ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
         raise BadCall(
@@ -164,8 +164,8 @@ def _require_room(cluster: ClusterSection) -> None:
     if n_fitting([resources], cluster) < 1:
         raise BadCall(
             "cluster.cpus_per_trainer, cluster.gpus_per_trainer",
-            "must fit into this machine",
-            f"{cluster.cpus_per_trainer:g} CPUs and {cluster.gpus_per_trainer:g} GPUs, where it has "
+            "must fit the resources of this machine",
+            f"{cluster.cpus_per_trainer:g} CPUs and {cluster.gpus_per_trainer:g} GPUs, but it has "
             f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}",
             kind=Kind.CLUSTER,
         )
@@ -176,8 +176,8 @@ def _name(store: Store) -> str:
 
 
 def _coordinator(config: Config, store: Store) -> Any:
-    # Beside the driver where that is the head: there the store is seen, and the loss of the head ends the cluster
-    # anyway. Elsewhere it must be free to move. (A soft affinity is not kept by an actor without CPUs.)
+    # On the head if the driver runs there: the head sees the store, and its loss ends the cluster anyway. Elsewhere
+    # the coordinator must be free to move. (Ray ignores a soft affinity of an actor without CPUs.)
     here = ray.get_runtime_context().get_node_id()
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     is_head = any(HEAD in node["Resources"] for node in nodes if node["NodeID"] == here)
@@ -201,12 +201,12 @@ def _coordinator(config: Config, store: Store) -> Any:
 def _watch(
     coordinator: Any, on_snapshot: Callable[[Snapshot], None], address: str | None, *, cancels: bool
 ) -> Snapshot:
-    """Poll until all is over; an interrupt cancels once and waits for the rows in hand, or only leaves.
+    """Poll until the experiment is over. With `cancels`, the first interrupt cancels it and waits for current rows.
 
     Raises
     ------
     WorkFailed
-        Nobody answered for `PATIENCE_S`, or the head of the cluster is gone.
+        The coordinator did not answer for `PATIENCE_S`, or the head of the cluster is gone.
     """
     deadline = math.inf
     answered_at = time.monotonic()

@@ -1,8 +1,8 @@
-"""Asks every node of a Ray cluster about itself; `doctor` runs this module as a child, as Ray may hang or abort.
+"""Queries the nodes of a Ray cluster; `doctor` runs this module as a child process, because Ray may hang or abort.
 
 `python -m streamscalar.runtime.ray.nodes ADDRESS FOLDER CLUSTER` writes one JSON document per line: first the nodes, or
-the error that connecting ended with, then what each node answered. What runs on a node imports nothing of this package,
-which may not be installed there: a function of a main module travels as its code.
+the error of connecting, then the answer of each node. Functions that run on a node import nothing of this package,
+which may not be installed there: Ray sends functions of a main module as code.
 """
 
 import json
@@ -21,13 +21,13 @@ from streamscalar.runtime.ray.token import adopt_token
 
 PACKAGES = ("streamscalar", "ray", "torch", "numpy", "zarr")
 NODE_TIMEOUT_S = 60.0
-"""Seconds that a node has to start a process and to look at the store."""
+"""Timeout for a node to start a process and to read the store."""
 N_CLOCKS = 3
-"""Times that the clock of a node is asked; the quickest answer says most."""
+"""Number of readings of the clock of a node; the most precise one counts."""
 
 
 def about_node(folder: str, packages: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a node says of itself; with a folder, whether it sees what another machine wrote and locked there."""
+    """Return facts about a node; with a folder, also whether it sees the file and the lock that `doctor` put there."""
     import fcntl
     import importlib.metadata
     import platform
@@ -67,23 +67,23 @@ def clock() -> float:
     return time.time()
 
 
-def ask(address: str, folder: str, cluster: ClusterSection) -> Iterator[dict[str, Any]]:
-    """Yield the nodes of a cluster, and then what each says of itself.
+def query_nodes(address: str, folder: str, cluster: ClusterSection) -> Iterator[dict[str, Any]]:
+    """Yield the nodes of a cluster, then the answer of each.
 
     Parameters
     ----------
     address
-        Of the cluster, as host:port.
+        Address of the cluster, as host:port.
     folder
-        Where `doctor` put its files `nonce` and `lock`; empty where there is no folder to look at.
+        Folder of the files `nonce` and `lock` of `doctor`; empty to skip this check.
     cluster
-        What a trainer needs.
+        Resources of a trainer.
     """
     quiet: dict[str, Any] = {"namespace": "streamscalar-doctor", "log_to_driver": False, "logging_level": "ERROR"}
     try:
         adopt_token()
         ray.init(address=address, **quiet)
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is what was found)
+    except Exception as error:  # noqa: BLE001  (any error is the result)
         yield {"kind": type(error).__name__, "error": " ".join(str(error).split())[:300]}
         return
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -120,7 +120,7 @@ def _on(node: str, function: Any) -> Any:
 
 
 def _skew_s(node: str) -> float:
-    """Return by how much the clock of a node is ahead of ours at least; the time of the message counts for neither."""
+    """Return a lower bound of the difference between the clocks of a node and of this machine, in seconds."""
     found: list[float] = []
     for _ in range(N_CLOCKS):
         sent = time.time()
@@ -131,14 +131,14 @@ def _skew_s(node: str) -> float:
 
 
 def main() -> None:
-    """Write what is found to the standard output; what Ray prints goes to the standard error."""
+    """Write the documents to the standard output; what Ray prints goes to the standard error."""
     address, folder, cluster = sys.argv[1:]
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for document in ask(address, folder, ClusterSection.model_validate_json(cluster)):
+    for document in query_nodes(address, folder, ClusterSection.model_validate_json(cluster)):
         out.write(json.dumps(document) + "\n")
         out.flush()
-    # Ray's own end waits for processes that may be what hangs.
+    # The shutdown of Ray waits for processes that may hang.
     os._exit(0)
 
 

@@ -1,8 +1,8 @@
-"""Trainers and embedders on a Ray cluster whose nodes come and go.
+"""The pool of trainers and embedders on a Ray cluster whose nodes may join and leave.
 
-A trainer is an actor that waits until Ray has the resources for it. So experiments queue when resources are short, a
-node that joins is used within seconds, and where an autoscaler runs, what waits is what it sees as demand. A trainer
-that died is not restarted but replaced, wherever there is room.
+A trainer is an actor that waits until Ray has the resources for it. So experiments queue while resources are short,
+a node that joins is used within seconds, and an autoscaler sees the waiting actors as demand. A trainer that died is
+not restarted but replaced, on any node with room.
 """
 
 import logging
@@ -21,33 +21,33 @@ from streamscalar.config.models import ClusterSection
 _LOG = logging.getLogger(__name__)
 
 FILL_EVERY_S = 2.0
-"""Seconds between two looks at the nodes of the cluster."""
+"""Interval of reading the nodes of the cluster."""
 START_S = 10.0
-"""Seconds that a trainer may take to start before anybody is told that there is none."""
+"""Seconds without a trainer after which `shortage` reports it."""
 TRAINERS_PER_EMBEDDER = 4
-"""Trainers that one embedder keeps up with, at a row per update of a small network (`streamscalar bench scaling`)."""
+"""Trainers per embedder: as many as one keeps up with at a row per update of a small network (see `bench scaling`)."""
 ANYWHERE = ""
-"""Node of an embedder that Ray chose."""
+"""Node of an embedder that Ray places."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """A trainer that is placed: its actor and the node it is on."""
+    """A trainer that has started: its actor and its node."""
 
     actor: Any
     node: str
 
 
 class Pool:
-    """As many trainers as there is work and room for, and the embedders beside them.
+    """As many trainers as there is work and room for, and their embedders.
 
     Parameters
     ----------
     cluster
-        What a trainer needs, and how many there may be.
+        Resources and maximum number of trainers.
     trainer, embedder
-        Actor classes and their arguments. A trainer's method `place` returns its node, and raises where the node
-        cannot be used.
+        Actor classes and their arguments. The method `place` of a trainer returns its node, and raises `UnfitNode` if
+        the node cannot be used.
     """
 
     def __init__(
@@ -64,27 +64,27 @@ class Pool:
         self._unfit: dict[str, str] = {}
         self._lost = ""
         self._nodes: list[dict[str, Any]] = []
-        self._looked_at = -math.inf
+        self._read_at = -math.inf
         self._placed_at = time.monotonic()
 
     @property
     def n_placed(self) -> int:
-        """Trainers that train or could."""
+        """Number of started trainers, busy or idle."""
         return len(self._idle) + len(self._busy)
 
     @property
     def n_idle(self) -> int:
-        """Trainers that could begin at once."""
+        """Number of idle trainers."""
         return len(self._idle)
 
     @property
     def calls(self) -> list[Any]:
-        """Calls that return when a trainer has its place; hand them to `settle`."""
+        """Calls that return when a trainer has started; pass them to `settle`."""
         return list(self._joining)
 
     @property
     def shortage(self) -> str:
-        """What it waits for while no trainer has a place; empty where one has."""
+        """What the pool waits for while no trainer has started; empty if one has."""
         if self.n_placed or not self._joining or time.monotonic() - self._placed_at < START_S:
             return ""
         shares = [(self._cluster.cpus_per_trainer, "CPU"), (self._cluster.gpus_per_trainer, "GPU")]
@@ -92,20 +92,20 @@ class Pool:
         if self.hopeless or self._lost:
             return self.hopeless or self._lost
         if self._room():
-            return f"waits for {share}, which others use"
-        return f"waits for a node with {share}"
+            return f"waiting for {share} to become free"
+        return f"waiting for a node with {share}"
 
     @property
     def hopeless(self) -> str:
-        """Why no node that is there can be used; empty where one can, or none is there."""
+        """Why no node of the cluster can be used; empty if one can, or if there is no node."""
         return "" if self.n_placed or self._room() else next(iter(self._unfit.values()), "")
 
     def fill(self, n_wanted: int) -> None:
-        """Ask for more trainers, or end idle ones, for `n_wanted` packs; looks at the cluster now and then."""
+        """Request more trainers, or end idle ones, for `n_wanted` packs; acts at most every `FILL_EVERY_S`."""
         now = time.monotonic()
-        if now - self._looked_at < FILL_EVERY_S:
+        if now - self._read_at < FILL_EVERY_S:
             return
-        self._looked_at = now
+        self._read_at = now
         self._nodes = ray.nodes()  # type: ignore[no-untyped-call]
         self._forget_dead_nodes()
         if self.n_placed:
@@ -114,7 +114,7 @@ class Pool:
         most = min(n_wanted, self._room() + 1 if limit is None else limit)
         n_too_many = self.n_placed + len(self._joining) - most
         for _ in range(-n_too_many):
-            self._ask()
+            self._request_trainer()
         for call in list(self._joining)[: max(0, n_too_many)]:
             ray.kill(self._joining.pop(call))
             n_too_many -= 1
@@ -122,7 +122,7 @@ class Pool:
             ray.kill(self._idle.pop().actor)
 
     def settle(self, call: Any) -> None:
-        """Take up a trainer whose call returned; one on a node that cannot be used is ended and the node avoided."""
+        """Take over a trainer whose call returned; if its node cannot be used, end it and avoid the node."""
         actor = self._joining.pop(call)
         try:
             self._idle.append(Placed(actor, ray.get(call)))
@@ -134,28 +134,28 @@ class Pool:
             if node not in self._unfit:
                 _LOG.warning("node cannot be used", extra={"node": node, "reason": reason})
             self._unfit[node] = reason
-            self._looked_at = -math.inf
+            self._read_at = -math.inf
             ray.kill(actor)
         except RayActorError as error:
-            # Its node may be gone, or may lack what the process needs to start: tried again at the next look.
+            # Its node may be gone, or unable to start the process: `fill` requests another trainer.
             self._lost = f"a trainer did not start: {' '.join(str(error).split())[:300]}"
             _LOG.warning("trainer did not start", extra={"reason": self._lost})
 
     def take(self) -> Placed:
-        """Return an idle trainer, busy from now on."""
+        """Return an idle trainer and mark it as busy."""
         self._busy.append(self._idle.pop())
         return self._busy[-1]
 
     def give_back(self, trainer: Placed, *, is_alive: bool) -> None:
-        """Take a trainer back; one that died is replaced."""
+        """Return a trainer to the pool; one that died is replaced."""
         self._busy.remove(trainer)
         if is_alive:
             self._idle.append(trainer)
         else:
-            self._looked_at = -math.inf
+            self._read_at = -math.inf
 
     def embedder(self, node: str = ANYWHERE) -> Any:
-        """Return an embedder in turn: of those on the node of the trainer, or of all where their number is given."""
+        """Return an embedder, in turn: one on the node of the trainer, or any if `cluster.n_embedders` is set."""
         self._n_chosen += 1
         if self._cluster.n_embedders is not None:
             return self._embedder_at((ANYWHERE, self._n_chosen % self._cluster.n_embedders))
@@ -167,7 +167,7 @@ class Pool:
         return self._embedder_at((node, self._n_chosen % max(1, n_here)))
 
     def close(self) -> None:
-        """End all actors, which frees their resources for others."""
+        """End all actors, which frees their resources."""
         trainers = [trainer.actor for trainer in (*self._idle, *self._busy)]
         for actor in [*self._joining.values(), *trainers, *self._embedders.values()]:
             ray.kill(actor)
@@ -185,7 +185,7 @@ class Pool:
             )
         return self._embedders[place]
 
-    def _ask(self) -> None:
+    def _request_trainer(self) -> None:
         kind, arguments = self._trainer
         actor: Any = (
             ray.remote(kind)
@@ -198,7 +198,7 @@ class Pool:
             )
             .remote(*arguments)
         )
-        self._joining[actor.place.remote()] = actor
+        self._joining[actor.get_ready.remote()] = actor
 
     def _forget_dead_nodes(self) -> None:
         alive = {node["NodeID"] for node in self._nodes if node["Alive"]}
@@ -212,11 +212,11 @@ class Pool:
 
 
 class UnfitNode(Exception):
-    """Raised by a trainer on a node that cannot be used; its arguments are the node and the reason."""
+    """Raised by a trainer on a node that cannot be used; the arguments are the node and the reason."""
 
 
 def n_fitting(nodes: Iterable[Mapping[str, float]], cluster: ClusterSection) -> int:
-    """Return how many trainers fit into nodes with these resources, if nobody else used them.
+    """Return how many trainers fit on nodes with these resources, if nothing else runs there.
 
     >>> n_fitting([{"CPU": 2.0}, {"CPU": 3.0, "GPU": 1.0}], ClusterSection(gpus_per_trainer=0.25))
     3
@@ -224,7 +224,7 @@ def n_fitting(nodes: Iterable[Mapping[str, float]], cluster: ClusterSection) -> 
     shares = {"CPU": cluster.cpus_per_trainer, "GPU": cluster.gpus_per_trainer}
     needed = {kind: share for kind, share in shares.items() if share}
     if not needed:
-        # Nothing is reserved: one per CPU, as more would only take from each other.
+        # Nothing is reserved: one trainer per CPU, because more would only compete.
         needed = {"CPU": 1.0}
     # A share such as a third does not divide evenly in binary.
     return sum(min(int(node.get(kind, 0) / share + 1e-9) for kind, share in needed.items()) for node in nodes)

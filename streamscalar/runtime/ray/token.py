@@ -1,4 +1,4 @@
-"""The token that Ray's processes show each other."""
+"""The token with which processes of Ray authenticate to each other."""
 
 import contextlib
 import os
@@ -7,25 +7,25 @@ from pathlib import Path
 
 
 def token_file() -> Path:
-    """Return the file that Ray reads its token from where RAY_AUTH_TOKEN is not set."""
+    """Return the file from which Ray reads its token if RAY_AUTH_TOKEN is not set."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def adopt_token() -> None:
-    """Show the token of this user to every cluster, as Ray itself does to none that is given by address.
+    """Make Ray send the token of this user to every cluster; by default it sends none to a cluster given by address.
 
-    A cluster without authentication ignores it. An explicit RAY_AUTH_MODE is obeyed.
+    A cluster without authentication ignores the token. An explicit RAY_AUTH_MODE takes precedence.
     """
     from ray._raylet import Config  # type: ignore[attr-defined]
 
     if "RAY_AUTH_MODE" not in os.environ and (os.environ.get("RAY_AUTH_TOKEN") or token_file().exists()):
         os.environ["RAY_AUTH_MODE"] = "token"
-        # Ray has read its variables when it was imported.
+        # Ray reads its variables on import, so they must be read again.
         Config.initialize("")
 
 
 def protect_token() -> None:
-    """Make the token file where it is missing, and let nobody else read it; Ray makes it readable to all."""
+    """Create the token file if it is missing, and restrict it to its owner; Ray creates it readable by all."""
     file = token_file()
     with contextlib.suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

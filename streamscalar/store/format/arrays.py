@@ -1,18 +1,18 @@
-"""Zarr arrays that grow along their first axis and never show a row that is not there.
+"""Zarr arrays that grow along their first axis and never show a row that is not written yet.
 
-The published length decides how many rows there are; the shape in an array's `zarr.json` only follows it. A writer
+The published length determines the number of rows; the shape in an array's `zarr.json` follows it. A writer
 or reader opens an array with the shape it needs, in memory, and whole chunk files are put in place before the shape
 on disk grows, and that before the length (see `streamscalar.store.media.publication`). So a plain Zarr reader may lag
-by one segment but never meets the zeros that stand for a chunk not yet written.
+by one segment but never reads the zeros that Zarr returns for a missing chunk.
 
 Rejected: `zarr.Array.append` (grows the shape before it writes: after SIGKILL the newest row was silent zeros);
 shapes of the planned size, with readers that trust the length alone (every other Zarr tool would show zeros).
 
-Small series (bytes and a checksum) are written and read here by hand, in Zarr's format: a call into Zarr costs 1 to 2
-ms, and a run has a dozen of them per segment. All else goes through Zarr.
+Small series (bytes and a checksum) are encoded and decoded here, in Zarr's format: a call of Zarr takes 1 to 2 ms, and
+a run has a dozen of them per segment. All other arrays go through Zarr.
 
-In a bucket every array is sharded, small series with one chunk to a shard: what lies between the chunks of a shard and
-its index means nothing to any reader, and there each writer leaves its mark: `streamscalar.store.media.bucket_fence`.
+In a bucket every array is sharded, small series with one chunk per shard. No reader interprets the bytes between the
+chunks of a shard and its index, so each writer puts its mark there: see `streamscalar.store.media.bucket_fence`.
 """
 
 import json
@@ -47,12 +47,12 @@ _CHECKSUM_BYTES = 4
 
 @dataclass(frozen=True)
 class StoredArray:
-    """One Zarr array in a directory of its own.
+    """One Zarr array.
 
     Attributes
     ----------
     path
-        Directory of the array, or its prefix in a bucket.
+        Folder of the array, or its prefix in a bucket.
     document
         Its `zarr.json`; only the shape in it changes over time.
     medium
@@ -80,7 +80,7 @@ class StoredArray:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Shape of what one file holds: a shard where the array is sharded, else a chunk."""
+        """Shape of the rows in one file: a shard where the array is sharded, else a chunk."""
         return tuple(self.document["chunk_grid"]["configuration"]["chunk_shape"])
 
     @property
@@ -110,7 +110,7 @@ class StoredArray:
         return {**self.document, "shape": [n_rows, *self.row_shape]}
 
     def marked(self, data: bytes, mark: bytes) -> bytes:
-        """Return the bytes of a shard with `mark` where readers do not look; of any other file, `data` itself."""
+        """Return the bytes of a shard with `mark` where no reader reads; of any other file, `data` itself."""
         if not self._is_sharded:
             return data
         n_chunks = math.prod(-(-outer // inner) for outer, inner in zip(self.grid, self.chunk, strict=True))
@@ -143,7 +143,7 @@ class StoredArray:
         return np.asarray(values)
 
     def _read_whole(self, first: int, stop: int) -> NDArray[Any]:
-        """Read whole files, one request each; parts of files cost one for the index and one for each chunk."""
+        """Read whole files, one request each; parts of a file would take one for the index and one for each chunk."""
         names = list(self.files(first, stop))
         make = default_buffer_prototype().buffer.from_bytes
         memory: Any = dict(zip(names, map(make, self._contents(names, first, stop)), strict=True))
@@ -159,7 +159,7 @@ class StoredArray:
 
     @property
     def _is_series(self) -> bool:
-        """Whether a chunk file is whole rows as plain bytes and a checksum, and perhaps the index of a shard."""
+        """Whether a file holds whole rows as plain bytes and a checksum, perhaps with the index of a shard."""
         codecs = self.document["codecs"]
         if self._is_sharded and self.chunk == self.grid:
             codecs = codecs[0]["configuration"]["codecs"]
@@ -206,7 +206,7 @@ class StoredArray:
 
     def _opened(self, path: StorePath, n_rows: int) -> zarr.Array[Any]:
         metadata: Any = self.with_shape(n_rows)
-        # Without write_empty_chunks a segment in which nothing moved would have no file, like a lost one.
+        # Without write_empty_chunks a segment in which nothing moved would have no file, as if it were lost.
         config: Any = {"write_empty_chunks": True}
         return zarr.Array(zarr.AsyncArray(metadata, path, config))
 
@@ -245,7 +245,7 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 def _without_checksum(data: bytes) -> bytes | None:
-    """Return what stands before a checksum, `None` where the two do not agree."""
+    """Return the bytes before a checksum; `None` where the two do not agree."""
     content = data[:-_CHECKSUM_BYTES]
     return content if crc32c(content) == int.from_bytes(data[-_CHECKSUM_BYTES:], "little") else None
 
@@ -254,8 +254,8 @@ def _without_checksum(data: bytes) -> bytes | None:
 def trajectory_document(shape: tuple[int, int], dtype: str, n_rows: int, chunk: int, codec: Codec) -> dict[str, Any]:
     """Return the metadata of an array (row, replica, parameter): one file per `n_rows` rows.
 
-    Within a file, `chunk` parameters of one replica stand together with time varying fastest, so that neighbours are
-    alike and a range of parameters can be read alone.
+    Within a file, `chunk` parameters of one replica are contiguous with time varying fastest, so that neighbours are
+    similar and a range of parameters can be read alone.
     """
     n_replicas, n_parameters = shape
     width = -(-n_parameters // chunk) * chunk
@@ -318,7 +318,7 @@ def _document(
         serializer=BytesCodec(),
         compressors=compressors,
         fill_value=0,
-        # Every chunk file beside the metadata: one directory to wait for, not one per segment.
+        # Every chunk file is in the folder of the metadata: one folder to sync, not one per segment.
         chunk_key_encoding={"name": "default", "separator": "."},
     )
     document: dict[str, Any] = json.loads(memory["zarr.json"].to_bytes())

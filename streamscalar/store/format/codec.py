@@ -1,11 +1,11 @@
 """Lossless integer deltas of floating-point weights.
 
-Float subtraction cannot be undone: `a + (b - a)` differs from `b` in its last bit now and then. So every float is
+Float subtraction is not invertible: `a + (b - a)` sometimes differs from `b` in its last bit. So every float is
 mapped to the integer of the same rank (negative floats count downwards), integers are subtracted modulo 2^n, and
 the signed differences are folded to unsigned ones (zigzag: 0, -1, 1, -2 become 0, 1, 2, 3), so that small moves
-leave high bits zero. Each step is a bijection on bit patterns, NaN payloads, infinities and -0 included.
+leave the high bits zero. Each step is a bijection on bit patterns, NaN payloads, infinities and -0 included.
 
-Order-preserving integers of IEEE 754 numbers are folklore of radix sorting; zigzag is the signed-integer encoding of
+Order-preserving integers of IEEE 754 numbers are common in radix sorting; zigzag is the signed-integer encoding of
 Protocol Buffers.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 UNSIGNED: Mapping[str, np.dtype[Any]] = {"float32": np.dtype("<u4"), "float64": np.dtype("<u8")}
-"""Type of the integers that stand for each float type."""
+"""Type of the integers for each float type."""
 
 Integers: TypeAlias = NDArray[np.unsignedinteger[Any]]
 Floats: TypeAlias = NDArray[np.floating[Any]]
@@ -57,7 +57,7 @@ def encode(weights: Floats, previous: Floats | None) -> Integers:
     bits = weights.dtype.itemsize * 8
     deltas: Integers = np.empty(weights.shape, UNSIGNED[f"float{bits}"])
     before = None if previous is None else ordered(previous)
-    # Row by row, so that what is worked on stays in the cache and no second copy of the block is made.
+    # Row by row, so that a row stays in the processor's cache and the block is not copied.
     for row, out in zip(weights, deltas, strict=True):
         now = ordered(row)
         np.subtract(now, now if before is None else before, out=out)

@@ -1,6 +1,7 @@
-"""Named arrays as bytes, for state that is stored whole and read whole.
+"""Named arrays as bytes, for state that is written and read as a whole.
 
-Not pickle, which runs code when read; not npz, whose zip archive carries times, so that equal content differs.
+Rejected: pickle, which runs code when it is read; npz, whose archive has times in it, so that equal arrays give
+different bytes.
 """
 
 import json

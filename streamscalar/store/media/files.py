@@ -1,4 +1,4 @@
-"""Durable small files, and what the operating system's refusals mean to a user."""
+"""Durable small files, and errors of the operating system as errors of this package."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.store.media.objects import Place
 
 PARTIAL = ".partial"
-"""Suffix of everything that is not yet in place; whatever carries it after a crash is rubbish."""
+"""Suffix of files and folders that are not complete yet; after a crash, they are leftovers."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -53,7 +53,7 @@ def storage_errors(path: Place) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting(for_disk: bool) -> Iterator[None]:
-    """Let this thread wait for the disk, or not: without waiting, what is written survives its process alone."""
+    """Set whether this thread waits for the disk; without waiting, files survive a crash of the process only."""
     before = _waits.set(for_disk)
     try:
         yield
@@ -73,12 +73,12 @@ def fsync_path(path: Path) -> None:
 
 
 def partial_name(path: Path) -> Path:
-    """Return a name beside `path`, unique among the running processes, that a sweep recognises."""
+    """Return a name in the folder of `path`, unique among the running processes, that `sweep` recognises."""
     return path.with_name(f".{path.name}.{os.getpid()}-{next(_serial)}{PARTIAL}")
 
 
 def write_durable(path: Path, data: bytes) -> None:
-    """Replace a file atomically: a reader, or a reader after a crash, finds the old content or the new."""
+    """Replace a file atomically: at any time, and after a crash, readers find the old content or the new."""
     aside = partial_name(path)
     try:
         with aside.open("wb") as file:
@@ -110,7 +110,7 @@ def read_group(path: Place) -> dict[str, Any]:
 
 
 def sweep(directory: Path) -> None:
-    """Remove everything below `directory` that a crash left unfinished."""
+    """Remove everything incomplete below `directory`, which a crash has left."""
     for leftover in list(directory.rglob(f"*{PARTIAL}")):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -119,7 +119,7 @@ def sweep(directory: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON can hold it: arrays as lists, non-finite floats as the strings "nan", "inf", "-inf"."""
+    """Return `value` in types of JSON: arrays as lists, non-finite floats as the strings "nan", "inf", "-inf"."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -134,5 +134,5 @@ def plain(value: Any) -> Any:
 
 
 def json_bytes(document: Any) -> bytes:
-    """Return one canonical spelling of a JSON document: sorted keys, no spaces, UTF-8."""
+    """Return the canonical form of a JSON document: sorted keys, no spaces, UTF-8."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,4 +1,4 @@
-"""Which file system a folder lies on, and what a store there is not promised."""
+"""The file system of a folder, and what it does not guarantee to a store."""
 
 import fcntl
 import os
@@ -60,11 +60,11 @@ class Filesystem:
     Attributes
     ----------
     kind
-        Type as the kernel names it, such as `ext4` or `nfs4`; empty where it cannot be told.
+        Type as the kernel names it, such as `ext4` or `nfs4`; empty where it is unknown.
     is_shared
         Whether other machines can have it mounted too.
     promise
-        One sentence on what it does not promise; empty for a local disk.
+        One sentence on what it does not guarantee; empty for a local disk.
     is_refused
         Whether a store must not lie there.
     """
@@ -76,7 +76,7 @@ class Filesystem:
 
 
 def filesystem_of(path: str | os.PathLike[str], mounts: str | None = None) -> Filesystem:
-    """Return the file system that a folder lies on, or will lie on where it is not there yet.
+    """Return the file system of a folder, or the one where it would be made.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def filesystem_of(path: str | os.PathLike[str], mounts: str | None = None) -> Fi
     if kind in _REFUSED:
         return Filesystem(kind, True, f"On {kind} {_REFUSED[kind]}.", is_refused=True)
     if kind.startswith("fuse.") and kind not in _SHARED:
-        return Filesystem(kind, True, f"What {kind} promises of renames and locks is not known here.")
+        return Filesystem(kind, True, f"What {kind} guarantees for renames and locks is unknown.")
     return Filesystem(kind, kind in _SHARED, _SHARED.get(kind, ""))
 
 
@@ -114,7 +114,7 @@ def require_usable(path: str | os.PathLike[str], mounts: str | None = None) -> F
     Raises
     ------
     BadCall
-        It breaks what a store is built on.
+        Its renames or locks do not work as a store needs them to.
     """
     found = filesystem_of(path, mounts)
     if found.is_refused:
@@ -131,7 +131,7 @@ def require_usable(path: str | os.PathLike[str], mounts: str | None = None) -> F
 def locks_work(folder: str | os.PathLike[str]) -> bool:
     """Return whether a lock that this process holds on a file in `folder` keeps another process out; about 50 ms.
 
-    It tells nothing of other machines: that is what `Filesystem.promise` is for.
+    It does not test locks between machines; see `Filesystem.promise` for those.
     """
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".lock-probe-") as file:

@@ -1,4 +1,4 @@
-"""The training's end of the line to its worker process, which is started again where it dies."""
+"""The connection of the training process to its worker, which is restarted if it dies."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from streamscalar.tracking.channel.messages import (
     Begin,
     Done,
     Facts,
-    Finish,
+    FinishRun,
     Named,
     Open,
     Opened,
@@ -36,39 +36,39 @@ from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.notices import Notices
 
 MAX_RESTARTS = 3
-"""Times that a worker is started again; whatever kills it so often would kill the next one too."""
+"""Maximum number of restarts: what kills a worker more often would kill the next one too."""
 
 START_S = 120.0
-"""How long a worker may take to answer for the first time: imports on a busy machine, and a store on a slow disk."""
+"""Timeout of the first answer of a worker: imports on a busy machine, and a store on a slow disk."""
 
 FINISH_S = 600.0
-"""How long `finish` waits for the exact solution; the worker goes on by itself after that."""
+"""Time that `finish` waits for the exact solution; after it the worker goes on alone."""
 
 _ROOT = str(Path(streamscalar.__file__).parents[1])
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Link:
-    """Sends orders to the worker without ever waiting for it.
+    """Sends orders to the worker without waiting for it.
 
-    Orders are kept until they are carried out, so a new worker takes up what its predecessor left. A slot is free when
-    no order is kept for it; there are no more orders under way than slots, so the line never fills.
+    Orders are kept until they are carried out, so that a new worker continues where the previous one stopped. A slot is
+    free when no kept order uses it; there are never more orders in transit than slots, so the socket never blocks.
 
     Parameters
     ----------
     ring
-        Where rows lie.
+        Shared memory of the rows.
     request
-        What every worker is told first.
+        First message to every worker.
     notices
-        Hears of trouble.
+        Receives problems.
 
     Attributes
     ----------
     run_id : str
-        Name of the run, once started.
+        Name of the run, once the worker has started.
     n_restarts : int
-        Times that a worker was started again.
+        Number of restarts of the worker.
     """
 
     def __init__(self, ring: Ring, request: Open, notices: Notices) -> None:
@@ -79,7 +79,7 @@ class Link:
         self._kept: deque[Begin | Row] = deque()
         self._is_up = False
         self._restarter: threading.Thread | None = None
-        self._n_heard = 0
+        self._n_received = 0
         self._n_orders = 0
         self.is_down = False
         self.run_id = ""
@@ -96,7 +96,7 @@ class Link:
         Raises
         ------
         BadCall
-            What was asked for cannot be opened.
+            The requested run cannot be opened.
         WorkFailed, OSError
             The worker does not start.
         """
@@ -106,7 +106,7 @@ class Link:
         return opened
 
     def free_slots(self) -> set[int]:
-        """Return the slots that may be filled; where there is none, see whether the worker still lives."""
+        """Return the free slots; if there is none, check that the worker is alive."""
         with self._lock:
             self._forget_done()
             free = set(range(self._request.n_slots)) - {x.slot for x in self._kept if isinstance(x, Row)}
@@ -115,11 +115,11 @@ class Link:
         return free
 
     def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> None:
-        """Have the run begun, or a child of it."""
+        """Send the order to start the run, or a child of it."""
         self._send(Begin(self._n_orders, metrics, fork_step))
 
     def put(self, slot: int, step: int, metrics: NDArray[np.float64], facts: Facts) -> None:
-        """Have the row in `slot` stored."""
+        """Send the order to store the row in `slot`."""
         self._send(Row(self._n_orders, slot, step, metrics.tobytes(), facts))
 
     def _send(self, order: Begin | Row) -> None:
@@ -129,22 +129,22 @@ class Link:
             if self._is_up:
                 self._write(order)
 
-    def hear(self) -> None:
-        """Take what the worker has said, if anything."""
+    def receive(self) -> None:
+        """Process the replies of the worker, if there are any."""
         said = int(self._ring.counts[Ring.SAID])
-        if said == self._n_heard or not self._is_up:
+        if said == self._n_received or not self._is_up:
             return
-        self._n_heard = said
+        self._n_received = said
         self._read_all(self._line)
 
-    def finish(self, order: Finish) -> str:
-        """Have everything stored and wait for it; return what went wrong, empty where nothing did."""
+    def finish(self, order: FinishRun) -> str:
+        """Wait until everything is stored; return what went wrong, empty if nothing did."""
         until = time.monotonic() + FINISH_S
         while time.monotonic() < until:
             if self._restarter is not None:
                 self._restarter.join(until - time.monotonic())
             if self.is_down:
-                return "its worker died too often; the run can be resumed"
+                return "the worker died too often; resume the run with resume='allow'"
             try:
                 self._line.send(order)
                 while self._line.poll(max(0.0, until - time.monotonic())):
@@ -156,10 +156,10 @@ class Link:
             except (EOFError, OSError, subprocess.TimeoutExpired):
                 with self._lock:
                     self._begin_restart()
-        return "its worker is still at it, and ends by itself"
+        return "the worker is still storing it, and will end by itself"
 
     def close(self) -> None:
-        """Close the line; a worker that still lives ends by itself."""
+        """Close the connection; a worker that is still alive ends by itself."""
         if self.is_down:
             self._process.kill()
             self._process.wait()
@@ -173,7 +173,7 @@ class Link:
         arguments = [str(theirs.fileno()), str(self._ring.file), str(os.getpid())]
         try:
             self._process = subprocess.Popen(
-                # Without the current folder on its path: a file there may be named like a module that it imports.
+                # -P keeps the current folder off the path: a file there may shadow a module that the worker imports.
                 [sys.executable, "-P", "-m", "streamscalar.tracking.worker.main", *arguments],
                 pass_fds=(theirs.fileno(), self._ring.file),
                 stdin=subprocess.DEVNULL,
@@ -201,22 +201,22 @@ class Link:
 
     def _write(self, order: Order) -> None:
         try:
-            # `Connection.send` makes a pickler of Python's own for every message, three times as slow.
+            # `Connection.send` creates a pickler in Python for every message, which is three times as slow.
             self._line.send_bytes(pickle.dumps(order, pickle.HIGHEST_PROTOCOL))
         except OSError:
             self._begin_restart()
 
     def _begin_restart(self) -> None:
-        """Start a new worker off the training's thread; the lock is held."""
+        """Start a new worker in a thread; the caller holds the lock."""
         if self.is_down or (self._restarter is not None and self._restarter.is_alive()):
             return
         self._is_up = False
         if self.n_restarts == MAX_RESTARTS:
             self.is_down = True
-            self._notices.say("worker down", f"run {self.run_id}: the worker died too often; nothing more is recorded")
+            self._notices.warn("worker down", f"run {self.run_id}: the worker died too often; recording has stopped")
             return
         self.n_restarts += 1
-        self._notices.say("worker", f"run {self.run_id}: the worker process died and is started again")
+        self._notices.warn("worker", f"run {self.run_id}: the worker process died and is restarted")
         self._restarter = threading.Thread(target=self._restart, name="streamscalar restart", daemon=True)
         self._restarter.start()
 
@@ -229,10 +229,10 @@ class Link:
                 self._line.close()
                 self._spawn(replace(self._request, attach=self.run_id))
                 break
-            except Exception as error:  # noqa: BLE001  (no error may come out of a thread of the training's process)
+            except Exception as error:  # noqa: BLE001  (no error may leave a thread of the training process)
                 if self.n_restarts == MAX_RESTARTS:
                     self.is_down = True
-                    self._notices.say("worker down", f"run {self.run_id}: nothing more is recorded: {error}")
+                    self._notices.warn("worker down", f"run {self.run_id}: recording has stopped: {error}")
                     return
                 self.n_restarts += 1
         with self._lock:
@@ -243,7 +243,7 @@ class Link:
                     self._line.send(order)
 
     def _forget_done(self) -> None:
-        """Drop the orders that were carried out; the lock is held."""
+        """Drop the orders that were carried out; the caller holds the lock."""
         n_done = int(self._ring.counts[Ring.DONE])
         while self._kept and self._kept[0].number < n_done:
             self._kept.popleft()
@@ -255,7 +255,9 @@ class Link:
 
     def _take(self, reply: Reply) -> None:
         if isinstance(reply, Named):
-            self._notices.say("fork", f"training went back: from here on run {self.run_id} has a child, {reply.run_id}")
+            self._notices.warn(
+                "fork", f"training went back to a recorded step: run {self.run_id} now has a child, {reply.run_id}"
+            )
             self.run_id = reply.run_id
         elif isinstance(reply, Trouble):
-            self._notices.say(reply.kind, f"run {self.run_id}: {reply.text}")
+            self._notices.warn(reply.kind, f"run {self.run_id}: {reply.text}")

@@ -1,8 +1,9 @@
-"""What the training and its worker say to each other; no torch here."""
+"""Messages between the training process and its worker; imports no torch."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from streamscalar.config import RunSetting
 from streamscalar.types import Layout
 
 Resume = Literal["never", "allow", "must"]
@@ -10,26 +11,26 @@ Resume = Literal["never", "allow", "must"]
 
 @dataclass(frozen=True)
 class Open:
-    """The first words to a worker.
+    """First message to a worker: the run to open.
 
     Attributes
     ----------
     store, config, provenance
-        Folder of the store, what it must hold, and what it was made with.
+        Folder of the store, its config, and its provenance if it is new.
     address
         Ray cluster to record to; `None` for the local disk.
     name, is_named
-        Name wanted for the run, and whether the user gave it.
+        Requested name of the run, and whether the user gave it.
     resume
-        What to do where the name is taken.
+        What to do if the run exists.
     keeps_pace
-        Whether the run carries what cannot be taken up again (a shadow, a tangent vector): it is resumed as a child.
+        Whether the run has shadows or a tangent vector, which cannot be restored: it is resumed as a child.
     layout, setting, seed
         Definition of the run.
     n_slots
-        Slots of the ring.
+        Number of slots of the ring.
     attach
-        Name of the run that a former worker of this tracker wrote; `None` for its first worker.
+        Name of the run that an earlier worker of this tracker wrote; `None` for the first worker.
     """
 
     store: str
@@ -41,7 +42,7 @@ class Open:
     resume: Resume
     keeps_pace: bool
     layout: Layout
-    setting: dict[str, Any]
+    setting: RunSetting
     seed: int
     n_slots: int
     attach: str | None = None
@@ -49,16 +50,16 @@ class Open:
 
 @dataclass(frozen=True)
 class Begin:
-    """Begin a run: the first, or a child of the run before.
+    """Start a run: the first, or a child of the previous one.
 
     Attributes
     ----------
     number
-        Counts the orders of one tracker.
+        Number of the order, counted per tracker.
     metrics
         Names of the metrics.
     fork_step
-        Last step that a child has in common with its parent; `None` for no child.
+        Last step that a child has in common with its parent; `None` for the first run.
     """
 
     number: int
@@ -68,7 +69,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the training knows and the status of the run shows: steps without a row, rows dropped, share of time."""
+    """Facts for the status of the run: steps without a row, dropped rows, share of the training time."""
 
     n_skipped: int
     n_dropped: int
@@ -79,7 +80,7 @@ class Facts:
 class Row:
     """A row in slot `slot` of the ring, and its metrics, shape (metrics, R), float64; `number` as in `Begin`.
 
-    Metrics travel as bytes: an array takes the training's thread ten times as long to pickle.
+    Metrics are sent as bytes, because pickling an array takes the thread of the training ten times as long.
     """
 
     number: int
@@ -90,14 +91,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Finish:
-    """The training is over; `failure` says why it broke off, empty where it did not."""
+class FinishRun:
+    """The training ended; `failure` is the reason if it failed, else empty."""
 
     facts: Facts
     failure: str
 
 
-Order = Begin | Row | Finish
+Order = Begin | Row | FinishRun
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,13 @@ class Opened:
     run_id
         Name of the run.
     newest
-        Newest recorded step of a run that is resumed; `None` for a new one.
+        Newest recorded step of a resumed run; `None` for a new one.
     metrics
-        Names of a resumed run's metrics.
+        Names of the metrics of a resumed run.
     must_fork
-        Whether the next row belongs to a child of that run.
+        Whether the next row belongs to a new child of that run.
     notes
-        What the user should hear.
+        Messages to the user.
     """
 
     run_id: str
@@ -127,14 +128,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class Named:
-    """A child run was begun under this name."""
+    """A child run was started under this name."""
 
     run_id: str
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something went wrong and the worker goes on; said once per kind."""
+    """A problem of the worker, which goes on; sent once per kind."""
 
     kind: str
     text: str
@@ -149,7 +150,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Done:
-    """Everything is stored; `trouble` is empty or says what is not."""
+    """Everything is stored; otherwise `trouble` says what is not."""
 
     trouble: str
 

@@ -1,4 +1,4 @@
-"""Slots of shared memory through which rows go from the training to its worker; no torch here."""
+"""Slots of shared memory that pass rows from the training process to its worker; imports no torch."""
 
 import contextlib
 import mmap
@@ -12,32 +12,31 @@ from numpy.typing import NDArray
 from streamscalar.types import Layout
 
 RING_BYTES = 32 * 2**20
-"""Memory for rows on their way: enough to bridge the pauses in which a worker at the lowest priority does not run. A
-row that finds no slot is dropped."""
+"""Memory for rows in transit: enough for the pauses in which a worker at the lowest priority does not run. A row
+that finds no free slot is dropped."""
 
 MOST_SLOTS = 128
-"""Slots at most: so many orders fit into the line, which therefore never makes the training wait."""
+"""Maximum number of slots: as many orders fit into the socket buffer, so that sending never blocks the training."""
 
 N_SLOTS = 4
 N_LARGE_SLOTS = 2
 LARGE_ROW_BYTES = 256 * 2**20
-"""Rows have `N_SLOTS` slots at least, and from this size on `N_LARGE_SLOTS`."""
+"""Size of a row from which a ring has `N_LARGE_SLOTS` slots; below, it has at least `N_SLOTS`."""
 
 _HEADER_BYTES = 4096
 
 
 def n_slots_for(layout: Layout) -> int:
-    """Return how many slots a ring for rows of this layout has."""
+    """Return the number of slots of a ring for rows of this layout."""
     n_bytes = _row_bytes(layout)
     return N_LARGE_SLOTS if n_bytes >= LARGE_ROW_BYTES else max(N_SLOTS, min(MOST_SLOTS, RING_BYTES // n_bytes))
 
 
 class Ring:
-    """Slots for rows, and a few numbers of the worker's, in memory that both processes see and that has no name.
+    """Slots for rows, and counters of the worker, in anonymous memory that both processes share.
 
-    What is in a slot survives the death of either process. Each number has one writer and is aligned, so it is never
-    seen half written. A slot is filled before the order that tells of it is sent, and filled again only when `DONE`
-    says that this order was carried out.
+    The slots survive the death of either process. Each counter has one writer and is aligned, so it is never read half
+    written. A slot is filled before its order is sent, and filled again only after `DONE` counts that order.
 
     Parameters
     ----------
@@ -51,20 +50,20 @@ class Ring:
     Attributes
     ----------
     file : int
-        The descriptor, to be handed to the worker.
+        The descriptor, which the worker inherits.
     rows : list of ndarray
         Slots, shape (R, P) each.
     worker_s : ndarray
-        Shape (2,): CPU time of the workers so far, see `ROWS` and `OTHER`.
+        Shape (2,): CPU time of the workers so far in seconds, see `ROWS` and `OTHER`.
     counts : ndarray
         Shape (4,), int64, see `DONE` and the others.
     """
 
     ROWS, OTHER = range(2)
-    """CPU time for storing and embedding rows; for beginning runs and all else."""
+    """CPU time of storing and embedding rows; of everything else."""
 
     DONE, STORED, LOST, SAID = range(4)
-    """Orders carried out; rows among them; those of the rows that could not be stored; replies sent."""
+    """Orders carried out; rows among them; rows that could not be stored; replies sent."""
 
     def __init__(self, file: int, layout: Layout, n_slots: int) -> None:
         self.file = file
@@ -81,12 +80,12 @@ class Ring:
 
     @classmethod
     def create(cls, layout: Layout) -> Self:
-        """Make a ring, its memory reserved: a machine without room says so now and not while it is written.
+        """Create a ring and reserve its memory, so that a lack of memory is reported now.
 
         Raises
         ------
         OSError
-            There is no room.
+            There is not enough memory.
         """
         n_slots = n_slots_for(layout)
         size = _HEADER_BYTES + n_slots * _row_bytes(layout)
@@ -104,12 +103,12 @@ class Ring:
             os.close(file)
             raise
         for row in ring.rows:
-            # The first touch of a page costs as much as copying it; none of them falls into the training.
+            # The first write to a page costs as much as copying it, so it is done before the training.
             row[...] = 0
         return ring
 
     def close(self) -> None:
-        """Close the descriptor; the memory goes when nobody looks at it any more."""
+        """Close the descriptor; the memory is freed when no process maps it any more."""
         with contextlib.suppress(OSError):
             os.close(self.file)
 

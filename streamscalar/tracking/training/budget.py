@@ -1,35 +1,35 @@
-"""Which steps are recorded, so that recording stays within its share of the training time: no clock, no I/O."""
+"""Decides which steps are recorded, so that recording stays within its share of the training time; no clock, no I/O."""
 
 FARTHEST = 2**30
-"""Largest stride: beyond, a run has one row."""
+"""Largest stride; with it a run has one row."""
 
 HOLD_ROWS = 4
-"""Rows for which the stride does not fall after a row found no slot."""
+"""Number of rows for which the stride is not lowered after a row found no free slot."""
 
 
 class Budget:
     """Decides at each step whether it is recorded.
 
-    The cost so far is the time spent on the training thread plus the worker's CPU time, weighted by how much that
-    slows the training. The next row is taken when that cost, the row's own included, stays within `max_overhead` of
-    the time since the first step. Rows lie on a grid whose stride is a power of two, so that a coarser grid keeps the
-    points of a finer one: spacing is even, not bursts and gaps.
+    The cost so far is the time spent in the thread of the training plus the CPU time of the worker, weighted by how
+    much it slows the training. The next row is recorded if that cost, including the row, stays within `max_overhead`
+    of the time since the first step. The stride between rows is a power of two, so that a coarser grid is part of a
+    finer one and rows are evenly spaced, without bursts and gaps.
 
     Parameters
     ----------
     max_overhead
-        Largest share of the training time, over 0.
+        Maximum share of the training time, over 0.
     worker_weight
-        Seconds by which one second of the worker's CPU time slows the training.
+        Seconds by which one second of CPU time of the worker slows the training.
     every_n_steps
-        A fixed stride instead, whatever it costs.
+        A fixed stride, whatever its cost.
 
     Attributes
     ----------
     stride : int
-        Steps from one row to the next, now.
+        Current number of steps between rows.
     n_steps, n_recorded : int
-        Steps seen, and rows taken of them.
+        Number of steps seen and of rows recorded.
 
     Examples
     --------
@@ -59,25 +59,25 @@ class Budget:
         self._hold_until = 0
 
     def is_on_grid(self, now_s: float) -> bool:
-        """Count one step at a time of any monotonic clock, and return whether a row may be due."""
+        """Count one step and return whether it may be recorded; `now_s` is a time of any monotonic clock."""
         self.n_steps += 1
         if self.n_steps == 1:
             self._started_s = now_s
         return (self.n_steps - 1) % self.stride == 0
 
     def is_due(self, now_s: float, row_worker_s: float, n_stored: int, other_worker_s: float = 0.0) -> bool:
-        """Return whether to record the step on the grid that was just counted.
+        """Return whether to record the step that was just counted.
 
         Parameters
         ----------
         now_s
-            Time of the same clock.
+            Current time of the same clock.
         row_worker_s
             CPU time of the worker for rows so far.
         n_stored
-            Rows that it has dealt with in that time; others will cost as much each.
+            Number of rows processed in that time; each further row is expected to cost as much.
         other_worker_s
-            CPU time of the worker for what does not come with every row.
+            CPU time of the worker for everything else.
         """
         if self.n_steps == 1 or self._is_fixed:
             return True
@@ -91,22 +91,22 @@ class Budget:
         return on_grid and spent_s + row_s <= self._max_overhead * elapsed_s
 
     def took_row(self, thread_s: float) -> None:
-        """Count a row and the time it took of the training thread."""
+        """Count a row and the time it took in the thread of the training."""
         self.n_recorded += 1
         self._row_s += thread_s
 
     def took_none(self, thread_s: float) -> None:
-        """Count the time that a step without a row took of the training thread."""
+        """Count the time that a step without a row took in the thread of the training."""
         self._other_s += thread_s
 
     def found_no_slot(self) -> None:
-        """Hear that a row was due and the worker not ready: rows come half as often, and not closer for a while."""
+        """Double the stride after a due row found no free slot, and do not lower it for `HOLD_ROWS` rows."""
         if not self._is_fixed:
             self.stride = min(2 * self.stride, FARTHEST)
             self._hold_until = self.n_steps + HOLD_ROWS * self.stride
 
     def overhead(self, now_s: float, worker_s: float) -> float:
-        """Return the share of the time since the first step that recording cost; infinite before time has passed."""
+        """Return the share of the time since the first step spent on recording; infinite if no time has passed."""
         spent_s = self._row_s + self._other_s + self._worker_weight * worker_s
         elapsed_s = self.elapsed_s(now_s)
         return spent_s / elapsed_s if elapsed_s > 0 else float("inf")
@@ -116,14 +116,15 @@ class Budget:
         return now_s - self._started_s if self.n_steps else 0.0
 
     def _adapt(self, step_s: float, row_s: float) -> None:
-        """Double the stride where rows cost more than there is, and halve it while twice as many would fit.
+        """Double the stride if rows cost too much, or halve it while twice as many would be affordable.
 
-        It doubles once per look, as what looks dear for a moment may not be, and nobody looks again off the grid.
+        It doubles at most once per call, because a single expensive row may be an outlier, and the next call comes
+        only after the new stride.
         """
         share_s = self._max_overhead * step_s - self._other_s / self.n_steps
         wanted = row_s / share_s if share_s > 0 else float(FARTHEST)
         if self.stride < min(wanted, FARTHEST):
             self.stride *= 2
-        # Under 0.35 and not 0.5, so that noise does not move the stride to and fro.
+        # 0.35 rather than 0.5, so that the stride does not oscillate with noise.
         while self.stride > 1 and wanted < 0.35 * self.stride and self.n_steps >= self._hold_until:
             self.stride //= 2

@@ -1,4 +1,4 @@
-"""Which numbers of a model are recorded, and how they get into a slot of the ring without waiting for a device."""
+"""Selects the parameters of a model to record, and copies them to a slot of the ring without waiting for a device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.types import Layer, Layout
 
 LEAST_PER_LAYER = 8
-"""Coordinates that a probe takes of each layer at least, or all where there are fewer."""
+"""Minimum number of coordinates that a probe takes of each layer; all of a smaller layer."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Selection:
     parameters
         Trainable parameters in the order of `named_parameters()`, tied ones once.
     layers
-        Their places on the flat axis; under a probe, of the coordinates taken.
+        Their positions on the flat axis; with a probe, those of the selected coordinates.
     indices
-        Coordinates taken of each parameter, flat and rising; `None` for all.
+        Selected coordinates of each parameter, flat and ascending; `None` for all.
     frozen
         Names of the parameters that do not require a gradient, left out.
     tied
-        Further names of parameters, with the name they are recorded under.
+        Further names of recorded parameters, with the name they are recorded under.
     """
 
     parameters: tuple[nn.Parameter, ...]
@@ -43,12 +43,12 @@ class Selection:
 
     @property
     def dtype(self) -> str:
-        """`float64` where a parameter is, else `float32`, which holds every bfloat16 and float16 exactly."""
+        """`float64` if any parameter is, else `float32`, which represents every bfloat16 and float16 exactly."""
         return "float64" if any(p.dtype == torch.float64 for p in self.parameters) else "float32"
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter is."""
+        """Device of the first parameter."""
         return self.parameters[0].device
 
     def layout(self, n_shadows: int) -> Layout:
@@ -56,7 +56,7 @@ class Selection:
         return Layout(self.layers, self.dtype, n_shadows, has_control=False)
 
     def setting(self) -> dict[str, Any]:
-        """Return what a run records of its parameters, as JSON."""
+        """Return the facts about the parameters that the setting of the run records, as JSON."""
         names = [layer.name for layer in self.layers]
         facts: dict[str, Any] = {
             "frozen": list(self.frozen),
@@ -76,12 +76,12 @@ class Selection:
 
 
 def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
-    """Choose what is recorded of a model.
+    """Select the parameters of a model to record.
 
     Raises
     ------
     BadCall
-        Nothing is trainable, a parameter has no numbers yet, or is not a real floating-point one.
+        No parameter is trainable, or one is lazy, sparse, or not real.
     """
     named = dict(model.named_parameters())
     known = {id(p): name for name, p in named.items()}
@@ -93,14 +93,14 @@ def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
         raise BadCall("model", "must have parameters that require a gradient", f"{len(frozen)} frozen", kind=Kind.DATA)
     for name, p in trainable.items():
         if isinstance(p, nn.parameter.UninitializedParameter):
-            fix = "Pass one batch through the model first"
+            fix = "Pass one batch through the model before ss.track"
             raise BadCall("model", "must know the shapes of its parameters", f"lazy {name}", fix, Kind.DATA)
         if not p.is_floating_point() or p.layout != torch.strided:
             raise BadCall("model", "must have dense, real parameters", f"{name} of {p.dtype}", kind=Kind.DATA)
     indices = None
     counts = [p.numel() for p in trainable.values()]
     if probe is not None:
-        indices = _sample(counts, probe, generator(seed, Stream.PROBE))
+        indices = _sample(counts, probe, generator(seed, SeedStream.PROBE))
         counts = [len(index) for index in indices]
     shapes = [tuple(p.shape) if probe is None else (n,) for p, n in zip(trainable.values(), counts, strict=True)]
     offsets = np.cumsum([0, *counts])[:-1].tolist()
@@ -113,7 +113,7 @@ def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
 
 
 def _sample(sizes: Sequence[int], n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
-    """Draw about `n` coordinates in proportion to the sizes, one at random from each of equal stretches."""
+    """Draw about `n` coordinates in proportion to the sizes, one at random from each of equal intervals."""
     total = sum(sizes)
     if n >= total:
         return tuple(np.arange(size) for size in sizes)
@@ -126,12 +126,12 @@ def _sample(sizes: Sequence[int], n: int, rng: np.random.Generator) -> tuple[NDA
 
 
 class Capture:
-    """Copies parameters into a flat vector with one call, on the device where they are.
+    """Copies parameters to a flat vector with one call, on their device.
 
     Parameters
     ----------
     selection
-        What is recorded.
+        The parameters to record.
     n_replicas
         Rows have shape (R, P).
     """
@@ -142,10 +142,10 @@ class Capture:
         self._views: dict[int, list[list[Tensor]]] = {}
 
     def copy(self, row: Tensor, replicas: Sequence[Sequence[Tensor]]) -> None:
-        """Fill `row`, shape (R, P), from the parameters of each replica; those that are missing are NaN.
+        """Fill `row`, shape (R, P), from the parameters of each replica; missing replicas become NaN.
 
-        Values are widened, never rounded. The same few rows are filled again and again: what is prepared for each is
-        kept. Cost on a CPU: 0.14 ms per million float32 parameters in 200 tensors.
+        Values are widened, never rounded. The same few rows are filled repeatedly, so the views of each are cached.
+        Cost on a CPU: 0.14 ms per million float32 parameters in 200 tensors.
         """
         if row.data_ptr() not in self._views:
             self._views[row.data_ptr()] = [self._split(replica) for replica in row]
@@ -167,14 +167,14 @@ class Capture:
 
 @dataclass
 class Flight:
-    """Numbers on their way from a CUDA device to pinned memory; nobody waits for them.
+    """An asynchronous copy from a CUDA device to pinned memory.
 
     Attributes
     ----------
     numbers
-        Pinned copies that are complete once the event has happened.
+        Pinned copies, complete once the event has occurred.
     event
-        Recorded behind the copies on the stream of the training.
+        Recorded after the copies on the stream of the training.
     """
 
     numbers: list[Tensor]
@@ -182,7 +182,7 @@ class Flight:
 
     @classmethod
     def start(cls, tensors: Sequence[Tensor]) -> "Flight":
-        """Queue the copies, all from one device, behind what the training has queued there."""
+        """Queue the copies, all from one device, on its current stream."""
         numbers = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
         for into, tensor in zip(numbers, tensors, strict=True):
             into.copy_(tensor, non_blocking=True)
@@ -191,6 +191,6 @@ class Flight:
         return cls(numbers, event)
 
     @property
-    def has_landed(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the copies are complete."""
         return bool(self.event.query())  # type: ignore[no-untyped-call]  # torch has no types here

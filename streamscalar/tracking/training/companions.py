@@ -1,4 +1,4 @@
-"""What is trained beside the model: shadows and a tangent vector, or nothing."""
+"""Companions of the model: shadows and a tangent vector, or none."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 
 
 class Companions:
-    """Moves shadows and tangent vector at every step; one that fails is given up, and its values are NaN from then on.
+    """Updates shadows and tangent vector at every step; one that fails is dropped, and its values are NaN afterwards.
 
     Parameters
     ----------
     shadows, tangent
-        What is carried.
+        The companions, if there are any.
     n_shadows
         Replicas after the reference.
     notices
-        Hears of failures.
+        Receives failures.
     """
 
     def __init__(self, shadows: Shadows | None, tangent: Tangent | None, notices: Notices) -> None:
@@ -30,7 +30,7 @@ class Companions:
 
     @property
     def are_there(self) -> bool:
-        """Whether anything is carried."""
+        """Whether there are companions."""
         return self._shadows is not None or self._tangent is not None
 
     @property
@@ -44,32 +44,32 @@ class Companions:
         return [] if self._shadows is None else self._shadows.models
 
     def start(self) -> None:
-        """Begin from the model as it is now, and not as it will be at the first forward pass."""
+        """Start from the current state of the model, not from that at the first forward pass."""
         for companion in (self._shadows, self._tangent):
             if companion is not None:
                 companion.start()
 
     def step(self, batch: object) -> list[Tensor]:
-        """Repeat the training's last update on `batch`; return the losses of the shadows."""
+        """Repeat the last update of the training on `batch`; return the losses of the shadows."""
         losses: list[Tensor] = []
-        if self._shadows is not None and self._is_asked(self._shadows, batch):
+        if self._shadows is not None and self._is_due(self._shadows, batch):
             try:
                 losses = self._shadows.step(batch)
-            except Exception as error:  # noqa: BLE001  (never into the training)
+            except Exception as error:  # noqa: BLE001  (no error may reach the training)
                 self._notices.failed("shadow, given up", error)
                 self._shadows.remove()
                 self._shadows = None
-        if self._tangent is not None and self._is_asked(self._tangent, batch):
+        if self._tangent is not None and self._is_due(self._tangent, batch):
             try:
                 self._tangent.step(batch)
-            except Exception as error:  # noqa: BLE001  (never into the training)
+            except Exception as error:  # noqa: BLE001  (no error may reach the training)
                 self._notices.failed("tangent, given up", error)
                 self._tangent.remove()
                 self._tangent = None
         return losses
 
     def growth(self) -> dict[str, object]:
-        """Return the tangent vector's growth since the last row, as a metric; 0 at the first row."""
+        """Return the growth of the tangent vector since the last row as a metric; 0 at the first row."""
         if self._tangent is None:
             return {}
         growth = self._tangent.growth if self._has_rows else 0.0
@@ -78,17 +78,17 @@ class Companions:
         return {METRIC: growth}
 
     def begin_again(self) -> None:
-        """Begin anew from the model as it is, for a child run: it was put back to where it had been."""
+        """Restart from the current state of the model, for a child run."""
         self._has_rows = False
         if self._shadows is not None:
             self._shadows.start()
 
     def remove(self) -> None:
-        """Take all hooks off the training."""
+        """Remove all hooks from the model and its optimizer."""
         for companion in (self._shadows, self._tangent):
             if companion is not None:
                 companion.remove()
 
     @staticmethod
-    def _is_asked(companion: Shadows | Tangent, batch: object) -> bool:
+    def _is_due(companion: Shadows | Tangent, batch: object) -> bool:
         return batch is not None or companion.awaits_batch

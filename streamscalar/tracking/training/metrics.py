@@ -1,4 +1,4 @@
-"""The newest values of the metrics, read only when a row is recorded."""
+"""Newest values of the metrics, which are read only when a row is recorded."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,17 +14,17 @@ from streamscalar.tracking.notices import Notices
 class Metrics:
     """Holds the newest value of each metric since the last row.
 
-    The names are fixed at the first row. A tensor is held without its graph, and not read before a row is recorded:
-    then at once where it is on the CPU, and together with the row's copy where it is on a device.
+    The names are fixed at the first row. A tensor is kept without its graph and read when a row is recorded:
+    immediately if it is on the CPU, with the copy of the row if it is on a device.
 
     Parameters
     ----------
     declared
-        Names that a run has from the start.
+        Names that are known at the start.
     n_replicas
-        Values per metric; what the training reports is the reference's, and the others are NaN.
+        Values per metric: the training reports that of the reference, and the others are NaN.
     notices
-        Hears of names that come too late and values that are no numbers.
+        Receives names that come too late and values that are not numbers.
     """
 
     def __init__(self, declared: Iterable[str], n_replicas: int, notices: Notices) -> None:
@@ -35,28 +35,28 @@ class Metrics:
         self._others: dict[str, Sequence[object]] = {}
         self.names: tuple[str, ...] = ()
 
-    def see(self, values: Mapping[str, object]) -> None:
-        """Take the values of one step."""
+    def update(self, values: Mapping[str, object]) -> None:
+        """Store the values of one step."""
         for name, value in values.items():
             self._newest[name] = value.detach() if isinstance(value, Tensor) else value
 
-    def see_others(self, name: str, values: Sequence[object]) -> None:
-        """Take the values of the replicas after the reference."""
+    def update_others(self, name: str, values: Sequence[object]) -> None:
+        """Store the values of the replicas after the reference."""
         self._others[name] = values
 
     def fix(self, names: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Fix the names, by default all that came up so far; return them as they are stored."""
+        """Fix the names, by default all that occurred so far; return them as they are stored."""
         seen = (*self._declared, *self.names, *self._newest) if names is None else names
         self.names = tuple(dict.fromkeys(stored_name(name) for name in seen))
         return self.names
 
     def take(self) -> tuple[NDArray[np.float64], list[tuple[int, int]], list[Tensor]]:
-        """Return the values since the last row, and start the next.
+        """Return the newest values since the last row, and clear them.
 
         Returns
         -------
         values
-            Shape (names, R), NaN where there is none (yet).
+            Shape (names, R), NaN where there is none, or none yet.
         places
             Index of the name, and replica, of each value that is still on a device.
         tensors
@@ -69,8 +69,8 @@ class Metrics:
             if stored not in self.names:
                 if replica:
                     continue
-                text = f"metric {name} first came after the first row and is not stored; name it in track(metrics=...)"
-                self._notices.say(f"late metric {stored}", text)
+                text = f"metric {name} first occurred after the first row and is not stored; use track(metrics=[...])"
+                self._notices.warn(f"late metric {stored}", text)
                 continue
             index = self.names.index(stored)
             try:
@@ -80,7 +80,7 @@ class Metrics:
                 else:
                     values[index, replica] = float(value)  # type: ignore[arg-type]
             except (TypeError, ValueError, RuntimeError):
-                self._notices.say(f"metric {stored}", f"metric {name} must be one number; got {type(value).__name__}")
+                self._notices.warn(f"metric {stored}", f"metric {name} must be one number; got {type(value).__name__}")
         self._newest.clear()
         self._others.clear()
         return values, places, tensors
@@ -91,7 +91,7 @@ class Metrics:
 
 
 def stored_name(name: str) -> str:
-    """Return a metric's name with anything but letters, digits, dot, dash and underscore replaced: it is a folder.
+    """Return the name of a metric with characters replaced that a folder name may not have.
 
     Examples
     --------

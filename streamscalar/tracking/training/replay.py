@@ -1,4 +1,4 @@
-"""Random numbers of the training, for a second computation that must draw the same and disturb nothing."""
+"""Replays the random numbers of the training in a second computation, without disturbing the training."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -22,13 +22,13 @@ class Generators:
 
     @classmethod
     def now(cls, device: torch.device) -> "Generators":
-        """Return the states at this moment."""
+        """Return the current states."""
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        # The global generator of NumPy is what a user's forward pass would draw from.
+        # A forward pass of a user may draw from the global generator of NumPy.
         return cls(torch.get_rng_state(), cuda, random.getstate(), np.random.get_state())  # noqa: NPY002
 
     def restore(self, device: torch.device) -> None:
-        """Put all generators back into these states."""
+        """Restore all generators to these states."""
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, device)
@@ -37,17 +37,17 @@ class Generators:
 
 
 class Rehearsal:
-    """Remembers how the training's forward pass began, so that a copy of the model can follow it.
+    """Records how a forward pass of the training began, so that a copy of the model can repeat it.
 
-    It looks at the first forward pass in training mode with gradients since the last update: its generators, and which
-    modules were in training mode.
+    It records the first forward pass in training mode with gradients since the last update: the states of the
+    generators, and which modules were in training mode.
 
     Parameters
     ----------
     model
         The model that is trained.
     device
-        Where it is.
+        Its device.
     on_first
         Called once, before the first such pass.
     """
@@ -59,9 +59,9 @@ class Rehearsal:
         self._has_begun = False
         self._start: Generators | None = None
         self._modes: list[bool] = []
-        self._handle = model.register_forward_pre_hook(self._look)
+        self._handle = model.register_forward_pre_hook(self._record)
 
-    def _look(self, *_: object) -> None:
+    def _record(self, *_: object) -> None:
         if self._start is not None or not (self._model.training and torch.is_grad_enabled()):
             return
         if not self._has_begun:
@@ -71,7 +71,7 @@ class Rehearsal:
 
     @contextmanager
     def replay(self, copy: nn.Module) -> Iterator[None]:
-        """Compute as the training did: its random numbers, and its modes in `copy`; restore the generators after."""
+        """Run the block with the random numbers and modes of the training, then restore the generators."""
         if self._start is None:
             raise RuntimeError("step() was given a batch, but the model made no forward pass in training mode")
         for module, mode in zip(copy.modules(), self._modes, strict=True):
@@ -85,14 +85,14 @@ class Rehearsal:
             before.restore(self._device)
 
     def begin(self) -> None:
-        """Do now what is done before the first pass."""
+        """Call `on_first` now, not at the first pass."""
         self._has_begun = True
         self._on_first()
 
     def forget(self) -> None:
-        """Be ready for the next forward pass."""
+        """Wait for the next forward pass."""
         self._start = None
 
     def remove(self) -> None:
-        """Take the hook off the model."""
+        """Remove the hook from the model."""
         self._handle.remove()

@@ -1,4 +1,4 @@
-"""Shadows: perturbed copies of a user's model that are trained beside it on the same batches."""
+"""Shadows: perturbed copies of a user's model that are trained in parallel on the same batches."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.seeds import Stream, generator
+from streamscalar.seeds import SeedStream, generator
 from streamscalar.tracking.training.capture import Selection
 from streamscalar.tracking.training.replay import Rehearsal
 
@@ -19,21 +19,21 @@ LossFunction = Callable[[Any, Any], Tensor]
 
 FLOAT64_EPSILON = 1e-8
 MOST, LEAST = 0.9, 0.5
-"""Share of the weights that the default epsilon moves, and that any epsilon must move."""
+"""Share of the weights that the default epsilon changes, and that any epsilon has to change."""
 
 
 class Shadows:
     """Perturbed copies of a model, each with a copy of its optimiser.
 
-    They begin at the first forward pass in training mode, U(-epsilon, epsilon) away from the model in every weight
-    (biases are left alone), and repeat every update: the same batch, the same random numbers, the hyperparameters of
-    the optimiser at that update. What the training does to gradients between `backward` and `step` (clipping, loss
-    scaling) is not repeated. Cost: one more forward and backward pass and update per shadow and step.
+    They start at the first forward pass in training mode, with U(-epsilon, epsilon) added to every weight (not to
+    biases), and repeat every update with the same batch, the same random numbers, and the hyperparameters of the
+    optimizer at that update. Changes of gradients between `backward` and `step` (clipping, loss scaling) are not
+    repeated. Cost: one more forward and backward pass and update per shadow and step.
 
     Parameters
     ----------
     model, optimizer
-        What is trained.
+        The model that is trained, and its optimizer.
     loss_fn
         Its loss.
     n_shadows
@@ -41,9 +41,9 @@ class Shadows:
     epsilon
         Size of the perturbation.
     selection
-        What is recorded of the model.
+        The recorded parameters.
     seed
-        Of the perturbations.
+        Seed of the perturbations.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Shadows:
         self._hyperparameters: list[dict[str, Any]] = []
         self._n_updates = 0
         self._rehearsal = Rehearsal(model, selection.device, self._begin)
-        self._handle = optimizer.register_step_pre_hook(self._look)
+        self._handle = optimizer.register_step_pre_hook(self._record_update)
 
     @property
     def parameters(self) -> list[list[nn.Parameter]]:
@@ -90,7 +90,7 @@ class Shadows:
         return self._own
 
     def start(self) -> None:
-        """Put the shadows beside the model as it is now."""
+        """Start the shadows from the current state of the model."""
         self._rehearsal.begin()
 
     def _begin(self) -> None:
@@ -99,13 +99,13 @@ class Shadows:
                 for into, values in zip(_tensors(shadow), _tensors(self._model), strict=True):
                     into.copy_(values)
                 self._optimizers[index] = self._copied_optimizer(shadow)
-                rng = generator(self._seed, Stream.SHADOW_PERTURBATIONS, index)
+                rng = generator(self._seed, SeedStream.SHADOW_PERTURBATIONS, index)
                 for p in weights_of(self._selection, self._own[index]):
                     noise = torch.from_numpy(rng.uniform(-self._epsilon, self._epsilon, tuple(p.shape)))
                     p.copy_(p.double() + noise.to(p.device))
 
     def step(self, batch: object) -> list[Tensor]:
-        """Repeat what the training did since the last call; return the loss of each shadow before its update."""
+        """Repeat the update of the training since the last call; return the loss of each shadow before its update."""
         losses = []
         if self._n_updates > 1:
             raise RuntimeError(f"a shadow follows one update per step(); there were {self._n_updates}")
@@ -125,21 +125,21 @@ class Shadows:
 
     @property
     def awaits_batch(self) -> bool:
-        """Whether the training has moved on since the last `step`."""
+        """Whether the training made an update since the last `step`."""
         return self._n_updates > 0
 
     def remove(self) -> None:
-        """Take the hooks off the model and its optimiser."""
+        """Remove the hooks from the model and its optimizer."""
         self._rehearsal.remove()
         self._handle.remove()
 
-    def _look(self, optimizer: Optimizer, *_: object) -> None:
-        # At the update itself: a scheduler may change the learning rate before step() is called.
+    def _record_update(self, optimizer: Optimizer, *_: object) -> None:
+        # Read at the update: a scheduler may change the learning rate before step() is called.
         self._hyperparameters = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         self._n_updates += 1
 
     def _copied_optimizer(self, shadow: nn.Module) -> Optimizer:
-        """Return a copy of the optimiser as it is now, over the parameters of a shadow."""
+        """Return a copy of the current optimizer over the parameters of a shadow."""
         twins = dict(zip(map(id, self._model.parameters()), shadow.parameters(), strict=True))
         return copy.deepcopy(self._optimizer, dict(twins))
 
@@ -153,7 +153,7 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 
 def weights_of(selection: Selection, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the parameters that are weights; all where there are only biases."""
+    """Return the parameters that are weights; all if there are only biases."""
     weights = [p for layer, p in zip(selection.layers, parameters, strict=True) if layer.is_weight]
     return weights or list(parameters)
 
@@ -170,7 +170,7 @@ def moved_share(selection: Selection, epsilon: float) -> float:
 
 
 def default_epsilon(selection: Selection) -> float:
-    """Return 1e-8 for float64; else the smallest of 1, 2, 5 times a power of ten that moves nine weights in ten."""
+    """Return 1e-8 for float64, else the smallest of 1, 2, 5 times a power of ten that changes nine weights in ten."""
     if selection.dtype == "float64":
         return FLOAT64_EPSILON
     ladder = [digit * 10.0**power for power, digit in product(range(-12, 3), (1, 2, 5))]
@@ -183,7 +183,7 @@ def checked_epsilon(selection: Selection, epsilon: float | None) -> float:
     Raises
     ------
     BadCall
-        It would move less than half of the weights.
+        It would change less than half of the weights.
     """
     if epsilon is None:
         return default_epsilon(selection)
@@ -191,7 +191,7 @@ def checked_epsilon(selection: Selection, epsilon: float | None) -> float:
         raise BadCall("epsilon", "must be a positive number", repr(epsilon), kind=Kind.CONFIG)
     share = moved_share(selection, epsilon)
     if share < LEAST:
-        must = f"must be large enough for {selection.dtype} weights: only {share:.0%} of them would move"
+        must = f"must be large enough for {selection.dtype} weights: only {share:.0%} of them would change"
         fix = f"Leave it out for {default_epsilon(selection):g}, or train in float64"
         raise BadCall("epsilon", must, f"{epsilon:g}", fix, Kind.CONFIG)
     return epsilon

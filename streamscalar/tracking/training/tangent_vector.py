@@ -1,4 +1,4 @@
-"""A tangent vector carried along a user's training: the growth of an infinitesimal separation, without an epsilon."""
+"""A tangent vector along a user's training run: the growth of an infinitesimal separation, without an epsilon."""
 
 import copy
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ METRIC = "tangent_1"
 
 @dataclass(frozen=True)
 class _Update:
-    """What an update started from: all flat, shape (P,), in the order of the recorded parameters."""
+    """State before an update: flat tensors, shape (P,), in the order of the recorded parameters."""
 
     weights: Tensor
     state: tuple[Tensor, ...]
@@ -32,35 +32,35 @@ class _Update:
 
 
 class Tangent:
-    """One tangent vector, through the derivative of every update by a Hessian-vector product.
+    """One tangent vector, propagated by the derivative of every update with a Hessian-vector product.
 
-    The vector has a part for the weights and one for each thing that the optimiser remembers of them, and is
-    normalised at every step. Cost: a backward pass through a backward pass, about three more gradients per step, and
-    a copy of the weights and the optimiser's state. Attention is computed by its plain formula, as the fast kernels
-    cannot be differentiated twice; so the Hessian is that of the training up to rounding.
+    The vector has a part for the weights and one for each state tensor of the optimizer, and is normalised at every
+    step. Cost: a backward pass through a backward pass, about three more gradients per step, and a copy of the weights
+    and of the state of the optimizer. Attention uses its plain formula, because the fused kernels cannot be
+    differentiated twice; so the Hessian equals that of the training up to rounding.
 
     Parameters
     ----------
     model, optimizer
-        What is trained; the optimiser is SGD (momentum, weight decay), Adam or AdamW.
+        The model that is trained, and its optimizer: SGD (momentum, weight decay), Adam or AdamW.
     loss_fn
         Its loss.
     selection
-        What is recorded of the model, without a probe.
+        The recorded parameters, without a probe.
     seed
-        Of the first direction.
+        Seed of the first direction.
 
     Raises
     ------
     BadCall
-        The optimiser is another, or has options whose derivative is not carried.
+        The optimizer is another one, or has options whose derivative is not implemented.
     """
 
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, loss_fn: LossFunction, selection: Selection, seed: int
     ) -> None:
         self._map = _tangent_map(optimizer)
-        # Descent is linear: its derivative does not ask where it is.
+        # Descent is linear, so its derivative does not depend on the state.
         self._remembered = ("exp_avg", "exp_avg_sq") if isinstance(self._map, optimizers.Adam) else ()
         self._optimizer = optimizer
         self._loss_fn = loss_fn
@@ -82,28 +82,28 @@ class Tangent:
         self._updates: list[_Update] = []
         self._model = model
         self._rehearsal = Rehearsal(model, selection.device, self._begin)
-        self._handle = optimizer.register_step_pre_hook(self._look)
+        self._handle = optimizer.register_step_pre_hook(self._record_update)
 
     @property
     def awaits_batch(self) -> bool:
-        """Whether the training has moved on since the last `step`."""
+        """Whether the training made an update since the last `step`."""
         return bool(self._updates)
 
     @property
     def growth(self) -> Tensor:
-        """`ln` of the stretching since `forget_growth`, a float64 scalar on the device."""
+        """`ln` of the growth factor since `forget_growth`, a float64 scalar on the device."""
         return self._growth
 
     def forget_growth(self) -> None:
-        """Count the stretching from here on."""
+        """Restart the measurement of the growth."""
         self._growth = torch.zeros_like(self._growth)
 
     def start(self) -> None:
-        """Begin from the model as it is now."""
+        """Start from the current state of the model."""
         self._rehearsal.begin()
 
     def step(self, batch: object) -> None:
-        """Carry the vector through the update since the last call."""
+        """Propagate the vector through the update since the last call."""
         updates, self._updates = self._updates, []
         if not updates:
             return
@@ -126,7 +126,7 @@ class Tangent:
         self._growth = self._growth + length.double().log()
 
     def remove(self) -> None:
-        """Take the hooks off the model and its optimiser."""
+        """Remove the hooks from the model and its optimizer."""
         self._rehearsal.remove()
         self._handle.remove()
 
@@ -150,8 +150,8 @@ class Tangent:
             curved = _gradient(along, self._own) if along.requires_grad else [torch.zeros_like(p) for p in self._own]
         return self._flat([g.detach() for g in gradient]), self._flat(curved)
 
-    def _look(self, optimizer: Optimizer, *_: object) -> None:
-        """Keep what the update that follows starts from."""
+    def _record_update(self, optimizer: Optimizer, *_: object) -> None:
+        """Keep the state before the update that follows."""
         groups = [(group, {id(p) for p in group["params"]}) for group in optimizer.param_groups]
         parameters = self._selection.parameters
         owners = [next((group for group, ids in groups if id(p) in ids), None) for p in parameters]
@@ -168,7 +168,7 @@ class Tangent:
         self._updates.append(_Update(weights, state, rates, decays, done + 1))
 
     def _spread(self, values: Sequence[float]) -> Tensor:
-        """Return one value per parameter as one per coordinate, or as one where all are equal."""
+        """Return one value per parameter as one per coordinate, or as a scalar if all are equal."""
         like = self._moves[0]
         if len(set(values)) == 1:
             return torch.full((), values[0], dtype=like.dtype, device=like.device)
@@ -189,17 +189,17 @@ def _gradient(value: Tensor, parameters: Sequence[Tensor], *, create_graph: bool
 
 
 def _tangent_map(optimizer: Optimizer) -> optimizers.Optimizer:
-    """Return the map whose derivative an optimiser's updates have.
+    """Return the map whose derivative is that of the updates of `optimizer`.
 
     Raises
     ------
     BadCall
-        There is none for this optimiser.
+        There is none for this optimizer.
     """
     groups = optimizer.param_groups
     kind = type(optimizer)
     if kind not in {SGD, Adam, AdamW}:
-        must = "must be torch.optim.SGD, Adam or AdamW to carry a tangent vector"
+        must = "must be torch.optim.SGD, Adam or AdamW to compute a tangent vector"
         raise BadCall("optimizer", must, kind.__name__, "Use shadow=True instead", Kind.CONFIG)
     unsupported = ("nesterov", "dampening", "amsgrad", "maximize")
     used = sorted({name for name in unsupported for group in groups if group.get(name)})
@@ -207,7 +207,7 @@ def _tangent_map(optimizer: Optimizer) -> optimizers.Optimizer:
         raise BadCall("optimizer", f"must not use {', '.join(used)} with a tangent vector", kind=Kind.CONFIG)
     shared = "momentum" if kind is SGD else "betas"
     if len({str((group[shared], group.get("eps"))) for group in groups}) > 1:
-        raise BadCall("optimizer", f"must have one {shared} in all groups to carry a tangent vector", kind=Kind.CONFIG)
+        raise BadCall("optimizer", f"must have one {shared} in all groups with a tangent vector", kind=Kind.CONFIG)
     if kind is SGD:
         return optimizers.Descent(float(groups[0]["momentum"]))
     adam = optimizers.Adam()

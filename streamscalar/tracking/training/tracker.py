@@ -1,4 +1,4 @@
-"""`ss.track`: the training's side of a tracked run."""
+"""The tracker of a run: the part of `ss.track` in the training process."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamscalar.tracking.channel.link import Link
-from streamscalar.tracking.channel.messages import Facts, Finish, Opened
+from streamscalar.tracking.channel.messages import Facts, FinishRun, Opened
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
@@ -28,42 +28,42 @@ _LOG = logging.getLogger(__name__)
 WORKER_WEIGHT = 0.25
 """Seconds by which one CPU second of the worker slows the training.
 
-Measured on two processors, one training thread, the worker stopped and let go in turns: 0.22 (convolutional network,
-P = 16,000), 0.14 (perceptron, P = 1e5), 0.09 (transformer, P = 1e6, the worker busy half of the time). Where no
-processor is free, the lowest priority leaves the worker under 2 % of one."""
+Measured on two processors with one training thread, while the worker was stopped and continued in turns: 0.22
+(convolutional network, P = 16,000), 0.14 (perceptron, P = 1e5), 0.09 (transformer, P = 1e6, worker busy half of the
+time). If no processor is free, the lowest priority gives the worker under 2 % of one."""
 
 CALLS_TIMED = 16
-"""One call of `step` in so many is timed and stands for the others: the clock costs as much as the rest of a call."""
+"""One call of `step` in this many is timed, for all of them: the clock costs as much as the rest of a call."""
 
-MAX_AIRBORNE = 2
-"""Rows on their way from a device at once: one that is copied, one that waits."""
+MAX_PENDING = 2
+"""Maximum number of rows in transit from a device: one being copied, one waiting."""
 
 
 class Tracker:
     """Records a training step by step; made by `track`.
 
-    `step` and `finish` never wait for the disk (but `finish` for the end of the work), and never raise: trouble is a
-    `TrackingWarning`, once per kind. Use it as a context manager, or call `finish`: a training that ends without
-    either counts as broken off and can be resumed.
+    `step` and `finish` never raise: problems are reported as a `TrackingWarning`, once per kind. `step` does not wait
+    for the disk; `finish` waits until everything is stored. Use the tracker as a context manager, or call `finish`: a
+    training that ends without either counts as failed and can be resumed.
 
     Parameters
     ----------
     selection
-        What is recorded of the model.
+        The recorded parameters.
     ring, link
-        The way to the worker.
+        Shared memory of the rows, and connection to the worker.
     opened
-        What the worker answered.
+        First answer of the worker; `None` if it did not start.
     budget
         Decides which steps are recorded.
     metrics
-        Holds the newest values.
+        Newest values of the metrics.
     companions
         Shadows and tangent vector.
     n_replicas
-        The model and its shadows.
+        Number of replicas: the model and its shadows.
     notices
-        Where trouble is told.
+        Receives problems.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class Tracker:
         self._flat = _device_buffer(selection, n_replicas) if self._is_on_device else None
         self._slots = [torch.from_numpy(row) for row in ring.rows]
         for row in [self._flat] if self._flat is not None else self._slots:
-            # The first copy into a row takes ten times as long; none of them falls into the training.
+            # The first copy to a row takes ten times as long, so it is done before the training.
             self._capture.copy(row, self._replicas())
-        self._airborne: list[_Row] = []
+        self._pending: list[_PendingRow] = []
         self._pid = os.getpid()
         self._is_over = opened is None
         self._has_begun = False
-        # -1: no row yet. Steps that are not numbered by the caller count from 1, as each follows an update.
+        # -1 means no row yet. Steps that the caller does not number count from 1, because each follows an update.
         self._newest, self._last = -1, 0
         self._n_calls = 0
         self._n_dropped = 0
@@ -118,47 +118,47 @@ class Tracker:
         return self._link.pid
 
     def step(self, *, step: int | None = None, batch: object = None, **metrics: object) -> None:
-        """Say that the training has made a step; call it after the optimiser's update.
+        """Record a step of the training if it is due; call it after every update of the optimizer.
 
         Parameters
         ----------
         step
             Number of the step; by default one more than at the last call, from 1. Going back to a recorded step
-            begins a child run. The same number twice is one step.
+            starts a child run. Repeating a number has no effect.
         batch
-            What `loss_fn` takes; shadows and tangent vectors need it.
+            Batch for `loss_fn`; required by shadows and tangent vectors.
         **metrics
-            Numbers, or tensors of one element, by name. Their names are fixed at the first call.
+            Numbers, or tensors of one element, by name. The names are fixed at the first recorded step.
         """
         if self._is_over or os.getpid() != self._pid:
             return
         try:
             if self._companions.are_there:
                 before_s = time.perf_counter()
-                self._metrics.see_others("loss", self._companions.step(batch))
+                self._metrics.update_others("loss", self._companions.step(batch))
                 self._companions_s += time.perf_counter() - before_s
             self._n_calls += 1
             if self._n_calls % CALLS_TIMED:
-                self._metrics.see(metrics)
+                self._metrics.update(metrics)
                 self._step(self._last + 1 if step is None else int(step))
                 return
-            # Time of this thread alone: what other processes take of the processor is not the recording's cost.
+            # CPU time of this thread: waiting for a processor that others use is no cost of the recording.
             started_s = time.thread_time()
-            self._metrics.see(metrics)
+            self._metrics.update(metrics)
             if not self._step(self._last + 1 if step is None else int(step)):
                 self._budget.took_none(CALLS_TIMED * (time.thread_time() - started_s))
-        except Exception as error:  # noqa: BLE001  (nothing of the recording may end the training)
+        except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
             self._notices.failed("step", error)
 
     def finish(self) -> Summary:
-        """Have everything stored and embedded, with the exact solution; return what was recorded.
+        """Wait until everything is stored and embedded, with the exact solution; return a summary.
 
-        Waits for the worker, up to 10 minutes.
+        Waits for the worker for at most 10 minutes.
         """
         return self._end("")
 
     def summary(self) -> Summary:
-        """Return how the training has been recorded so far."""
+        """Return a summary of the recording so far."""
         budget = self._budget
         now_s, worker_s = self._ended or (time.perf_counter(), sum(self._ring.worker_s.tolist()))
         elapsed_s = budget.elapsed_s(now_s)
@@ -183,11 +183,11 @@ class Tracker:
         self._end("" if kind is None else f"The training ended with {kind.__name__}: {error}")
 
     def _step(self, number: int) -> bool:
-        """Record a step where it is due; return whether it was."""
+        """Record a step if it is due; return whether it was."""
         if number < 0:
             raise ValueError(f"a step must be at least 0; got {number}")
-        if self._airborne:
-            self._land(wait=False)
+        if self._pending:
+            self._send_complete(wait=False)
         if number == self._last and self._budget.n_steps:
             return False
         self._last = number
@@ -200,12 +200,12 @@ class Tracker:
         if not (is_due or goes_back):
             return False
         started_s = time.thread_time()
-        self._link.hear()
+        self._link.receive()
         slot = self._free_slot()
         if slot is None:
             self._n_dropped += 1
             if self._ring.counts[Ring.STORED]:
-                # Before the first row is stored, the worker is busy with beginning the run, which passes.
+                # Before the first row is stored, the worker is only busy with creating the run.
                 self._budget.found_no_slot()
             return False
         if goes_back or not self._has_begun:
@@ -216,14 +216,14 @@ class Tracker:
         return True
 
     def _free_slot(self) -> int | None:
-        if len(self._airborne) >= MAX_AIRBORNE:
+        if len(self._pending) >= MAX_PENDING:
             return None
-        free = self._link.free_slots() - {row.slot for row in self._airborne}
+        free = self._link.free_slots() - {row.slot for row in self._pending}
         return min(free, default=None)
 
     def _begin(self, number: int, *, goes_back: bool) -> None:
-        """Begin the run at its first row, or a child of it."""
-        self._land(wait=True)
+        """Start the run at its first row, or a child of it."""
+        self._send_complete(wait=True)
         if goes_back:
             self._companions.begin_again()
         fork_step = number - 1 if goes_back else self._newest
@@ -231,39 +231,39 @@ class Tracker:
         self._has_begun = True
 
     def _record(self, slot: int, number: int) -> None:
-        """Copy the weights as they are now into a slot, and hand it over once all of it is there."""
-        self._metrics.see(self._companions.growth())
+        """Copy the current weights to a slot, and send it to the worker once the copy is complete."""
+        self._metrics.update(self._companions.growth())
         values, places, tensors = self._metrics.take()
         replicas = self._replicas()
         on_device = [gather(tensors)] if tensors else []
         if self._flat is None:
             self._capture.copy(self._slots[slot], replicas)
         else:
-            # One buffer is enough: on a stream, the next row is gathered after this one has left.
+            # One buffer is enough: on a stream, the next row is gathered after the copy of this one.
             self._capture.copy(self._flat, replicas)
             on_device.append(self._flat)
         flight = Flight.start(on_device) if on_device else None
-        self._airborne.append(_Row(slot, number, values, places, flight))
-        self._land(wait=False)
+        self._pending.append(_PendingRow(slot, number, values, places, flight))
+        self._send_complete(wait=False)
 
     def _replicas(self) -> list[Sequence[Tensor]]:
         return [self._selection.parameters, *self._companions.parameters]
 
-    def _land(self, *, wait: bool) -> None:
-        """Hand over the rows whose numbers have all arrived, in order."""
-        while self._airborne:
-            row = self._airborne[0]
+    def _send_complete(self, *, wait: bool) -> None:
+        """Send the rows whose copies are complete to the worker, in order."""
+        while self._pending:
+            row = self._pending[0]
             if row.flight is not None:
                 if wait:
                     row.flight.event.synchronize()
-                elif not row.flight.has_landed:
+                elif not row.flight.is_complete:
                     return
                 numbers = list(row.flight.numbers)
                 if self._flat is not None:
                     self._slots[row.slot].copy_(numbers.pop())
                 for (name, replica), value in zip(row.places, numbers[0].tolist() if numbers else [], strict=True):
                     row.values[name, replica] = value
-            del self._airborne[0]
+            del self._pending[0]
             self._link.put(row.slot, row.step, row.values, self._facts())
 
     def _facts(self) -> Facts:
@@ -279,11 +279,11 @@ class Tracker:
         self._ended = time.perf_counter(), sum(self._ring.worker_s.tolist())
         try:
             self._companions.remove()
-            self._land(wait=True)
-            trouble = self._link.finish(Finish(self._facts(), failure))
+            self._send_complete(wait=True)
+            trouble = self._link.finish(FinishRun(self._facts(), failure))
             if trouble:
-                self._notices.say("finish", f"run {self.run_id} is not complete: {trouble}")
-        except Exception as error:  # noqa: BLE001  (nothing of the recording may end the training)
+                self._notices.warn("finish", f"run {self.run_id} is not complete: {trouble}")
+        except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
             self._notices.failed("finish", error)
         finally:
             self._link.close()
@@ -293,8 +293,8 @@ class Tracker:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row whose numbers may still be on their way; `places` are those of the metrics among them."""
+class _PendingRow:
+    """A row whose copy may not be complete; `places` are those of the metrics in the copy."""
 
     slot: int
     step: int

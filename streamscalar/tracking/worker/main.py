@@ -1,11 +1,11 @@
-"""The worker process of a tracked training: takes rows out of the ring, stores and embeds them.
+"""The worker process of a tracked run: takes rows from the ring, stores and embeds them.
 
-It runs at the lowest priority in a session of its own, so that neither its work nor a Ctrl-C meant for the training
-disturbs the other. It ends when the training does, whether that says so or dies.
+It runs at the lowest priority in its own session, so that its work does not slow the training, and a Ctrl-C meant for
+the training does not reach it. It ends when the training finishes or dies.
 
-Priority cannot be raised again, and once the training is over the user waits. So a finisher, forked before the worker
-stepped back, sleeps until it is handed the end of the run. (Measured on two busy processors: 17 s at the lowest
-priority for an end that takes 1 s.)
+A process cannot raise its priority again, and after the training the user waits for the end of the work. So a finisher
+process, forked before the worker lowers its priority, sleeps until it receives the end of the run. (Measured on two
+busy processors: at the lowest priority 17 s for work of 1 s.)
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from streamscalar.tracking.channel.messages import (
     Begin,
     Done,
     Facts,
-    Finish,
+    FinishRun,
     Named,
     Open,
     Opened,
@@ -35,12 +35,12 @@ from streamscalar.tracking.channel.messages import (
 )
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.worker.remote import connect
-from streamscalar.tracking.worker.sink import Say, Sink, StoreSink, describe
+from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink, describe
 
-LOOK_S = 0.5
-"""How often to look whether the training lives: its children may hold the line open after its death."""
+CHECK_PARENT_S = 0.5
+"""Interval of checking that the training process is alive: its children may hold the socket open after its death."""
 
-BROKEN_OFF = "The training process ended without finish(); go on with resume='allow'."
+BROKEN_OFF = "The training process ended without finish(); resume the run with resume='allow'."
 
 
 class Worker:
@@ -49,13 +49,13 @@ class Worker:
     Parameters
     ----------
     line
-        Where orders come from and replies go to.
+        Connection for orders and replies.
     ring_file
         Descriptor of the ring.
     parent
-        The training process.
+        Process id of the training process.
     finisher
-        Leads to the process that completes the run.
+        Connection to the process that completes the run.
     """
 
     def __init__(
@@ -73,24 +73,24 @@ class Worker:
         self._counted_s = 0.0
 
     def run(self) -> None:
-        """Work until the training is over."""
+        """Carry out orders until the training is over."""
         request = self._next()
         if not isinstance(request, Open):
             return
         self._request = request
         self._ring = Ring(self._ring_file, request.layout, request.n_slots)
         try:
-            sink, opened = open_sink(request, self._say)
-        except Exception as error:  # noqa: BLE001  (the training decides what an error of the worker means)
+            sink, opened = open_sink(request, self._report)
+        except Exception as error:  # noqa: BLE001  (the training process handles errors of the worker)
             self._reply(Refused(error if isinstance(error, StreamscalarError) else OSError(describe(error))))
             return
         if request.attach is None:
-            # What the first worker spent on its imports fell before the training.
+            # The imports of the first worker ran before the training, so their time does not count.
             self._counted_s = time.process_time()
         self._run_id = opened.run_id
         self._reply(opened)
         while (order := self._next()) is not None:
-            if isinstance(order, Finish):
+            if isinstance(order, FinishRun):
                 self._finish(sink, order)
                 return
             if isinstance(order, Begin | Row) and order.number >= self._ring.counts[Ring.DONE]:
@@ -100,9 +100,9 @@ class Worker:
         sink.close(BROKEN_OFF)
 
     def _next(self) -> "Order | Open | None":
-        """Return the next order; `None` where the training is gone and all its orders are carried out."""
+        """Return the next order; `None` if the training process is gone and all its orders are carried out."""
         try:
-            while not self._line.poll(LOOK_S):
+            while not self._line.poll(CHECK_PARENT_S):
                 if os.getppid() != self._parent and not self._line.poll(0):
                     return None
             return self._line.recv()
@@ -114,7 +114,7 @@ class Worker:
         self._ring.worker_s[Ring.ROWS if is_row else Ring.OTHER] += now_s - self._counted_s
         self._counted_s = now_s
 
-    def _carry_out(self, sink: Sink, order: Begin | Row) -> None:
+    def _carry_out(self, sink: RowSink, order: Begin | Row) -> None:
         counts = self._ring.counts
         try:
             if isinstance(order, Begin):
@@ -129,9 +129,9 @@ class Worker:
         except Exception as error:  # noqa: BLE001  (rows that cannot be stored are counted; the next may be)
             if isinstance(order, Row):
                 counts[Ring.LOST] += 1
-            self._say("store", f"rows are lost: {describe(error)}")
+            self._report("store", f"rows are lost: {describe(error)}")
 
-    def _finish(self, sink: Sink, order: Finish) -> None:
+    def _finish(self, sink: RowSink, order: FinishRun) -> None:
         try:
             if order.failure:
                 sink.close(order.failure)
@@ -140,11 +140,11 @@ class Worker:
                 self._finisher.send(Ending(request, runs, order.facts))
                 return
             trouble = ""
-        except Exception as error:  # noqa: BLE001  (told to the training, which warns)
+        except Exception as error:  # noqa: BLE001  (sent to the training process, which warns)
             trouble = describe(error)
         self._reply(Done(trouble))
 
-    def _say(self, kind: str, text: str) -> None:
+    def _report(self, kind: str, text: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
             self._reply(Trouble(kind, text))
@@ -157,45 +157,45 @@ class Worker:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a finisher is handed: the request to open the last run again, all runs that were begun, and the facts."""
+    """Message to a finisher: the request to open the last run again, all runs that were started, and the facts."""
 
     request: Open
     runs: list[str]
     facts: Facts
 
 
-def open_sink(request: Open, say: Say) -> tuple[Sink, Opened]:
-    """Return an open sink: on the cluster that was asked for, or on this machine where that cannot be reached."""
+def open_sink(request: Open, report: Report) -> tuple[RowSink, Opened]:
+    """Return an open sink: on the requested cluster, or on this machine if the cluster does not answer."""
     if request.address is not None:
         try:
-            sink = connect(request.address, say)
+            sink = connect(request.address, report)
         except (OSError, StreamscalarError) as error:
-            say("address", f"{describe(error)} The run is recorded on this machine alone.")
+            report("address", f"{describe(error)} The run is recorded on this machine alone.")
         else:
             return sink, sink.open(request)
-    local = StoreSink(say)
+    local = StoreSink(report)
     return local, local.open(request)
 
 
-def complete(ending: Ending, say: Say) -> str:
-    """Complete the runs; return what went wrong, empty where nothing did."""
+def complete(ending: Ending, report: Report) -> str:
+    """Complete the runs; return what went wrong, empty if nothing did."""
     try:
-        sink, _ = open_sink(ending.request, say)
+        sink, _ = open_sink(ending.request, report)
         sink.resume(ending.runs)
         sink.finish(ending.facts)
-    except Exception as error:  # noqa: BLE001  (told to the training, which warns)
+    except Exception as error:  # noqa: BLE001  (sent to the training process, which warns)
         return describe(error)
     return ""
 
 
 def fork_finisher(line: "Connection[Reply, Order | Open]") -> "Connection[Ending, None]":
-    """Fork the finisher, and return the way to it; it ends when the worker does without handing it a run."""
+    """Fork the finisher and return the connection to it; it ends if the worker ends without sending it a run."""
     ours, theirs = Pipe()
     if os.fork():
         theirs.close()
         return ours
     ours.close()
-    # A session of its own: the kernel's automatic group of the worker's is about to step back as a whole.
+    # Its own session: the worker lowers the priority of its session as a whole (see `lower_priority`).
     os.setsid()
     with contextlib.suppress(EOFError, OSError):
         ending = theirs.recv()
@@ -203,21 +203,21 @@ def fork_finisher(line: "Connection[Reply, Order | Open]") -> "Connection[Ending
     os._exit(0)
 
 
-def yield_to_training() -> None:
-    """Take the lowest priority, among all processes and not only within this session."""
+def lower_priority() -> None:
+    """Take the lowest priority among all processes, not only within this session."""
     with contextlib.suppress(OSError):
         os.nice(19)
-    # With automatic groups the kernel weighs sessions, not processes: without this, ours would get half a processor.
+    # With autogroups the kernel weighs sessions, not processes: without this, ours would get half a processor.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text("19", "ascii")
 
 
 def main() -> None:
-    """Serve the training process that started this one; see `link`."""
+    """Run the worker of the training process that started this one; see `channel.link`."""
     line_file, ring_file, parent = (int(argument) for argument in sys.argv[1:4])
     line: Connection[Reply, Order | Open] = Connection(line_file)
     finisher = fork_finisher(line)
-    yield_to_training()
+    lower_priority()
     Worker(line, ring_file, parent, finisher).run()
 
 

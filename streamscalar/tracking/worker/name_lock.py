@@ -1,4 +1,4 @@
-"""Which process writes which run: several may track into one store at the same time."""
+"""Locks of run names: several processes may record into one store at the same time."""
 
 import fcntl
 import os
@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Self
 
 
-class Claim:
-    """The right to a run's name, held by one process of this machine until it ends, however it ends."""
+class NameLock:
+    """Lock of the name of a run, held by one process of this machine until it releases it or ends."""
 
     def __init__(self, file: int) -> None:
         self._file = file
 
     @classmethod
     def take(cls, store: Path, run_id: str) -> Self | None:
-        """Claim a name; `None` where another process holds it."""
+        """Lock a name; returns `None` where another process holds it."""
         folder = store / "tracking"
         folder.mkdir(exist_ok=True)
         file = os.open(folder / f"{run_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -26,5 +26,5 @@ class Claim:
         return cls(file)
 
     def release(self) -> None:
-        """Give the name back."""
+        """Release the name."""
         os.close(self._file)

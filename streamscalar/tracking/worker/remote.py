@@ -1,4 +1,4 @@
-"""A sink on a Ray cluster: the rows go to an actor there, which stores and embeds them."""
+"""A sink on a Ray cluster: an actor there stores and embeds the rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,52 +8,52 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import Kind, WorkFailed
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
-from streamscalar.tracking.worker.sink import Say, Sink, StoreSink
+from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink
 
 
-def connect(address: str, say: Say) -> Sink:
+def connect(address: str, report: Report) -> RowSink:
     """Return a sink whose rows are stored and embedded on the cluster at `address`, in its file system.
 
     Raises
     ------
     BadCall
-        The cluster cannot be reached.
+        The cluster does not answer.
     """
-    return _RemoteSink(address, say)
+    return _RemoteSink(address, report)
 
 
 class _Hosted:
-    """A sink in its actor; what it has to say is handed back with its answers."""
+    """A sink in its actor; its problems are returned with the results."""
 
     def __init__(self) -> None:
         self._said: list[tuple[str, str]] = []
         self._sink = StoreSink(lambda kind, text: self._said.append((kind, text)))
 
     def call(self, name: str, *arguments: Any) -> tuple[Any, list[tuple[str, str]]]:
-        """Return the answer of one of the sink's methods, and what it said."""
+        """Call a method of the sink; return its result and the problems that it reported."""
         answer = getattr(self._sink, name)(*arguments)
         said, self._said = self._said, []
         return answer, said
 
 
 class _RemoteSink:
-    """See `Sink`; an actor that died is made anew once for each call, and takes up the run from the store."""
+    """See `RowSink`; an actor that died is recreated, at most once per call, and resumes the run from the store."""
 
-    def __init__(self, address: str, say: Say) -> None:
+    def __init__(self, address: str, report: Report) -> None:
         self._address = address
-        self._say = say
+        self._report = report
         self._request: Open | None = None
         self._runs: list[str] = []
         self._make()
 
     def open(self, request: Open) -> Opened:
-        """See `Sink.open`."""
+        """See `RowSink.open`."""
         opened: Opened = self._call("open", request)
         self._request = replace(request, attach=opened.run_id)
         return opened
 
     def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> str:
-        """See `Sink.begin`."""
+        """See `RowSink.begin`."""
         run_id: str = self._call("begin", metrics, fork_step)
         if self._request is not None:
             self._request = replace(self._request, attach=run_id)
@@ -61,25 +61,25 @@ class _RemoteSink:
         return run_id
 
     def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
-        """See `Sink.put`."""
+        """See `RowSink.put`."""
         self._call("put", step, weights, metrics, facts)
 
     def finish(self, facts: Facts) -> None:
-        """See `Sink.finish`."""
+        """See `RowSink.finish`."""
         self._call("finish", facts)
 
     def pause(self) -> list[str]:
-        """See `Sink.pause`."""
+        """See `RowSink.pause`."""
         runs: list[str] = self._call("pause")
         return runs
 
     def resume(self, runs: list[str]) -> None:
-        """See `Sink.resume`."""
+        """See `RowSink.resume`."""
         self._runs = runs
         self._call("resume", runs)
 
     def close(self, reason: str) -> None:
-        """See `Sink.close`."""
+        """See `RowSink.close`."""
         self._call("close", reason)
 
     def _make(self) -> None:
@@ -98,5 +98,5 @@ class _RemoteSink:
             self._remote("call", "resume", self._runs)
             answer, said = self._remote("call", name, *arguments)
         for kind, text in said:
-            self._say(kind, text)
+            self._report(kind, text)
         return answer

@@ -1,4 +1,4 @@
-"""Where the worker puts rows: a store on the local disk. No torch here, so that a worker starts quickly."""
+"""Sinks of rows: the interface, and the store on the local disk. Imports no torch, so that a worker starts quickly."""
 
 import contextlib
 import queue
@@ -15,32 +15,32 @@ from streamscalar.config import Config
 from streamscalar.errors import BadCall, Kind, StreamscalarError, WorkFailed
 from streamscalar.store import Store, WeightsWriter
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
-from streamscalar.tracking.worker.name_lock import Claim
+from streamscalar.tracking.worker.name_lock import NameLock
 from streamscalar.workers.embedder import Embedder
 
-Say = Callable[[str, str], None]
-"""Hears the kind of a trouble, and a sentence."""
+Report = Callable[[str, str], None]
+"""Takes the kind of a problem, and a sentence."""
 
 RESUME_WAIT_S = 30.0
-"""How long a resumed run is waited for: the worker of a training that was killed may still be sealing it."""
+"""Timeout for a run to resume: the worker of a killed training process may still be closing it."""
 
 RETRY_S = 5.0
-"""Pause after a row could not be stored; rows until then are lost."""
+"""Pause after a row could not be stored; the rows in between are lost."""
 
 
-class Sink(Protocol):
-    """Takes the rows of one tracker; what it raises is told to the training, which goes on."""
+class RowSink(Protocol):
+    """Takes the rows of one tracker; its errors are sent to the training process as warnings."""
 
     def open(self, request: Open) -> Opened:
-        """Choose and claim a run."""
+        """Choose a run and lock its name."""
         ...
 
     def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> str:
-        """Begin the run, or a child of it that has the steps up to `fork_step` in common; return its name."""
+        """Start the run, or a child of it with the steps up to `fork_step` in common; return its name."""
         ...
 
     def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
-        """Store a row: weights (R, P), metrics (names, R); nothing of it is kept. A row that is there is skipped."""
+        """Store a row: weights (R, P), metrics (names, R), which are not kept. A stored step is skipped."""
         ...
 
     def finish(self, facts: Facts) -> None:
@@ -48,23 +48,23 @@ class Sink(Protocol):
         ...
 
     def pause(self) -> list[str]:
-        """Let go of the run, so that another process can `resume` it; return the runs that were begun."""
+        """Release the run, so that another process can `resume` it; return the runs that were started."""
         ...
 
     def resume(self, runs: list[str]) -> None:
-        """Take up the runs of a process that paused, after `open` with the last of them attached."""
+        """Take over the runs of a process that paused, after `open` with the last of them attached."""
         ...
 
     def close(self, reason: str) -> None:
-        """Seal what is there of a training that broke off, so that it can be resumed."""
+        """Close the run of a training that failed, so that it can be resumed."""
         ...
 
 
 class StoreSink:
-    """Writes rows into a store, and embeds each segment once it is published, in a thread of its own."""
+    """Writes rows to a store, and embeds each segment once it is published, in a separate thread."""
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self._run_id = ""
         self._writer: WeightsWriter | None = None
         self._parent: tuple[str, int] | None = None
@@ -73,11 +73,10 @@ class StoreSink:
         self._newest = -1
         self._retry_at_s = 0.0
         self._facts = Facts(0, 0, 0.0)
-        self._recent: dict[int, NDArray[Any]] = {}
         self._written: list[str] = []
 
     def open(self, request: Open) -> Opened:
-        """See `Sink.open`.
+        """See `RowSink.open`.
 
         Raises
         ------
@@ -89,42 +88,42 @@ class StoreSink:
         config = Config.from_identity(self._store.config, request.store)
         section = config.embedding
         self._n_components, self._codec = section.n_components, config.store.codec
-        self._embedding = _Embedding(Embedder(request.store, section, "segment"), self._say)
+        self._embedding = _Embedding(Embedder(request.store, section, "segment"), self._report)
         if request.attach is not None:
             return self._attach(request.attach)
         if request.resume == "never":
-            self._run_id = self._claim_new()
+            self._run_id = self._lock_new_name()
             notes: tuple[str, ...] = ()
             if self._run_id != request.name and request.is_named:
-                notes = (f"run {request.name} is there already; this one is {self._run_id}",)
+                notes = (f"run {request.name} exists; this one is {self._run_id}",)
             return Opened(self._run_id, None, (), must_fork=False, notes=notes)
         return self._resume()
 
     def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> str:
-        """See `Sink.begin`."""
+        """See `RowSink.begin`."""
         self._metrics = metrics
         if fork_step is not None:
             self._leave()
             self._parent = (self._run_id, fork_step)
-            # Without a name of its own, no row of the child may go to the parent.
+            # No row of the child may go to the parent, even if no name can be locked.
             self._run_id = ""
-            self._run_id = self._claim_new()
+            self._run_id = self._lock_new_name()
         self._is_made = False
         self._open_writer()
         return self._run_id
 
     def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
-        """See `Sink.put`.
+        """See `RowSink.put`.
 
         Raises
         ------
         StreamscalarError, OSError
-            It could not be stored.
+            The row could not be stored.
         """
         self._facts = facts
         if self._writer is None:
             if time.monotonic() < self._retry_at_s:
-                raise WorkFailed("row", "is lost: the store could not be written a moment ago")
+                raise WorkFailed("row", f"is lost: writing to the store failed less than {RETRY_S:g} s ago")
             self._open_writer()
         if step <= self._newest:
             return
@@ -135,7 +134,7 @@ class StoreSink:
             raise
 
     def finish(self, facts: Facts) -> None:
-        """See `Sink.finish`."""
+        """See `RowSink.finish`."""
         self._facts = facts
         if self._written and self._writer is None:
             self._open_writer()
@@ -147,58 +146,54 @@ class StoreSink:
         for run_id in self._written:
             self._embedding.embedder.finalise(run_id, "all")
         if self._written:
-            self._tell("done", "")
+            self._set_status("done", "")
 
     def pause(self) -> list[str]:
-        """See `Sink.pause`."""
+        """See `RowSink.pause`."""
         self._close_writer()
         self._embedding.drain()
-        self._claim.release()
+        self._name_lock.release()
         return self._written
 
     def resume(self, runs: list[str]) -> None:
-        """See `Sink.resume`."""
+        """See `RowSink.resume`."""
         self._written = runs
 
     def close(self, reason: str) -> None:
-        """See `Sink.close`."""
+        """See `RowSink.close`."""
         self._close_writer()
         self._embedding.drain()
         if self._written:
-            self._tell("failed", reason)
+            self._set_status("failed", reason)
 
     def _append(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64]) -> None:
         writer = self._writer
         if writer is None:
-            raise WorkFailed("row", "has no run to go to")
+            raise WorkFailed("row", "has no open run")
         row = writer.n_durable
         writer.append(row, step, weights, dict(zip(self._metrics, metrics, strict=True)))
         self._newest = step
-        self._recent[row] = weights.copy()
         self._hand_on(writer)
 
     def _hand_on(self, writer: WeightsWriter) -> None:
-        """Let the blocks be embedded that were published since."""
+        """Embed the blocks published since the last call."""
         published = writer.take_published()
-        for first, n_rows in published:
-            rows = [self._recent.pop(row) for row in range(first, first + n_rows) if row in self._recent]
-            if len(rows) == n_rows:
-                self._embedding.push(self._run_id, first, np.stack(rows))
+        for first, block in published:
+            self._embedding.push(self._run_id, first, block)
         if published:
-            self._tell("training", "")
+            self._set_status("training", "")
 
     def _open_writer(self) -> None:
-        """Open the run at its end, and make it first where it is new."""
+        """Open the run at its end; create it first if it is new."""
         if not self._is_made:
             self._make()
         self._writer = self._store.weights_writer(self._run_id, "segment")
         self._attempt = self._writer.attempt
         steps = self._store.reader(self._run_id).steps()
         self._newest = int(steps[-1]) if len(steps) else -1
-        self._recent.clear()
         if self._run_id not in self._written:
             self._written.append(self._run_id)
-            self._tell("training", "")
+            self._set_status("training", "")
 
     def _make(self) -> None:
         self._store.add_run(
@@ -222,7 +217,7 @@ class StoreSink:
             self._hand_on(writer)
 
     def _drop_writer(self) -> None:
-        """Give a writer up that failed; a later row tries again from what the store holds."""
+        """Close a writer that failed; a later row opens a new one at the end of the stored rows."""
         writer, self._writer = self._writer, None
         self._retry_at_s = time.monotonic() + RETRY_S
         if writer is not None:
@@ -230,14 +225,14 @@ class StoreSink:
                 writer.close()
 
     def _leave(self) -> None:
-        """End the writing of a run whose child begins; its exact solution comes with the last of them."""
+        """Finish a run whose child starts; its exact solution is computed at the end of the last child."""
         if self._writer is not None:
             self._writer.finish()
             self._hand_on(self._writer)
             self._close_writer()
-            self._tell("done", "")
+            self._set_status("done", "")
 
-    def _tell(self, phase: str, reason: str) -> None:
+    def _set_status(self, phase: str, reason: str) -> None:
         facts = self._facts
         self._store.set_status(
             self._run_id,
@@ -250,33 +245,35 @@ class StoreSink:
             overhead=facts.overhead,
         )
 
-    def _claim_new(self) -> str:
-        """Return a name that no run has and no other process has claimed, and claim it."""
-        return next(name for name in _candidates(self._request.name) if self._claims(name))
+    def _lock_new_name(self) -> str:
+        """Lock and return a name that no run has and no other process holds."""
+        return next(name for name in _candidates(self._request.name) if self._locks(name))
 
-    def _claims(self, name: str) -> bool:
-        claim = Claim.take(self._store.path, name)
-        if claim is None:
+    def _locks(self, name: str) -> bool:
+        lock = NameLock.take(self._store.path, name)
+        if lock is None:
             return False
-        # The claim first: whoever held it before may just have made the run.
+        # Lock first: the previous holder may have created the run in the meantime.
         if name in self._store.run_ids():
-            claim.release()
+            lock.release()
             return False
-        self._claim = claim
+        self._name_lock = lock
         return True
 
-    def _claim_old(self, name: str) -> None:
+    def _lock_name(self, name: str) -> None:
         until = time.monotonic() + RESUME_WAIT_S
-        while (claim := Claim.take(self._store.path, name)) is None:
+        while (lock := NameLock.take(self._store.path, name)) is None:
             if time.monotonic() > until:
-                fix = "End that process first, or track under another name"
-                raise BadCall("resume", "needs a run that nobody writes", f"{name}, which is being written", fix)
+                fix = "End that process first, or choose another name"
+                raise BadCall(
+                    "resume", "must name a run that no process writes", f"{name}, which is being written", fix
+                )
             time.sleep(0.1)
-        self._claim = claim
+        self._name_lock = lock
 
     def _attach(self, name: str) -> Opened:
-        """Go on for a worker that died."""
-        self._claim_old(name)
+        """Take over the run of a worker that died."""
+        self._lock_name(name)
         self._run_id = name
         newest = None
         if name in self._store.run_ids():
@@ -293,17 +290,17 @@ class StoreSink:
     def _resume(self) -> Opened:
         request = self._request
         name = request.name
-        self._claim_old(name)
+        self._lock_name(name)
         self._run_id = name
         if name not in self._store.run_ids():
             if request.resume == "must":
                 runs = ", ".join(self._store.run_ids()[-5:]) or "none"
-                fix = "Use resume='allow' to begin it"
+                fix = "Use resume='allow' to start it"
                 raise BadCall("name", f"must be a run of {request.store} to resume (there: {runs})", repr(name), fix)
             return Opened(name, None, (), must_fork=False, notes=())
         reader = self._store.reader(name)
         if reader.layout != request.layout:
-            must = f"must have the parameters that run {name} was begun with ({reader.layout.n_parameters:,} of them)"
+            must = f"must have the parameters of run {name} ({reader.layout.n_parameters:,} of them)"
             fix = "Give the run another name"
             raise BadCall("model", must, f"{request.layout.n_parameters:,}, or others", fix, Kind.DATA)
         steps = reader.steps()
@@ -312,28 +309,28 @@ class StoreSink:
         must_fork = reader.is_complete or request.keeps_pace
         notes: tuple[str, ...] = ()
         if must_fork:
-            why = "is finished" if reader.is_complete else "carries a shadow or tangent that starts anew"
+            why = "is finished" if reader.is_complete else "has shadows or a tangent vector, which start again"
             notes = (f"run {name} {why}: it goes on as its child",)
         return Opened(name, newest, reader.metric_names, must_fork, notes)
 
 
 class _Embedding:
-    """Embeds blocks in a thread of its own, so that rows never wait for it."""
+    """Embeds blocks in a separate thread, so that rows do not wait for it."""
 
-    def __init__(self, embedder: Embedder, say: Say) -> None:
+    def __init__(self, embedder: Embedder, report: Report) -> None:
         self.embedder = embedder
-        self._say = say
-        # One block waits at most: the embedder takes up from the store what it was not given.
+        self._report = report
+        # At most one block waits: the embedder reads blocks that it did not receive from the store.
         self._blocks: queue.Queue[tuple[str, int, NDArray[Any]]] = queue.Queue(1)
         threading.Thread(target=self._embed, name="embed", daemon=True).start()
 
     def push(self, run_id: str, first: int, block: NDArray[Any]) -> None:
-        """Let a block be embedded, now or with a later one."""
+        """Queue a block; if the queue is full, it is embedded with a later one."""
         with contextlib.suppress(queue.Full):
             self._blocks.put_nowait((run_id, first, block))
 
     def drain(self) -> None:
-        """Wait until nothing is waiting."""
+        """Wait until all queued blocks are embedded."""
         self._blocks.join()
 
     def _embed(self) -> None:
@@ -341,9 +338,9 @@ class _Embedding:
             run_id, first, block = self._blocks.get()
             try:
                 self.embedder.embed(run_id, first, block)
-            except Exception as error:  # noqa: BLE001  (the embedding can be made up for; the rows come first)
+            except Exception as error:  # noqa: BLE001  (the embedding can be repeated; storing rows comes first)
                 self.embedder.forget(run_id)
-                self._say("embedding", f"run {run_id} is not embedded for now: {error}")
+                self._report("embedding", f"run {run_id} is not embedded yet; a later block retries: {error}")
             finally:
                 self._blocks.task_done()
 

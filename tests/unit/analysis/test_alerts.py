@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
 from streamscalar.analysis.estimator_options import Options
-from streamscalar.analysis.rules import Alert, checkpoints
+from streamscalar.analysis.rules import RULES, Alert, checkpoints
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
 from streamscalar.errors import BadCall
 from streamscalar.numerics.exponents.divergence import nmle
-from streamscalar.types import Status
+from streamscalar.types import ALERT_LEVELS, Status
 
 Floats = NDArray[np.float64]
 
@@ -187,7 +187,7 @@ def test_rules_are_turned_off_and_have_levels() -> None:
     assert [alert.rule for alert in chaos_off] == ["left_regular"]
 
 
-def test_regular_to_chaotic_at_once_is_told_once() -> None:
+def test_a_direct_change_from_regular_to_chaotic_raises_one_alert() -> None:
     late = series(0.0)
     grown = np.exp(np.clip((np.arange(300) - 40.0) * 2.0, 0.0, 18.0))[:, None] * late.divergence["l1"]
     run = replace(late, divergence={"l1": grown})
@@ -199,7 +199,7 @@ def test_regular_to_chaotic_at_once_is_told_once() -> None:
     assert [a.rule for a in watch(run, rules=rules.model_copy(update={"became_chaotic": "none"}))] == ["left_regular"]
 
 
-def test_chaos_that_grows_on_is_told_once() -> None:
+def test_chaos_that_continues_raises_one_alert() -> None:
     run = series(0.5)
     again = np.exp(np.clip((np.arange(300) - 120.0) * 0.25, 0.0, 20.0))[:, None]
     run = replace(run, divergence={"l1": again * run.divergence["l1"]})
@@ -222,7 +222,7 @@ def test_a_loss_that_comes_back_has_not_diverged() -> None:
     assert alert.evidence["loss"] > alert.evidence["start"]
 
 
-def test_what_is_not_finite_is_told_once_per_time() -> None:
+def test_each_stretch_that_is_not_finite_raises_one_alert() -> None:
     run = busy()["breaks"]
     assert kinds(watch(run, rules=AlertsSection(cool_down_rows=5))) == [("non_finite", 170), ("non_finite", 180)]
     weights = series(0.0005)
@@ -249,7 +249,7 @@ def test_a_run_that_no_longer_moves_stalls_without_a_loss() -> None:
     (alert,) = watch(run)
     assert alert.rule == "stalled"
     assert alert.evidence["rms_move"] == 0.0
-    assert "Moves fell to nothing" in alert.message
+    assert "The weights no longer move" in alert.message
     # A loss of 0 leaves nothing to move for.
     solved = with_loss(series(0.0005), lambda loss: np.where(np.arange(300) >= 90, 0.0, loss))
     assert watch(with_moves(solved, after(90, 0.0))) == []
@@ -313,7 +313,7 @@ def test_a_run_without_rows_for_a_while_is_silent() -> None:
     alert = silent(run, 1000.0, 1300.0)
     assert alert is not None
     assert (alert.id, alert.step) == ("lr0.0005-ic0.silent.39", 78)
-    assert alert.message == "No row for 300 s, after 40 of 300."
+    assert alert.message == "No row for 300 s, after 40 of 300 rows."
     assert silent(replace(run, is_complete=True), 0.0, 1e6) is None
     assert silent(run, 0.0, 1e6, AlertsSection(silent="none")) is None
     waiting = silent(first_rows(run, 0), 0.0, 1e6)
@@ -331,7 +331,7 @@ def leaving(run: RunSeries) -> RunSeries:
     return with_loss(run, lambda loss: np.where(t > 100, loss[100] * (t / 100.0) ** 1.5, loss))
 
 
-def test_a_run_that_leaves_its_group_is_told_with_the_correlation() -> None:
+def test_a_run_that_leaves_its_group_raises_an_alert_with_the_correlation() -> None:
     alike = group()
     assert watch_group(alike) == []
     alike[2] = leaving(alike[2])
@@ -399,3 +399,11 @@ def test_numbers_near_the_largest_float_raise_alerts_and_no_errors() -> None:
     assert found[0].evidence["loss"] == "inf"
     for alert in found:
         json.dumps(alert.to_json(), allow_nan=False)
+
+
+def test_each_rule_is_a_level_of_the_config_and_each_threshold_belongs_to_a_rule() -> None:
+    fields = AlertsSection.model_fields
+    levels = {name for name, value in AlertsSection().model_dump().items() if value in ALERT_LEVELS}
+    assert levels == set(RULES)
+    used = {threshold for rule in RULES.values() for threshold in rule.thresholds}
+    assert used | levels | {"cool_down_rows"} == set(fields)

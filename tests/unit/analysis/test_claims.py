@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamscalar.analysis.claims import Claim, Verdict, judge_claims
+from streamscalar.analysis.claims import ClaimResult, ClaimVerdict, judge_claims
 from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table, analyze
@@ -16,11 +16,11 @@ OPTIONS = Options(accuracy_target=0.75, n_surrogates=39, n_bootstrap=200)
 """Few draws: the verdicts here are clear, and how sure they are is a matter of the estimators' own tests."""
 
 
-def judged(runs: list[RunSeries], **experiment: Any) -> dict[str, Claim]:
+def judged(runs: list[RunSeries], **experiment: Any) -> dict[str, ClaimResult]:
     return {claim.claim: claim for claim in judge_claims([analyze(runs, OPTIONS, experiment)])}
 
 
-def verdict(found: dict[str, Claim], beginning: str) -> Verdict:
+def verdict(found: dict[str, ClaimResult], beginning: str) -> ClaimVerdict:
     return next(claim.verdict for claim in found.values() if claim.claim.startswith(beginning))
 
 
@@ -31,20 +31,20 @@ def sweep(embedded: float = 1.0) -> list[RunSeries]:
 
 
 def test_a_sweep_reproduces_sensitivity_and_refutes_it_where_all_is_regular() -> None:
-    assert verdict(judged(sweep()), "Training is sensitive") is Verdict.REPRODUCED
+    assert verdict(judged(sweep()), "Training is sensitive") is ClaimVerdict.REPRODUCED
     regular = [series(rate, ic, 0.001) for rate in (1.0, 2.0) for ic in range(4)]
-    assert verdict(judged(regular), "Training is sensitive") is Verdict.REFUTED
-    assert verdict(judged([series(7.5, ic, 0.7) for ic in range(4)]), "Training is sensitive") is Verdict.UNDECIDED
+    assert verdict(judged(regular), "Training is sensitive") is ClaimVerdict.REFUTED
+    assert verdict(judged([series(7.5, ic, 0.7) for ic in range(4)]), "Training is sensitive") is ClaimVerdict.UNDECIDED
 
 
 def test_the_scalar_keeps_the_exponent_or_does_not() -> None:
-    assert verdict(judged(sweep()), "The scalar embedding keeps") is Verdict.REPRODUCED
+    assert verdict(judged(sweep()), "The scalar embedding keeps") is ClaimVerdict.REPRODUCED
     faster = judged(sweep(1.2))
-    assert verdict(faster, "The scalar embedding keeps") is Verdict.REFUTED
+    assert verdict(faster, "The scalar embedding keeps") is ClaimVerdict.REFUTED
     (words,) = [claim.found for claim in faster.values() if claim.claim.startswith("The scalar embedding keeps")]
     assert "of a random direction 1.00" in words
     few = judged([series(7.5, ic, 0.7) for ic in range(2)])
-    assert verdict(few, "The scalar embedding keeps") is Verdict.UNDECIDED
+    assert verdict(few, "The scalar embedding keeps") is ClaimVerdict.UNDECIDED
 
 
 def test_the_fastest_rate_and_the_first_with_all_positive() -> None:
@@ -53,15 +53,15 @@ def test_the_fastest_rate_and_the_first_with_all_positive() -> None:
         rising = np.minimum(0.1 + 0.9 * run.steps / delay, 1.0)
         return replace(run, metrics={**run.metrics, "accuracy": np.repeat(rising[:, None], M + 2, axis=1)})
 
-    assert verdict(judged([timed(run) for run in sweep()]), "Training is fastest") is Verdict.REPRODUCED
-    assert verdict(judged(sweep()[:8]), "Training is fastest") is Verdict.UNDECIDED
+    assert verdict(judged([timed(run) for run in sweep()]), "Training is fastest") is ClaimVerdict.REPRODUCED
+    assert verdict(judged(sweep()[:8]), "Training is fastest") is ClaimVerdict.UNDECIDED
 
 
-@pytest.mark.parametrize(("center", "expected"), [(0.285, Verdict.REPRODUCED), (0.4, Verdict.REFUTED)])
-def test_iris_is_judged_by_standard_errors(center: float, expected: Verdict) -> None:
+@pytest.mark.parametrize(("center", "expected"), [(0.285, ClaimVerdict.REPRODUCED), (0.4, ClaimVerdict.REFUTED)])
+def test_iris_is_judged_by_standard_errors(center: float, expected: ClaimVerdict) -> None:
     runs = [series(1.0, ic, center * (1 + 0.02 * (ic % 5 - 2))) for ic in range(20)]
     table = analyze(runs, OPTIONS, {"task": "iris"})
-    for task, found in (("iris", expected), ("digits", Verdict.UNDECIDED)):
+    for task, found in (("iris", expected), ("digits", ClaimVerdict.UNDECIDED)):
         claims = judge_claims([replace(table, experiment={"task": task})])
         assert next(claim.verdict for claim in claims if claim.claim.startswith("Iris")) is found
 
@@ -76,11 +76,11 @@ def test_spacings_of_independent_states_refute_that_the_law_tells_something() ->
         scores[..., 0] = states
         runs.append(replace(run, scores=scores))
     found = judged(runs)
-    assert verdict(found, "Rescaled spacings") is Verdict.REPRODUCED
-    assert verdict(found, "That law tells") is Verdict.REFUTED
+    assert verdict(found, "Rescaled spacings") is ClaimVerdict.REPRODUCED
+    assert verdict(found, "That law is evidence") is ClaimVerdict.REFUTED
 
 
 def test_nothing_is_claimed_of_an_empty_experiment() -> None:
     claims = judge_claims([Table({}, [], [])])
-    assert {claim.verdict for claim in claims} == {Verdict.UNDECIDED}
+    assert {claim.verdict for claim in claims} == {ClaimVerdict.UNDECIDED}
     assert all(claim.found for claim in claims)

@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from streamscalar.analysis.estimator_options import Options
-from streamscalar.analysis.run import QUANTITIES, analyze_run
+from streamscalar.analysis.quantities import keys
+from streamscalar.analysis.run import analyze_run
 from streamscalar.analysis.series import RunSeries
-from streamscalar.analysis.setting import is_positive
+from streamscalar.analysis.setting_estimates import is_positive
 from streamscalar.analysis.table import Table, analyze
 from streamscalar.types import Estimate, Regime, Status
 from tests.oracles.exponents import pair_divergence
@@ -81,7 +82,7 @@ def first_rows(run: RunSeries, n: int) -> RunSeries:
 def without_values(table: Table) -> set[str]:
     """Return the names of the quantities that have no value in any setting; numbers must be finite or absent."""
     json.dumps(table.to_json(), allow_nan=False)
-    return {name for name in QUANTITIES if all(s.estimates[name].value is None for s in table.settings)}
+    return {name for name in keys("run") if all(s.estimates[name].value is None for s in table.settings)}
 
 
 def test_one_run() -> None:
@@ -123,8 +124,7 @@ def test_json_has_the_agreed_shape() -> None:
     assert document["schema"] == 1
     assert document["experiment"] == {"name": "sweep"}
     setting = document["settings"][0]
-    expected = {"learning_rate", "epsilon", "regime", "regime_reason", "n_runs", "positive_fraction", *QUANTITIES}
-    expected |= {"times_correlation", "times_correlation_published", "spacing_collapse", "spacing_difference"}
+    expected = {"learning_rate", "epsilon", "regime", "regime_reason", "n_runs", *keys("setting")}
     expected |= {"spacings"}
     assert set(setting) == expected
     assert set(setting["nmle"]) == {
@@ -228,7 +228,7 @@ def spoilt(run: RunSeries, row: int, value: float) -> RunSeries:
 @pytest.mark.parametrize("n_runs", [1, 2, 4])
 def test_bad_data_is_a_status_with_advice_and_never_a_number(name: str, n_runs: int) -> None:
     table = analyze([BAD[name](series(7.5, ic, 0.7)) for ic in range(n_runs)], OPTIONS, {})
-    exponents = {quantity for quantity in QUANTITIES if quantity.startswith(("nmle", "recurrence", "characteristic"))}
+    exponents = {quantity for quantity in keys("run") if quantity.startswith(("nmle", "recurrence", "characteristic"))}
     assert exponents <= without_values(table)
     assert len(table.runs) == n_runs
     for run in table.runs:

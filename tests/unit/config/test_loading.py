@@ -32,17 +32,17 @@ def test_later_sources_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("training.learning_rat=1", ["training.learning_rat", "is no key", "Did you mean learning_rate?"]),
-        ("trainin.n_steps=1", ["trainin", "is no key", "Did you mean training?"]),
+        ("training.learning_rat=1", ["training.learning_rat", "is not a known key", "Did you mean learning_rate?"]),
+        ("trainin.n_steps=1", ["trainin", "is not a known key", "Did you mean training?"]),
         ("training.learning_rate=-1", ["training.learning_rate", "greater than 0", "-1"]),
         ("training.learning_rate=[1, -2]", ["training.learning_rate", "greater than 0", "-2"]),
         ("training.learning_rate=[1, 1]", ["training.learning_rate", "differ", "[1, 1]"]),
         ("training.n_steps=abc", ["training.n_steps", "integer", "'abc'"]),
-        ("perturbation.n_perturbed=0", ["perturbation.n_perturbed", "at least 1 perturbed replica", "control"]),
+        ("perturbation.n_perturbed=0", ["perturbation.n_perturbed", "must be at least 1", "control"]),
         ("task.name=idx", ["task.path", "IDX files"]),
         ("recording.every_n_steps=1000", ["recording.every_n_steps", "at most training.n_steps"]),
         ("experiment.name=../x", ["experiment.name", "'../x'"]),
-        ("training=3", ["--set training", "one section and one key"]),
+        ("training=3", ["--set training", "a section and a key"]),
         ("training.n_steps", ["--set", "section.key=value"]),
     ],
 )

@@ -31,13 +31,13 @@ def test_names_of_ones_own_have_a_module_and_a_function(name: str, expected: boo
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("task.name=foo", f"task.name: must be {NAMES}, or package.module:function of your own; got 'foo'."),
-        ("model.name=cn", "model.name: must be mlp, cnn, or package.module:function of your own; got 'cn'."),
+        ("task.name=foo", f"task.name: must be one of {NAMES}, or your own package.module:function; got 'foo'."),
+        ("model.name=cn", "model.name: must be one of mlp, cnn, or your own package.module:function; got 'cn'."),
         ("training.batch_size=0", "training.batch_size: must be full, or a number of samples from 1; got 0."),
         ("training.batch_size=all", "training.batch_size: must be full, or a number of samples from 1; got 'all'."),
         ("training.batch_size=true", "training.batch_size: must be full, or a number of samples from 1; got True."),
         ("training.batch_size=2.5", "training.batch_size: must be full, or a number of samples from 1; got 2.5."),
-        ("task.path=x", "task.path: only idx and functions of your own read a path; task.name is digits."),
+        ("task.path=x", "task.path: only idx and your own function read a path; task.name is digits."),
         ("training.weight_decay=-1", "training.weight_decay: must be greater than or equal to 0; got -1."),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamscalar as ss
-from streamscalar.config import RunPlan
+from streamscalar.config import RunPlan, RunSetting
 from streamscalar.protocol.progress import MAX_VIEWS, RunProgress
 from streamscalar.protocol.schedule import (
     FinalisePack,
@@ -22,7 +22,8 @@ from streamscalar.protocol.schedule import (
     StartTraining,
     TrainingFinished,
 )
-from streamscalar.store import RunReader, Store
+from streamscalar.store import Place, RunReader, Store
+from streamscalar.store.media.folder import Folder
 from streamscalar.types import Layer, Layout
 from streamscalar.workers.coordinator import FAILED_VIEWS, Coordinator
 
@@ -51,15 +52,19 @@ class _Counted(Store):
         super().set_status(run_id, **facts)
 
 
+class _Slow(Folder):
+    is_remote = True
+
+
 class _Far(Store):
     """A store that takes a while to answer, as one in a bucket does."""
 
     n_asked = 0
     n_at_once = 0
 
-    @property
-    def url(self) -> str:
-        return "s3://far/away"
+    def __init__(self, where: Place) -> None:
+        super().__init__(where)
+        self.medium = _Slow()
 
     def status(self, run_id: str) -> dict[str, Any]:
         with _GUARD:
@@ -88,7 +93,7 @@ def _store(folder: Path, *run_ids: str) -> Store:
         layout = Layout((Layer("w", 0, (2,)),), "float64", 1, False)
         store.add_run(
             run_id,
-            setting={},
+            setting=RunSetting(),
             seed=0,
             layout=layout,
             n_rows=N_ROWS,
@@ -124,6 +129,24 @@ def _reopened(path: Path, max_concurrent: int = 1) -> tuple[Coordinator, Counter
     store.calls = Counter()
     packs = [(_plan("lr0.1_ic0"),), (_plan("lr0.2_ic0"),)]
     return Coordinator(store, packs, max_concurrent, N_ROWS), store.calls
+
+
+def test_instructions_and_log_lines_carry_the_id_of_the_event_that_caused_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = Coordinator(_store(tmp_path), _packs(2), 1, N_ROWS)
+    (first,) = coordinator.begin()
+    assert first == StartTraining("p0r0")
+    assert first.event_id == ""
+    with caplog.at_level("INFO", "streamscalar"):
+        instructions = coordinator.handle(TrainingFinished("p0r0"))
+        (retried,) = coordinator.fail("p1r0", ConnectionError("gone"))
+    assert instructions == [FinalisePack("p0r0"), StartTraining("p1r0")]
+    finished, lost = ((record.message, vars(record)["event"], vars(record)["run"]) for record in caplog.records)
+    assert finished == ("event TrainingFinished", instructions[0].event_id, "p0r0")
+    assert lost == ("event WorkerLost", retried.event_id, "p1r0")
+    assert instructions[1].event_id == instructions[0].event_id != retried.event_id
+    assert retried.event_id.startswith("WorkerLost-")
 
 
 def test_runs_that_are_done_are_taken_over_by_their_status_alone(finished: Path) -> None:
@@ -231,12 +254,12 @@ def test_runs_are_added_and_cancelled_wherever_they_stand_in_a_pack(tmp_path: Pa
     store.request({"kind": "add", "runs": [added, known, added]})
     store.request({"kind": "cancel", "run_id": "p1r1"})
     store.request({"kind": "cancel", "run_id": "nobody"})
-    assert coordinator.obey() == []
+    assert coordinator.handle_requests() == []
     snapshot = coordinator.snapshot()
     assert [run.run_id for run in snapshot.runs][-1] == "more"
     assert snapshot.counts == {"training": 2, "waiting": 3, "cancelled": 2}
     assert snapshot.n_unwanted == 2
-    assert coordinator.obey() == []
+    assert coordinator.handle_requests() == []
 
 
 def test_requests_hold_for_whoever_begins_anew(tmp_path: Path) -> None:

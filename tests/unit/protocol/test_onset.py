@@ -13,11 +13,11 @@ from streamscalar.protocol.onset_search import (
     MAX_WIDENINGS,
     N_COARSE,
     SENSITIVE,
-    Finish,
+    FinishSearch,
     OnsetResult,
     OnsetSearch,
     OnsetStatus,
-    Probe,
+    ProbeRates,
     RateProbed,
 )
 from streamscalar.types import Estimate, Regime, Status
@@ -62,9 +62,9 @@ def searched(
         *early, last = [search.handle(world.probed(rate)) for rate in stages[-1]]
         assert not any(early)
         (instruction,) = last
-        if isinstance(instruction, Finish):
+        if isinstance(instruction, FinishSearch):
             return instruction.result, stages
-        assert isinstance(instruction, Probe)
+        assert isinstance(instruction, ProbeRates)
         stages.append(instruction.learning_rates)
 
 
@@ -201,7 +201,7 @@ def test_where_nothing_reaches_the_accuracy_there_is_no_fastest_rate() -> None:
     result, stages = searched(World(2.0))
     assert result.fastest is None
     assert result.steps_to_accuracy.status is Status.NOT_REACHED
-    assert "no rate reached the accuracy" in result.message
+    assert "no rate reached the target accuracy" in result.message
     assert all(len(stage) == 1 for stage in stages[1:])
     assert not result.ran_out
 
@@ -235,13 +235,13 @@ def test_the_result_follows_from_the_probes_whatever_their_order() -> None:
     world = World(2.0, 1.5)
     search = OnsetSearch(0.1, 20, steps_per_rate=COST, budget_steps=PLENTY)
     rates = search.start().learning_rates
-    instructions: list[Probe | Finish] = []
-    while not instructions or isinstance(instructions[-1], Probe):
+    instructions: list[ProbeRates | FinishSearch] = []
+    while not instructions or isinstance(instructions[-1], ProbeRates):
         for rate in reversed(rates):
             instructions += search.handle(world.probed(rate))
         last = instructions[-1]
-        rates = last.learning_rates if isinstance(last, Probe) else ()
-    assert isinstance(last, Finish)
+        rates = last.learning_rates if isinstance(last, ProbeRates) else ()
+    assert isinstance(last, FinishSearch)
     assert last.result == searched(world)[0]
 
 
@@ -258,7 +258,7 @@ def test_the_result_is_a_json_document() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "budget", "tolerance", "words"),
     [
-        (5, 1, PLENTY, 0.1, "rising range of more than a factor 1.46"),
+        (5, 1, PLENTY, 0.1, "ascending range of more than a factor 1.46"),
         (0, 1, PLENTY, 0.1, "positive"),
         (1, math.inf, PLENTY, 0.1, "positive"),
         (math.nan, 1, PLENTY, 0.1, "positive"),
@@ -274,5 +274,5 @@ def test_a_bad_call_says_what_is_wrong(low: float, high: float, budget: int, tol
 def test_a_rate_that_was_not_asked_for_is_refused() -> None:
     search = OnsetSearch(0.1, 20, steps_per_rate=COST, budget_steps=PLENTY)
     search.start()
-    with pytest.raises(BadCall, match="asked for"):
+    with pytest.raises(BadCall, match="requested rate"):
         search.handle(World(2.0).probed(0.7))

@@ -11,7 +11,6 @@ from streamscalar.protocol.schedule import (
     MAX_ATTEMPTS,
     ON_REQUEST,
     CancelRequested,
-    Event,
     FinalisePack,
     Instruction,
     PackAdded,
@@ -21,6 +20,7 @@ from streamscalar.protocol.schedule import (
     PackState,
     Phase,
     Schedule,
+    ScheduleEvent,
     StartTraining,
     StopTraining,
     TrainingFinished,
@@ -65,7 +65,7 @@ class _Scan:
                 started.append(StartTraining(pack_id))
         return started
 
-    def handle(self, event: Event) -> list[Instruction]:
+    def handle(self, event: ScheduleEvent) -> list[Instruction]:
         if isinstance(event, CancelRequested):
             self.is_cancelled = True
             for pack in self.packs.values():
@@ -131,7 +131,7 @@ _events = st.one_of(
     st.lists(_events, max_size=40),
 )
 def test_it_decides_and_counts_as_a_scan_of_all_packs_does(
-    max_concurrent: int, stored: list[tuple[bool, bool]], events: list[Event | int]
+    max_concurrent: int, stored: list[tuple[bool, bool]], events: list[ScheduleEvent | int]
 ) -> None:
     ours, scan = Schedule.of(NAMES, max_concurrent), _Scan(max_concurrent, {name: _Pack() for name in NAMES})
     for name, (is_trained, is_done) in zip(NAMES, stored, strict=False):

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamscalar.analysis.run import QUANTITIES, RunEstimates
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.quantities import keys
+from streamscalar.analysis.run import RunEstimates
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.spacing_analysis import Spacings
 from streamscalar.analysis.table import Table
 from streamscalar.numerics.asymptotic.laws import SpacingFit
 from streamscalar.numerics.asymptotic.spacings import SpacingFits
 from streamscalar.numerics.asymptotic.states import AsymptoticStates
-from streamscalar.report.phrases import interval, listed, lower, places
+from streamscalar.report.phrases import interval, labels, listed, lower
 from streamscalar.report.words import conclusions
 from streamscalar.types import ADVICE, Estimate, Regime, Status
 
 NONE = np.zeros(0)
 NO_STATES = AsymptoticStates(NONE, NONE, NONE, NONE.astype(bool), Status.TOO_FEW_ROWS, "", None)
-EXTRA = ("positive_fraction", "times_correlation", "times_correlation_published")
 
 
 def ok(value: float, half: float | None = None, n: int = 4) -> Estimate:
@@ -39,7 +39,7 @@ def no_spacings() -> Spacings:
 
 
 def run(lr: float, ic: int, estimates: Mapping[str, Estimate], **facts: Any) -> RunEstimates:
-    found = {name: failed(Status.MISSING) for name in QUANTITIES} | {"ftle": ok(0.5, 0.1)} | dict(estimates)
+    found = {name: failed(Status.MISSING) for name in keys("run")} | {"ftle": ok(0.5, 0.1)} | dict(estimates)
     return RunEstimates(
         **{
             "run_id": f"lr{lr:g}_ic{ic}",
@@ -64,8 +64,7 @@ def run(lr: float, ic: int, estimates: Mapping[str, Estimate], **facts: Any) -> 
 
 
 def setting(lr: float, regime: Regime = Regime.CHAOTIC, n: int = 4, **estimates: Estimate) -> SettingEstimates:
-    found = {name: failed(Status.MISSING) for name in (*QUANTITIES, *EXTRA)} | {"ftle": ok(0.5, 0.1)} | estimates
-    found |= {"spacing_collapse": failed(Status.MISSING), "spacing_difference": failed(Status.MISSING)}
+    found = {name: failed(Status.MISSING) for name in keys("setting")} | {"ftle": ok(0.5, 0.1)} | estimates
     return SettingEstimates(lr, 1e-8, regime, "Ftle lies between both.", n, found, no_spacings())
 
 
@@ -87,7 +86,7 @@ def runs(lr: float, n: int = 4, **facts: Any) -> list[RunEstimates]:
 
 
 def test_an_empty_store_concludes_nothing() -> None:
-    assert conclusions(Table({}, [], [])) == ["No run has begun, so nothing can be concluded."]
+    assert conclusions(Table({}, [], [])) == ["No run has started, so nothing can be concluded."]
 
 
 def test_regimes_and_where_all_initial_conditions_are_sensitive() -> None:
@@ -105,10 +104,10 @@ def test_regimes_and_where_all_initial_conditions_are_sensitive() -> None:
     assert "over 4 initial conditions with a stated coverage of 95% each" in text
 
 
-def test_two_initial_conditions_give_no_interval_and_that_is_said() -> None:
+def test_two_initial_conditions_give_no_interval_and_a_sentence() -> None:
     few = failed(Status.TOO_FEW_INITIAL_CONDITIONS)
     text = said(table((setting(5, n=2, ftle=few, nmle=few, nmle_embedded=few), runs(5, 2))))
-    assert "At lr 5 there are under 3 initial conditions" in text
+    assert "At lr 5 there are fewer than 3 initial conditions" in text
     assert "stated coverage" not in text
     assert "have no value" not in text
 
@@ -122,8 +121,8 @@ def test_quantities_missing_for_one_reason_share_a_sentence() -> None:
     no_phase, never = failed(Status.NO_EXPONENTIAL_PHASE), failed(Status.NOT_REACHED)
     found = setting(1, Regime.REGULAR, nmle=no_phase, nmle_embedded=no_phase, steps_to_accuracy=never)
     text = said(table((found, runs(1)), (setting(5, nmle=ok(0.6, 0.1), nmle_embedded=ok(0.7, 0.1)), runs(5))))
-    assert "The exponent of an exponential phase and the exponent of the scalar have no value at lr 1. " in text
-    assert f"The training time has no value at lr 1. {ADVICE[Status.NOT_REACHED]}" in text
+    assert "The exponent of the exponential phase and the exponent of the scalar have no value at lr 1. " in text
+    assert f"The number of steps to the target accuracy has no value at lr 1. {ADVICE[Status.NOT_REACHED]}" in text
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_the_scalar_is_compared_with_a_random_walk() -> None:
     text = said(table((above, runs(1)), (unsure, runs(5, eigengap=0.05)), (alone, runs(9))))
     assert "The scalar holds 30% to 90% of the variance" in text
     assert "more than a random walk with the same moves would give at lr 1." in text
-    assert "At lr 5 it is not surely more than a random walk" in text
+    assert "At lr 5 it is not significantly more than a random walk" in text
     assert "At lr 9 there is no random walk to compare it with." in text
     assert "At lr 5 the two leading directions hold nearly the same variance (eigengap under 0.1)" in text
 
@@ -178,7 +177,7 @@ def test_single_runs_stand_in_for_the_share_of_variance() -> None:
         (0.0, "stayed at their reference bit for bit in 4 runs"),
         (3e-9, "left their reference in 4 of 4 runs, by an L1 distance of up to 3e-09"),
         (float("nan"), "In 4 runs the weights did not stay finite"),
-        (None, "No unperturbed copy was carried"),
+        (None, "No unperturbed copy was trained"),
     ],
 )
 def test_the_noise_floor(control: float | None, words: str) -> None:
@@ -190,7 +189,7 @@ def test_unfinished_runs_and_live_embeddings_are_provisional() -> None:
     own = [*runs(5, 3), run(5, 3, live, is_complete=False, n_rows=10)]
     text = said(table((setting(5), own)))
     assert "1 of 4 runs is incomplete (10 of 41 rows)" in text
-    assert "1 of 4 runs is seen through the live embedding" in text
+    assert "1 of 4 runs is analysed with the live embedding" in text
     assert "incomplete" not in said(table((setting(5), runs(5))))
 
 
@@ -198,7 +197,7 @@ def test_without_replicas_nothing_is_said_about_sensitivity() -> None:
     none = failed(Status.TOO_FEW_REPLICAS)
     own = [run(5, ic, {"ftle": none, "nmle": none}, control_divergence=None) for ic in range(3)]
     text = said(table((setting(5, Regime.UNDECIDED, ftle=none, nmle=none, nmle_embedded=none), own)))
-    assert "nothing can be said about sensitivity" in text
+    assert "sensitivity to initial conditions is unknown" in text
     assert "unperturbed copy" not in text
     assert "undecided" not in text
 
@@ -211,7 +210,7 @@ def test_fastest_training_names_its_rivals() -> None:
             (setting(3, steps_to_accuracy=ok(36, 5)), runs(3)),
         )
     )
-    assert "fastest at lr 2 (30 [25, 35] steps, chaotic); not told from it: lr 3." in text
+    assert "fastest at lr 2 (30 [25, 35] steps, chaotic); not distinguishable from it: lr 3." in text
 
 
 def test_the_ladder_is_extrapolated_and_a_bad_line_is_told() -> None:
@@ -226,7 +225,7 @@ def test_the_ladder_is_extrapolated_and_a_bad_line_is_told() -> None:
     ("difference", "words"),
     [
         (ok(0.004), "differ from those of independent draws (p = 0.004)"),
-        (failed(Status.NOT_SIGNIFICANT), "do not surely differ from those of independent draws"),
+        (failed(Status.NOT_SIGNIFICANT), "do not differ significantly from those of independent draws"),
         (failed(Status.CONSTANT), f"is unknown: {lower(ADVICE[Status.CONSTANT])}"),
     ],
 )
@@ -250,11 +249,11 @@ def test_spacings_against_independent_draws(difference: Estimate, words: str) ->
 def test_settings_are_named_by_what_differs() -> None:
     grid = [replace(setting(lr), epsilon=epsilon) for lr in (1, 5) for epsilon in (1e-8, 1e-6)]
     both = Table({}, grid, [])
-    assert places(grid[:3], both) == "lr 1 and 5 (epsilon 1e-08)"
-    assert places(grid, both) == "every setting"
-    assert places(grid[1:2], Table({}, grid[:2], [])) == "epsilon 1e-06"
+    assert labels(grid[:3], both) == "lr 1 and 5 (epsilon 1e-08)"
+    assert labels(grid, both) == "every setting"
+    assert labels(grid[1:2], Table({}, grid[:2], [])) == "epsilon 1e-06"
     sweep = [setting(lr) for lr in (0.1, 0.5, 1, 2.5, 5, 7.5)]
-    assert places(sweep[1:5], Table({}, sweep, [])) == "lr 0.5 to 5"
-    assert places([sweep[0], *sweep[2:5]], Table({}, sweep, [])) == "lr 0.1, 1, 2.5 and 5"
+    assert labels(sweep[1:5], Table({}, sweep, [])) == "lr 0.5 to 5"
+    assert labels([sweep[0], *sweep[2:5]], Table({}, sweep, [])) == "lr 0.1, 1, 2.5 and 5"
     assert listed(["one", "two"]) == "one and two"
     assert interval(failed(Status.NOT_REACHED)) == "not reached"

@@ -6,26 +6,26 @@ from pathlib import Path
 import pytest
 
 from streamscalar.errors import BadCall
-from streamscalar_services.api.http.auth import Scope, Tokens
+from streamscalar_services.api.tokens import Right, Tokens
 
 TOKENS = Tokens("r" * 20, "a" * 20)
 
 
-def test_each_token_has_its_scope() -> None:
-    assert TOKENS.scope("r" * 20) is Scope.READ
-    assert TOKENS.scope("a" * 20) is Scope.ADMIN
-    assert TOKENS.scope("r" * 19) is None
-    assert TOKENS.scope("") is None
-    assert TOKENS.scope("ä" * 20) is None
+def test_each_token_has_its_right() -> None:
+    assert TOKENS.right("r" * 20) is Right.READ
+    assert TOKENS.right("a" * 20) is Right.ADMIN
+    assert TOKENS.right("r" * 19) is None
+    assert TOKENS.right("") is None
+    assert TOKENS.right("ä" * 20) is None
 
 
 def test_a_cookie_stands_for_its_token_and_shows_nothing_of_it() -> None:
-    cookie = TOKENS.cookie(Scope.READ)
-    assert TOKENS.cookie_scope(cookie) is Scope.READ
-    assert TOKENS.cookie_scope(TOKENS.cookie(Scope.ADMIN)) is Scope.ADMIN
-    assert TOKENS.cookie_scope("r" * 20) is None
-    assert TOKENS.scope(cookie) is None
-    assert Tokens("s" * 20, "a" * 20).cookie_scope(cookie) is None
+    cookie = TOKENS.cookie(Right.READ)
+    assert TOKENS.cookie_right(cookie) is Right.READ
+    assert TOKENS.cookie_right(TOKENS.cookie(Right.ADMIN)) is Right.ADMIN
+    assert TOKENS.cookie_right("r" * 20) is None
+    assert TOKENS.right(cookie) is None
+    assert Tokens("s" * 20, "a" * 20).cookie_right(cookie) is None
 
 
 def test_tokens_are_not_printed() -> None:

@@ -55,7 +55,7 @@ def test_a_client_resumes_after_its_last_event() -> None:
     _run(scenario)
 
 
-def test_a_client_that_fell_behind_or_comes_from_another_life_is_told_to_start_over() -> None:
+def test_a_client_that_missed_too_much_or_knew_another_service_receives_reset() -> None:
     async def scenario() -> None:
         hub = Hub(kept_bytes=200)
         stream = hub.follow(None)

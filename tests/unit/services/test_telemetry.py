@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamscalar.config import load_config, plan_runs
 from streamscalar.config.plan import plan_more
 from streamscalar.store import Store
+from streamscalar.testing.sample_run import add, layout, trajectory, write
 from streamscalar.workers.embedder import Embedder
-from streamscalar_services.api.http.auth import Tokens
 from streamscalar_services.api.http.telemetry import Telemetry
 from streamscalar_services.api.service_options import ServiceOptions
+from streamscalar_services.api.tokens import Tokens
 from streamscalar_services.api.watch import catalog
 from streamscalar_services.api.watch.monitor import Monitor
-from tests.oracles.replay import add, layout, trajectory, write
 
 CONFIG = load_config(
     {
@@ -45,7 +45,7 @@ class Watched:
 
     def look(self) -> dict[str, float]:
         """Return every sample by its name and labels, as a scrape after another look finds it."""
-        self.monitor.look()
+        self.monitor.poll()
         found = {}
         for family in text_string_to_metric_families(self.telemetry.text().decode()):
             for sample in family.samples:

@@ -1,4 +1,4 @@
-"""Network file systems: found in the table of mounts, refused where a store breaks, and what they do not promise."""
+"""Network file systems: found in the table of mounts, refused where a store breaks, and what they do not guarantee."""
 
 import fcntl
 from pathlib import Path
@@ -31,7 +31,7 @@ not a mount
         ("/database", "ext4", False, ""),
         ("/data/fast/x/y", "lustre", True, "only where every client mounts it with `flock`"),
         ("/mnt/with space/runs", "fuse.s3fs", True, "renames are copies that can be seen half done"),
-        ("/odd", "fuse.unheard-of", True, "What fuse.unheard-of promises of renames and locks is not known here."),
+        ("/odd", "fuse.unheard-of", True, "What fuse.unheard-of guarantees for renames and locks is unknown."),
         ("/over/there", "xfs", False, ""),
     ],
 )
@@ -73,7 +73,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert filesystem_of(tmp_path / "store", table).kind == ""
 
 
-def test_locks_are_tried_and_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_are_tested_by_a_second_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert locks_work(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert not locks_work(tmp_path / "nowhere")

@@ -19,21 +19,21 @@ def _values(metrics: Metrics) -> dict[str, list[float]]:
 
 def test_the_newest_value_since_the_last_row_counts() -> None:
     metrics = Metrics(("accuracy",), 1, Notices())
-    metrics.see({"loss": torch.tensor(3.0)})
+    metrics.update({"loss": torch.tensor(3.0)})
     assert metrics.fix() == ("accuracy", "loss")
     found = _values(metrics)
     assert found["loss"] == [3.0]
     assert math.isnan(found["accuracy"][0])
-    metrics.see({"loss": 2, "accuracy": np.float32(0.5)})
-    metrics.see({"loss": torch.tensor([1.5], dtype=torch.bfloat16)})
+    metrics.update({"loss": 2, "accuracy": np.float32(0.5)})
+    metrics.update({"loss": torch.tensor([1.5], dtype=torch.bfloat16)})
     assert _values(metrics) == {"accuracy": [0.5], "loss": [1.5]}
     assert all(math.isnan(value[0]) for value in _values(metrics).values())
 
 
 def test_values_of_the_shadows_stand_beside_the_reference() -> None:
     metrics = Metrics((), 3, Notices())
-    metrics.see({"loss": 1.0})
-    metrics.see_others("loss", [torch.tensor(2.0), torch.tensor(math.inf)])
+    metrics.update({"loss": 1.0})
+    metrics.update_others("loss", [torch.tensor(2.0), torch.tensor(math.inf)])
     metrics.fix()
     assert _values(metrics) == {"loss": [1.0, 2.0, math.inf]}
 
@@ -41,21 +41,21 @@ def test_values_of_the_shadows_stand_beside_the_reference() -> None:
 def test_a_name_that_comes_late_is_told_once_and_counted() -> None:
     notices = Notices()
     metrics = Metrics((), 1, notices)
-    metrics.see({"loss": 1.0})
+    metrics.update({"loss": 1.0})
     metrics.fix()
     metrics.take()
-    metrics.see({"loss": 1.0, "speed": 2.0})
-    with pytest.warns(TrackingWarning, match="first came after the first row"):
+    metrics.update({"loss": 1.0, "speed": 2.0})
+    with pytest.warns(TrackingWarning, match="first occurred after the first row"):
         metrics.take()
     for _ in range(2):
-        metrics.see({"loss": 1.0, "speed": 2.0})
+        metrics.update({"loss": 1.0, "speed": 2.0})
         metrics.take()
     assert notices.counts == {"late metric speed": 3}
 
 
 def test_what_is_no_number_is_nan_and_told() -> None:
     metrics = Metrics((), 1, Notices())
-    metrics.see({"a": "words", "b": torch.zeros(2), "c": object(), "d": True})
+    metrics.update({"a": "words", "b": torch.zeros(2), "c": object(), "d": True})
     metrics.fix()
     with pytest.warns(TrackingWarning, match="must be one number") as caught:
         found = _values(metrics)
@@ -69,7 +69,7 @@ def test_a_tensor_is_held_without_its_graph() -> None:
     weight = torch.ones(3, requires_grad=True)
     hidden = weight * 2
     gone = weakref.ref(hidden)
-    metrics.see({"loss": hidden.sum()})
+    metrics.update({"loss": hidden.sum()})
     del hidden
     gc.collect()
     assert gone() is None
@@ -79,10 +79,10 @@ def test_a_tensor_is_held_without_its_graph() -> None:
 
 def test_a_child_run_keeps_all_names() -> None:
     metrics = Metrics(("tangent_1",), 1, Notices())
-    metrics.see({"loss": 1.0})
+    metrics.update({"loss": 1.0})
     metrics.fix()
     metrics.take()
-    metrics.see({"accuracy": 1.0})
+    metrics.update({"accuracy": 1.0})
     assert metrics.fix() == ("tangent_1", "loss", "accuracy")
 
 
@@ -92,5 +92,5 @@ def test_gathered_scalars_are_float64() -> None:
 
 def test_warnings_made_errors_do_not_raise(caplog: pytest.LogCaptureFixture) -> None:
     # The suite makes warnings errors.
-    Notices().say("kind", "a sentence")
+    Notices().warn("kind", "a sentence")
     assert "a sentence" in caplog.text

@@ -63,7 +63,7 @@ def test_a_corrupt_file_is_named(tmp_path: Path) -> None:
     write_split(tmp_path, "t10k", 8003, ".gz")
     images = tmp_path / "t10k-images-idx3-ubyte.gz"
     images.write_bytes(images.read_bytes()[:-100])
-    with pytest.raises(BadCall, match=r"t10k-images-idx3-ubyte.gz: must be a whole file"):
+    with pytest.raises(BadCall, match=r"t10k-images-idx3-ubyte.gz: must be a complete, readable file"):
         load_data(TaskSection(name="idx", path=str(tmp_path)))
     write_idx(tmp_path / "t10k-images-idx3-ubyte", np.zeros((3, 2)))
     with pytest.raises(BadCall, match="3 axes"):

@@ -123,7 +123,7 @@ def test_replicas_start_within_epsilon_and_biases_stay(data: Data) -> None:
 def test_an_epsilon_below_the_resolution_is_refused_with_the_share_that_moves(data: Data) -> None:
     problem = Perceptron(data, ModelSection(widths=(4,)), torch.float32, CPU)
     with pytest.raises(
-        BadCall, match=r"perturbation.epsilon: .*float32: only \d+% of the weights would move; got 1e-08"
+        BadCall, match=r"perturbation.epsilon: .*float32: only \d+% of the weights would change; got 1e-08"
     ):
         initial_replicas(problem, _layout(problem, "float32"), 1e-8, weights_only=True, seed=5)
 

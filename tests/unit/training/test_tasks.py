@@ -79,12 +79,12 @@ def test_built_in_networks_take_integer_inputs_as_numbers(model: ModelSection) -
     [
         (
             "nowhere.at_all:load",
-            r"must name a module that imports; got .*ModuleNotFoundError: No module named 'nowhere'\)",
+            r"must name a module that can be imported; got .*ModuleNotFoundError: No module named 'nowhere'\)",
         ),
         (f"{HERE}:missing", "must name a function of .*no such name there"),
         (f"{HERE}:NOT_A_FUNCTION", "must name a function of .*a value of type int"),
         (f"{HERE}:no_task", "must return a streamscalar.training.tasks.Task; got int"),
-        (f"{HERE}:broken_task", r"must run without an error; .*ValueError: no such table, own_networks.py line \d+"),
+        (f"{HERE}:broken_task", r"must run without an exception; .*ValueError: no such table, own_networks.py line"),
         (f"{HERE}:lopsided", "must return as many x_train as y_train, at least one; got 3 and 4"),
     ],
 )
@@ -95,17 +95,17 @@ def test_each_mistaken_task_has_its_sentence(name: str, words: str) -> None:
 
 
 def test_a_path_is_refused_by_a_function_without_an_argument() -> None:
-    with pytest.raises(BadCall, match=r"task.name: must take '/x' as arguments; got .*blobs \(too many"):
+    with pytest.raises(BadCall, match=r"task.name: must accept '/x' as arguments; got .*blobs \(too many"):
         own("blobs", path="/x")
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere:net", "must name a module that imports"),
+        ("nowhere:net", "must name a module that can be imported"),
         (f"{HERE}:blobs", "must return a torch.nn.Module; got Task"),
         (f"{HERE}:lone", "must name a function of"),
-        ("builtins:len", "must take .* as arguments|must run without an error"),
+        ("builtins:len", "must accept .* as arguments|must run without an exception"),
     ],
 )
 def test_each_mistaken_model_has_its_sentence(name: str, words: str) -> None:
@@ -129,7 +129,7 @@ def test_a_module_that_does_not_parse_says_where(tmp_path: Path, monkeypatch: py
     (tmp_path / "does_not_parse.py").write_text("def net(:\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(BadCall, match=r"model.name: must name a module that imports; got .*SyntaxError"):
+    with pytest.raises(BadCall, match=r"model.name: must name a module that can be imported; got .*SyntaxError"):
         find_own("does_not_parse:net", "model.name")
 
 

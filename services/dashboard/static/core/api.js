@@ -1,10 +1,10 @@
-// Calls of the query API. The browser sends the session's cookie; no token is kept here.
+// Calls of the query API. The browser sends the session cookie; no token is stored here.
 
-/** An answer that is no success, as problem+json tells it. */
-export class Refused extends Error {
+/** An error response, with the fields of problem+json. */
+export class ApiError extends Error {
   constructor(status, title, detail) {
     super(detail || title);
-    this.name = "Refused";
+    this.name = "ApiError";
     this.status = status;
     this.title = title;
   }
@@ -16,22 +16,22 @@ export async function get(path, query = {}, signal = undefined) {
   return answer.json();
 }
 
-/** Ask for a change; answers nothing. */
+/** Request a change; returns nothing. */
 export async function post(path) {
   await call("POST", path, {}, {});
 }
 
-/** Exchange the token for the session's cookie. */
+/** Exchange the token for the session cookie. */
 export async function signIn(token) {
   await call("POST", "/session", {}, { headers: { Authorization: `Bearer ${token}` } });
 }
 
-/** Forget the session's cookie. */
+/** Delete the session cookie. */
 export async function signOut() {
   await call("DELETE", "/session", {}, {});
 }
 
-/** Return `/runs/<id>` with the id made safe for an address. */
+/** Return `/runs/<id>` with the id encoded. */
 export const runPath = (id, rest = "") => `/runs/${encodeURIComponent(id)}${rest}`;
 
 async function call(method, path, query, options) {
@@ -44,20 +44,20 @@ async function call(method, path, query, options) {
     answer = await fetch(address, { method, credentials: "same-origin", cache: "no-store", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused(0, "No answer", "The server does not answer. Is `streamscalar serve` still running?");
+    throw new ApiError(0, "No answer", "The server does not answer. Is `streamscalar serve` still running?");
   }
   if (answer.ok) return answer;
   const problem = await answer.json().catch(() => ({}));
   if (answer.status === 401 && path !== "/session") window.dispatchEvent(new Event("locked"));
-  throw new Refused(answer.status, problem.title ?? answer.statusText, said(problem.detail));
+  throw new ApiError(answer.status, problem.title ?? answer.statusText, text(problem.detail));
 }
 
-function said(detail) {
+function text(detail) {
   if (Array.isArray(detail)) return detail.map((entry) => entry.msg ?? JSON.stringify(entry)).join("; ");
   return detail ?? "";
 }
 
-/** Return every item of a paged list, at most `most`, and how many there are. */
+/** Return the items of a paged list, about `most` at most, and their total number. */
 export async function getAll(path, query, signal, most = 2000) {
   const items = [];
   let cursor = null;

@@ -1,4 +1,4 @@
-// Elements without markup strings: whatever the server says becomes text, never HTML.
+// Elements without markup strings: text of the server never becomes HTML.
 
 /** Return an element; `on…` properties are listeners, `data` its dataset, false and null leave an attribute out. */
 export function h(tag, properties = {}, ...children) {
@@ -27,33 +27,33 @@ function append(element, children) {
   }
 }
 
-/** Put `children` in the place of everything inside `element`. */
+/** Replace the content of `element` by `children`. */
 export function replace(element, ...children) {
   element.replaceChildren();
   append(element, children);
 }
 
-/** Set the text only where it differs, so that a live table does not repaint what stands. */
+/** Set the text only if it differs, so that a live table repaints only changes. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Set an attribute only where it differs; null removes it. */
+/** Set an attribute only if it differs; null removes it. */
 export function setAttribute(element, name, value) {
   if (value === null) element.removeAttribute(name);
   else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
 const live = () => document.getElementById("live");
-let lastSaid = 0;
+let announcedAt = 0;
 let waiting = null;
 
-/** Tell a screen reader; at most once in four seconds, the newest sentence wins. */
+/** Announce a sentence to screen readers, at most every four seconds; a newer one replaces a waiting one. */
 export function announce(sentence) {
   clearTimeout(waiting);
-  const wait = Math.max(0, lastSaid + 4000 - performance.now());
+  const wait = Math.max(0, announcedAt + 4000 - performance.now());
   waiting = setTimeout(() => {
-    lastSaid = performance.now();
+    announcedAt = performance.now();
     live().textContent = sentence;
   }, wait);
 }

@@ -1,4 +1,4 @@
-// One stream of server-sent events for the whole page, with its state.
+// One stream of server-sent events for the whole page, and its state.
 
 const NAMES = ["rows", "runs", "basis", "alert", "reset"];
 const FIRST_WAIT_MS = 1000;
@@ -10,39 +10,39 @@ let wait = FIRST_WAIT_MS;
 let wasLost = false;
 const listeners = new Map();
 
-/** Call `listener(data)` on every event `name`, or `state` with `on`, `lost` or `off`; returns how to stop. */
+/** Call `listener(data)` on every event `name`, or `state` with `on`, `lost` or `off`; returns how to stop it. */
 export function listen(name, listener) {
   if (!listeners.has(name)) listeners.set(name, new Set());
   listeners.get(name).add(listener);
   return () => listeners.get(name).delete(listener);
 }
 
-/** Open the stream; the browser resumes it by the last event's id. */
+/** Open the stream; the browser resumes it at the id of the last event. */
 export function connect() {
   disconnect();
   source = new EventSource("/v1/events");
   source.onopen = () => {
-    // A stream opened anew has no last id, so what was missed has to be fetched.
-    if (wasLost) tell("reset", { reason: "reconnected" });
+    // A new stream has no last id, so missed changes have to be fetched.
+    if (wasLost) emit("reset", { reason: "reconnected" });
     wasLost = false;
     wait = FIRST_WAIT_MS;
-    tell("state", "on");
+    emit("state", "on");
   };
   source.onerror = lost;
-  for (const name of NAMES) source.addEventListener(name, (event) => tell(name, JSON.parse(event.data)));
+  for (const name of NAMES) source.addEventListener(name, (event) => emit(name, JSON.parse(event.data)));
 }
 
-/** Close the stream on purpose. */
+/** Close the stream. */
 export function disconnect() {
   clearTimeout(retry);
   source?.close();
   source = null;
-  tell("state", "off");
+  emit("state", "off");
 }
 
 function lost() {
-  tell("state", "lost");
-  // While CONNECTING the browser tries again by itself; CLOSED is final.
+  emit("state", "lost");
+  // In state CONNECTING the browser retries; CLOSED is final.
   if (source.readyState !== EventSource.CLOSED) return;
   wasLost = true;
   clearTimeout(retry);
@@ -50,7 +50,7 @@ function lost() {
   wait = Math.min(2 * wait, LONGEST_WAIT_MS);
 }
 
-function tell(name, data) {
+function emit(name, data) {
   for (const listener of listeners.get(name) ?? []) listener(data);
 }
 

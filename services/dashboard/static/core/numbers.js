@@ -1,4 +1,4 @@
-// Numbers as people read them: three significant digits, words where there is none.
+// Numbers for display: three significant digits, or words.
 
 const GROUPED = new Intl.NumberFormat("en");
 const SIGNIFICANT = new Intl.NumberFormat("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
@@ -15,13 +15,13 @@ export function number(value) {
   return text.replace("-", "−").replace("e+", "e").replace("e-", "e−");
 }
 
-/** Return a number that somebody chose, as they wrote it. */
+/** Return a number from a config, as it was written. */
 export function chosen(value) {
   if (typeof value !== "number") return number(value);
   return String(Number(value.toPrecision(6))).replaceAll("-", "−");
 }
 
-/** Return a whole number with its thousands apart. */
+/** Return a whole number with thousands separators. */
 export const count = (value) => (value === null || value === undefined ? NONE : GROUPED.format(value));
 
 /** Return "1 run" or "2 runs". */
@@ -36,7 +36,7 @@ export function interval(estimate) {
   return `${number(estimate.low)} to ${number(estimate.high)}`;
 }
 
-/** Return how long ago `seconds` since 1970 was. */
+/** Return the time since `seconds` (Unix time). */
 export function age(seconds, now = Date.now() / 1000) {
   const passed = Math.max(0, now - seconds);
   if (passed < 60) return `${Math.floor(passed)} s`;
@@ -45,14 +45,14 @@ export function age(seconds, now = Date.now() / 1000) {
   return `${Math.floor(passed / 86_400)} d`;
 }
 
-/** Return a point in time for people. */
+/** Return date and time of `seconds` (Unix time). */
 export const when = (seconds) =>
   new Date(1000 * seconds).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
-/** Return what a chart can draw: a finite number, or null. */
+/** Return a finite number, which a chart can draw, or null. */
 export const drawable = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
 
-/** Return the natural logarithm, or null where there is none. */
+/** Return the natural logarithm, or null if it is undefined. */
 export const ln = (value) =>
   typeof value === "number" && value > 0 && Number.isFinite(value) ? Math.log(value) : null;
 

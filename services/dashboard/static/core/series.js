@@ -1,4 +1,4 @@
-// A sampled series that grows by cursor: only what is new is fetched.
+// A sampled series that grows by cursor: only new points are fetched.
 import { get } from "./api.js";
 
 const MAX_POINTS = 2000;
@@ -10,7 +10,7 @@ export class GrowingSeries {
     this.answer = null;
   }
 
-  /** Fetch what is new; returns null for nothing, the number of points added, or "replaced" where others changed. */
+  /** Fetch new points; returns null for none, the number of points added, or "replaced" if others changed. */
   async fetch(signal) {
     const answer = await get(this.path, { ...this.query, cursor: this.answer?.cursor }, signal);
     if (!this.answer || answer.reset) {
@@ -20,7 +20,7 @@ export class GrowingSeries {
     return this.#grow(answer);
   }
 
-  /** Take `answer`, which repeats the last point that stays and replaces all from there on. */
+  /** Apply `answer`, which repeats the last unchanged point and replaces all from there on. */
   #grow(answer) {
     const { steps, values } = this.answer;
     const first = answer.steps[0] ?? Infinity;
@@ -44,7 +44,7 @@ export class GrowingSeries {
 /** Return "n of N rows" of a series. */
 export const sampled = ({ n, of }) => (n < of ? `${n} of ${of} rows drawn` : `All ${of} rows drawn`);
 
-/** Return columns of several series over all their steps: `<series> <replica>`, empty where there is no row. */
+/** Return columns of several series over all their steps: `<series> <replica>`, empty for a missing row. */
 export function joined(answers) {
   const steps = [...new Set(answers.flatMap((answer) => answer.steps))].sort((a, b) => a - b);
   const columns = answers.flatMap((answer) => {

@@ -1,4 +1,4 @@
-// Several runs over one another, with a plain word on whether their axes are one.
+// Several runs in one chart, with a note on whether they share an axis.
 import { get } from "../core/api.js";
 import { Chart } from "../parts/charts.js";
 import { runLink } from "../parts/columns.js";
@@ -32,7 +32,7 @@ class ComparePage {
         host,
         empty(
           "Nothing to compare",
-          h("p", {}, "Choose runs in the list with their boxes, or with c, then press Compare."),
+          h("p", {}, "Select runs in the list with their boxes, or with the key c, then press Compare."),
           h("a", { class: "button", href: "#/" }, "All runs"),
         ),
       );
@@ -147,7 +147,7 @@ class ComparePage {
     const without = empties ? ` ${counted(empties, "run")} without a value.` : "";
     const scale = this.name === "l1" ? " Logarithmic axis." : "";
     const span = `${counted(runs.length, "run")} over steps ${steps[0] ?? 0} to ${steps.at(-1) ?? 0}.`;
-    this.chart.say(`${span}${sampled}${without}${scale}`);
+    this.chart.summarise(`${span}${sampled}${without}${scale}`);
     this.drawLegend(runs);
   }
 
@@ -214,7 +214,7 @@ class ComparePage {
   }
 }
 
-/** Colour and dash of curve `index`: 64 that differ, the first eight in colour, the next in dash too. */
+/** Colour and dash of curve `index`: 64 combinations, the first eight by colour alone. */
 const look = (index, series) => ({
   color: series[index % series.length],
   dash: DASHES[Math.floor(index / series.length) % DASHES.length],

@@ -1,4 +1,4 @@
-// One experiment: where training is regular or chaotic, how fast it is, and how sure that is.
+// One experiment: regimes, exponents and training time over learning rates, with intervals.
 import { get, getAll } from "../core/api.js";
 import { Chart } from "../parts/charts.js";
 import { h, replace } from "../core/dom.js";
@@ -12,9 +12,9 @@ import { quantity } from "../core/labels.js";
 const REFETCH_MS = 10_000;
 const EXPONENTS = ["ftle", "nmle", "nmle_embedded", "nmle_random_direction"];
 const HOVER = "lr %{customdata[0]}: %{customdata[1]} (%{customdata[2]} to %{customdata[3]}), n = %{customdata[4]}";
-const BARS = "Bars are the intervals over initial conditions. Above 0, tiny differences grow.";
+const BARS = "Bars are the intervals over initial conditions. Above 0, small differences grow.";
 const CONTROL =
-  "The random direction is the control: the scalar says more only where it lies nearer to the weights' exponent.";
+  "The random direction is the control: the scalar is better only where it is nearer to the exponent of the weights.";
 const SYMBOLS = ["circle", "square", "diamond", "x-thin-open"];
 
 export function experiment(host, { argument: name }) {
@@ -34,7 +34,7 @@ class ExperimentPage {
       table: h("div", {}),
       about: h("div", { class: "two" }),
     };
-    // What does not come is told by the banner; the next event asks again.
+    // On an error the banner is shown; the next event tries again.
     const refetch = throttled(() => this.load().catch(() => {}), REFETCH_MS);
     this.stops = [
       listen("runs", ({ items }) => items.some((item) => item.experiment === name) && refetch()),
@@ -65,7 +65,7 @@ class ExperimentPage {
     );
   }
 
-  /** Fetch everything and change only the parts that differ: what somebody unfolded or focused stays. */
+  /** Fetch everything and replace only the parts that differ, so that focus and open details stay. */
   async load() {
     const { signal } = this.abort;
     const [details, runs] = await Promise.all([
@@ -101,12 +101,12 @@ function head({ item, n_analysed: n }, { items, of }) {
   const size = `${item.task} · ${counted(item.n_runs, "run")} (${states}) · ${counted(item.n_rows, "row")}`;
   return [
     h("h1", {}, item.name),
-    h("p", {}, `${size} · begun ${when(item.created_at)}.${partly}${cut}`),
+    h("p", {}, `${size} · started ${when(item.created_at)}.${partly}${cut}`),
     h("a", { href: `#/?filter=${encodeURIComponent(`experiment=${item.name}`)}` }, "List its runs"),
   ];
 }
 
-/** Return the settings that have a learning rate to stand over, by learning rate. */
+/** Return the settings with a known learning rate, in its order. */
 function placed(settings) {
   return settings
     .filter(({ learning_rate: rate }) => drawable(rate) !== null && rate > 0)
@@ -154,7 +154,7 @@ function points(settings, name, symbol, colour, shift) {
 function drawExponents(chart, all) {
   const settings = placed(all);
   const drawn = EXPONENTS.filter((name) => settings.some(({ estimates }) => drawable(estimates[name]?.value) !== null));
-  if (!drawn.length) return chart.blank("No exponent yet: the table says why.");
+  if (!drawn.length) return chart.blank("No exponent yet: the table shows the reason.");
   const shifts = [0.985, 0.995, 1.005, 1.015];
   chart.draw((palette) => ({
     traces: drawn.map((name) => {
@@ -170,7 +170,7 @@ function drawExponents(chart, all) {
   const best = settings.filter(({ estimates }) => drawable(estimates.ftle?.value) !== null);
   const at = ({ estimates, learning_rate: rate }) => `${number(estimates.ftle.value)} at learning rate ${chosen(rate)}`;
   const span = best.length > 1 ? ` The finite-time exponent goes from ${at(best[0])} to ${at(best.at(-1))}.` : "";
-  chart.say(`${BARS}${span} ${CONTROL}`);
+  chart.summarise(`${BARS}${span} ${CONTROL}`);
 }
 
 function drawSpeed(chart, all) {
@@ -186,8 +186,8 @@ function drawSpeed(chart, all) {
   );
   const without = settings.length - timed.length;
   const steps = number(fastest.estimates.steps_to_accuracy.value);
-  const others = without ? ` ${counted(without, "setting")} without a number; the table says why.` : "";
-  chart.say(`Fastest at learning rate ${chosen(fastest.learning_rate)}: ${steps} steps.${others}`);
+  const others = without ? ` ${counted(without, "setting")} without a number; the table shows the reason.` : "";
+  chart.summarise(`Fastest at learning rate ${chosen(fastest.learning_rate)}: ${steps} steps.${others}`);
 }
 
 function about({ config, provenance }) {

@@ -1,4 +1,4 @@
-// All runs in one light list that lives.
+// All runs in one list that is updated live.
 import { get } from "../core/api.js";
 import { alertList } from "../parts/alerts.js";
 import { announce, h, replace, setText } from "../core/dom.js";
@@ -16,9 +16,9 @@ const TYPING_MS = 250;
 const REFETCH_MS = 2000;
 const AGE_MS = 10_000;
 const HINT =
-  "Terms are separated by spaces and must all hold: regime=chaotic loss<0.5 state!=done run=lr5_*. " +
+  "All terms, separated by spaces, must hold: regime=chaotic loss<0.5 state!=done run=lr5_*. " +
   "Keys: experiment, run, state, regime, learning_rate, epsilon, group, tag, exponent, loss, accuracy, n_rows. " +
-  "Any other word must occur in the id.";
+  "Any other word must be part of the id.";
 
 export function overview(host, { query }) {
   return new Overview(host, query);
@@ -91,7 +91,7 @@ class Overview {
     for (const stop of this.stops) stop();
   }
 
-  /** Hear a key that nobody else wanted; returns whether it meant something here. */
+  /** Handle a key; returns whether it has a function here. */
   key(event) {
     if (event.key === "j" || event.key === "ArrowDown") this.table.move(1);
     else if (event.key === "k" || event.key === "ArrowUp") this.table.move(-1);
@@ -126,7 +126,7 @@ class Overview {
     history.replaceState(null, "", `#/${query.size ? `?${query}` : ""}`);
   }
 
-  /** Fetch the list anew, from its top. */
+  /** Fetch the list again, from the top. */
   async load() {
     this.abort?.abort();
     this.abort = new AbortController();
@@ -144,7 +144,7 @@ class Overview {
   }
 
   refused(error) {
-    // A half-typed filter must not take the list away.
+    // A half-typed filter must not clear the list.
     const isFilter = [400, 422].includes(error.status) && this.table.items.length > 0;
     this.problem.hidden = !isFilter;
     if (isFilter) setText(this.problem, error.message);
@@ -169,7 +169,7 @@ class Overview {
     if (items.length && !this.table.element.isConnected) replace(this.body, this.table.element);
     if (!items.length) replace(this.body, this.nothing());
     this.table.show(items, this.of);
-    this.say();
+    this.showCounts();
   }
 
   async more() {
@@ -183,16 +183,16 @@ class Overview {
     } catch (error) {
       if (error.name === "AbortError") return;
       this.problem.hidden = false;
-      setText(this.problem, `The next runs did not come: ${error.message}`);
+      setText(this.problem, `The next runs could not be loaded: ${error.message}`);
     }
     this.isLoading = false;
   }
 
-  say() {
+  showCounts() {
     const shown = this.table.items.length;
     const isRanked = /^-?(regime|exponent)$/.test(this.sort);
     const ranked =
-      isRanked && this.nAnalysed < this.of ? ` · ${count(this.nAnalysed)} analysed so far, the others come last` : "";
+      isRanked && this.nAnalysed < this.of ? ` · ${count(this.nAnalysed)} analysed so far, the others are last` : "";
     setText(
       this.counts,
       `${count(shown)} of ${counted(this.of, "run")}${shown < this.of ? ", more as you scroll" : ""}${ranked}`,
@@ -207,13 +207,13 @@ class Overview {
       };
       return empty(
         "No run matches",
-        h("p", {}, "The filter lets no run through."),
+        h("p", {}, "No run passes the filter."),
         h("button", { type: "button", onclick: clear }, "Clear the filter"),
       );
     }
     return empty(
       "No runs yet",
-      h("p", {}, "Start an experiment in another terminal; its runs appear here by themselves:"),
+      h("p", {}, "Start an experiment in another terminal; its runs appear here automatically:"),
       h("pre", {}, "streamscalar demo\nstreamscalar run CONFIG.yaml"),
       h("p", {}, "Its store must be in the folder that is served."),
     );
@@ -226,13 +226,13 @@ class Overview {
   }
 
   changed(items) {
-    // Every one has to be updated, so no short cut at the first that is unknown.
+    // All items have to be updated, so this must not stop at the first unknown one.
     const unknown = items.filter((item) => !this.table.update(item));
     if (unknown.length) this.refetch();
     this.strip.refetch();
   }
 
-  /** Bring new runs in; where somebody reads, only say that there are some. */
+  /** Insert new runs; while a user reads the list, only offer them. */
   async catchUp() {
     if (this.isLoading || !this.abort) return this.refetch();
     if (!this.table.element.isConnected) return this.load();
@@ -242,10 +242,10 @@ class Overview {
       const missed = page.of - this.of - this.table.insert(page.items, page.of);
       this.of = page.of;
       this.nAnalysed = page.n_analysed;
-      this.say();
+      this.showCounts();
       return this.offer(missed);
     } catch {
-      // The banner says it when the server is away; the next event asks again.
+      // On an error the banner is shown; the next event tries again.
       return undefined;
     }
   }
@@ -269,7 +269,7 @@ class Overview {
     this.table.refresh();
     replace(
       this.basket,
-      h("span", {}, `${counted(ids.length, "run")} chosen${ids.length === selection.MOST ? ", no more fit" : ""}`),
+      h("span", {}, `${counted(ids.length, "run")} selected${ids.length === selection.MOST ? ", the maximum" : ""}`),
       h("a", { class: "button", href: selection.compareLink(ids) }, "Compare"),
       h("button", { type: "button", class: "quiet", onclick: selection.clear }, "Clear"),
     );

@@ -1,4 +1,4 @@
-// One run: its scalar, how replicas separate, its metrics, estimates, alerts and nearest runs.
+// One run: scalar, separation of the replicas, metrics, estimates, alerts and nearest runs.
 import { alertList } from "../parts/alerts.js";
 import { get, runPath } from "../core/api.js";
 import { Chart, colours } from "../parts/charts.js";
@@ -116,14 +116,14 @@ class RunPage {
       listen("rows", ({ items }) => {
         const mine = items.find((item) => item.id === this.id);
         if (!mine) return;
-        this.know({ ...mine, updated_at: Date.now() / 1000 });
+        this.update({ ...mine, updated_at: Date.now() / 1000 });
         rows();
         estimates();
       }),
       listen("runs", ({ items }) => {
         const mine = items.find((item) => item.id === this.id);
         if (!mine) return;
-        this.know(mine);
+        this.update(mine);
         rows();
         estimates();
       }),
@@ -133,12 +133,12 @@ class RunPage {
       rows.stop,
       estimates.stop,
     );
-    this.charts.scalar.say("Loading …");
+    this.charts.scalar.summarise("Loading …");
     for (const name of Object.keys(this.charts)) this.renew(name);
     this.estimate();
   }
 
-  know(change) {
+  update(change) {
     Object.assign(this.item, change);
     this.head.update(this.item);
   }
@@ -167,7 +167,7 @@ class RunPage {
     } catch (error) {
       if (error.name === "AbortError") return;
       if (series.answer === null) this.charts[name].blank(error.message);
-      else this.charts[name].say(`No newer rows: ${error.message}`);
+      else this.charts[name].summarise(`No newer rows: ${error.message}`);
     }
   }
 
@@ -182,35 +182,35 @@ class RunPage {
       order.map(() => steps.slice(-n)),
       order.map((index) => values[index].slice(-n).map(drawable)),
     );
-    this.say(name);
+    this.summarise(name);
   }
 
   draw(name) {
     const answer = this.series[name]?.answer;
     const chart = this.charts[name];
     if (!answer || this.isClosed) return;
-    if (!answer.steps.length) return chart.blank("No rows yet: they appear by themselves.");
+    if (!answer.steps.length) return chart.blank("No rows yet: they appear automatically.");
     if (name === "scalar") chart.draw((palette) => this.scalarDrawing(answer, palette));
     else if (name === "divergence")
       chart.draw((palette) => divergenceDrawing(answer, this.fit(answer), this.scale.value() === "ln", palette));
     else chart.draw((palette) => this.metricDrawing(name, answer, palette));
-    this.say(name);
+    this.summarise(name);
   }
 
-  say(name) {
+  summarise(name) {
     const { answer } = this.series[name];
     const exponent = this.estimates?.estimates[this.distance.control.value === "embedded" ? "nmle_embedded" : "nmle"];
     if (name === "scalar") {
-      this.charts.scalar.say(describeScalar(answer, this.item));
+      this.charts.scalar.summarise(describeScalar(answer, this.item));
       this.head.basis(answer.basis, this.details.exact.method);
     } else if (name === "divergence")
-      this.charts.divergence.say(describeDivergence(answer, this.fit(answer), exponent));
-    else this.charts[name].say(describeMetric(answer, name === "accuracy" ? percent : number));
+      this.charts.divergence.summarise(describeDivergence(answer, this.fit(answer), exponent));
+    else this.charts[name].summarise(describeMetric(answer, name === "accuracy" ? percent : number));
   }
 
   fit(answer) {
     const distance = this.distance.control.value;
-    // The exponents of a random direction and of other norms were fitted elsewhere: no line is better than a wrong one.
+    // Other distances have no fit of their own, so no line is drawn for them.
     return distance === "l1" || distance === "embedded"
       ? fitted(answer, this.estimates?.estimates, distance === "embedded")
       : null;
@@ -243,7 +243,7 @@ class RunPage {
     };
   }
 
-  /** Make the mark of an alert strong, or none. */
+  /** Emphasise the mark of an alert, or of none. */
   pointAt(alert) {
     this.charts.scalar.mark(alertShapes(this.alerts.items(), colours(), alert));
   }
@@ -251,7 +251,7 @@ class RunPage {
   async estimate() {
     try {
       this.estimates = await get(runPath(this.id, "/estimates"), {}, this.abort.signal);
-      replace(this.estimatesPlace, verdict(this.estimates), estimatesTable(this.estimates.estimates));
+      replace(this.estimatesPlace, summary(this.estimates), estimatesTable(this.estimates.estimates));
       this.head.estimated(this.estimates);
       this.draw("divergence");
     } catch (error) {
@@ -271,25 +271,25 @@ class RunPage {
   }
 }
 
-function verdict({ regime, regime_reason: reason, n_rows: n, control_divergence: floor, eigengap }) {
+function summary({ regime, regime_reason: reason, n_rows: n, control_divergence: floor, eigengap }) {
   const noise =
     floor === null
       ? ""
       : floor === 0
         ? " The unperturbed copy stayed at distance 0."
-        : ` The unperturbed copy went as far as ${number(floor)}: separations below that are noise.`;
+        : ` The unperturbed copy reached a distance of ${number(floor)}: separations below that are noise.`;
   const gap = eigengap === null ? "" : ` Eigengap ${number(eigengap)}.`;
   return h("p", {}, h("strong", {}, `${regime}: `), `${reason} From ${n} rows.${noise}${gap}`);
 }
 
-/** Return a label around `control`, which the label itself then knows as its `control`. */
+/** Return a label around `control`, which is its property `control` in the document. */
 function labelled(text, control) {
   return h("label", { class: "control" }, h("span", {}, text), control);
 }
 
 let nChoices = 0;
 
-/** Return a choice between the linear scale and another, `first` chosen. */
+/** Return a choice between the linear and the logarithmic scale, with `first` selected. */
 function scaleChoice(label, first, onChange) {
   nChoices += 1;
   const other = first === "linear" ? "log" : "linear";

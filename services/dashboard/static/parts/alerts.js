@@ -1,15 +1,16 @@
-// Alerts as a list: level, run, step, message; the evidence unfolds.
+// Alerts as a list: level, run, step and message, with expandable evidence.
 import { get } from "../core/api.js";
 import { h, replace, setText } from "../core/dom.js";
 import { levelMark } from "./marks.js";
 import { age, counted, number, when } from "../core/numbers.js";
 import { runLink } from "./columns.js";
+import { ruleMeaning, status } from "../core/labels.js";
 import { failure } from "./placeholders.js";
 
 /**
  * Return the newest alerts of `query`, with `add(alert)` for new ones.
  *
- * `onPoint(alert or null)` hears hover and focus, `onChange()` a changed list.
+ * `onPoint(alert or null)` is called on hover and focus, `onChange()` when the list changes.
  */
 export function alertList(query, most, { onPoint = () => {}, onChange = () => {} } = {}) {
   const abort = new AbortController();
@@ -26,7 +27,7 @@ export function alertList(query, most, { onPoint = () => {}, onChange = () => {}
         list,
         shown.map((alert) => entry(alert, !query.run, onPoint)),
       );
-    else replace(list, h("li", { class: "faint" }, "None: no rule saw anything unusual."));
+    else replace(list, h("li", { class: "faint" }, "No alerts."));
   };
   const load = async () => {
     try {
@@ -68,7 +69,13 @@ function entry(alert, isNamed, onPoint) {
       "details",
       {},
       summary,
-      h("dl", { class: "facts" }, fact("rule", alert.rule.replaceAll("_", " ")), evidence(alert.evidence)),
+      h(
+        "dl",
+        { class: "facts" },
+        fact("rule", status(alert.rule)),
+        fact("condition", ruleMeaning(alert.rule)),
+        evidence(alert.evidence),
+      ),
     ),
     name,
   );
@@ -76,11 +83,11 @@ function entry(alert, isNamed, onPoint) {
 
 /** Return the evidence as terms and values. */
 export const evidence = (facts) =>
-  Object.entries(facts).map(([name, value]) => fact(name.replaceAll("_", " "), said(value)));
+  Object.entries(facts).map(([name, value]) => fact(status(name), valueText(value)));
 
 export const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", { class: "figures" }, value));
 
-function said(value) {
+function valueText(value) {
   if (typeof value === "number") return Number.isInteger(value) ? String(value) : number(value);
   if (Array.isArray(value) && value.length > 12) return `${counted(value.length, "value")}`;
   return typeof value === "string" ? value : JSON.stringify(value);

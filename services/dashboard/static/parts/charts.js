@@ -1,16 +1,16 @@
-// Charts: plotly, fetched only when a page draws, in the colours of the theme.
+// Charts: plotly, fetched when a page first draws, in the colours of the theme.
 import { h, replace, setText } from "../core/dom.js";
 import { skeleton } from "./placeholders.js";
 
 let loading = null;
 
-/** Return plotly, once it is there. */
+/** Return plotly, when it is loaded. */
 function plotly() {
   loading ??= new Promise((resolve, reject) => {
     const script = h("script", { src: "/static/plotly.js", onload: () => resolve(window.Plotly) });
     script.onerror = () => {
       loading = null;
-      reject(new Error("The drawing library did not come."));
+      reject(new Error("The plotting library could not be loaded."));
     };
     document.head.append(script);
   });
@@ -40,7 +40,7 @@ const CONFIG = {
 };
 
 export class Chart {
-  /** A figure with its title, the drawing, and a summary in words. */
+  /** A figure with its title, the chart, and a summary in words. */
   constructor(title, controls = [], height = "20rem") {
     this.title = h("h2", {}, title);
     this.plot = h("div", { class: "plot", style: `height:${height}`, role: "img" }, skeleton("100%"));
@@ -70,7 +70,7 @@ export class Chart {
       const { traces, layout } = build(palette);
       await library.react(this.plot, traces, merged(base(palette), layout), CONFIG);
     } catch (error) {
-      this.say(error.message);
+      this.summarise(error.message);
     }
   }
 
@@ -91,25 +91,25 @@ export class Chart {
     if (this.isDrawn && !this.isClosed) await library.restyle(this.plot, change, indices);
   }
 
-  /** Put marks on the drawing. */
+  /** Put marks on the chart. */
   async mark(shapes) {
     const library = await plotly();
     if (this.isDrawn && !this.isClosed) await library.relayout(this.plot, { shapes });
   }
 
-  /** Say in words what is drawn, or why nothing is. */
-  say(sentence) {
+  /** Set the summary: what the chart shows, or why it is empty. */
+  summarise(sentence) {
     setText(this.summary, sentence);
     this.plot.setAttribute("aria-label", `${this.title.textContent}. ${sentence}`);
   }
 
-  /** Show words in the place of the drawing. */
+  /** Show a sentence instead of the chart. */
   blank(sentence) {
     this.build = null;
     if (this.isDrawn) window.Plotly.purge(this.plot);
     this.isDrawn = false;
     replace(this.plot, h("p", { class: "faint middle" }, sentence));
-    this.say(sentence);
+    this.summarise(sentence);
   }
 
   close() {
@@ -136,7 +136,7 @@ function base({ ink, faint, line, surface }) {
     margin: { l: 48, r: 12, t: 8, b: 40 },
     uirevision: "kept",
     showlegend: false,
-    // On a touch screen a drag must scroll the page.
+    // On a touch screen, dragging must scroll the page.
     dragmode: IS_COARSE ? false : "zoom",
     hoverlabel: { bgcolor: surface, bordercolor: faint, font: { color: ink } },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: faint, activecolor: ink },

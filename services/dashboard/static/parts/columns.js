@@ -1,4 +1,4 @@
-// The columns of the run list: what each shows and how it is changed in place.
+// The columns of the run list: content of each, and how a cell is updated in place.
 import { h, setAttribute, setText } from "../core/dom.js";
 import { progress, regimeMark, sparkline, stateMark } from "./marks.js";
 import { age, chosen, count, interval, NONE, number, percent } from "../core/numbers.js";
@@ -68,7 +68,7 @@ function alerts(cell) {
   };
 }
 
-/** Name, heading, what the server sorts by (null: nothing; `isBackwards`: the other way round), how to fill a cell. */
+/** Name, heading, sort key of the server (null: none; `isBackwards`: reversed), and how to fill a cell. */
 export const COLUMNS = [
   { name: "id", heading: "Run", sort: "id", fill: identity },
   { name: "experiment", heading: "Experiment", sort: "experiment", fill: plain((item) => item.experiment) },

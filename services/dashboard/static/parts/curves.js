@@ -1,4 +1,4 @@
-// What the charts of a run draw, from its series: traces and a sentence for each.
+// The charts of a run: traces of each series, and a sentence that describes them.
 import { counted, drawable, ln, number, range } from "../core/numbers.js";
 import { sampled } from "../core/series.js";
 
@@ -7,7 +7,7 @@ const isReference = (replica) => replica === "reference";
 
 export const LINES = "Strong line: the reference; faint: perturbed replicas; dashed: the unperturbed copy.";
 
-/** Return replicas from the bottom of a drawing to its top: the control, often equal to the reference, lies lowest. */
+/** Return the replicas in drawing order: the control, which often equals the reference, is at the bottom. */
 export function drawOrder(replicas) {
   const height = (name) => (isControl(name) ? 0 : isReference(name) ? 2 : 1);
   return replicas.map((_, index) => index).sort((a, b) => height(replicas[a]) - height(replicas[b]));
@@ -41,14 +41,14 @@ export function replicaTraces({ steps, values, replicas }, palette, colour, tran
 export function describeScalar(answer, item) {
   const reference = answer.values[0] ?? [];
   const span = range(reference);
-  if (!span) return "No scalar yet: it follows once rows are embedded.";
+  if (!span) return "No scalar yet: it appears when rows are embedded.";
   const basis =
     answer.basis === "exact"
       ? "Exact embedding."
-      : `Live embedding in basis version ${answer.basis}: provisional, it may turn or change its scale.`;
+      : `Live embedding in basis version ${answer.basis}: provisional, a later version may rotate or rescale it.`;
   const share =
     typeof item.explained_variance === "number"
-      ? ` It shows ${(100 * item.explained_variance).toFixed(0)} % of the trajectory's variance.`
+      ? ` It holds ${(100 * item.explained_variance).toFixed(0)} % of the trajectory's variance.`
       : "";
   const way = `from ${number(reference[0])} to ${number(reference.at(-1))}`;
   const within = `within ${number(span[0])} to ${number(span[1])}`;
@@ -142,7 +142,7 @@ export function divergenceDrawing(answer, fit, isLn, palette) {
 export function describeDivergence(answer, fit, estimate) {
   const means = meanLn(answer).filter((mean) => mean !== null);
   if (!means.length)
-    return "No separation above zero: either no perturbed replica is carried, or rounding removed the perturbation.";
+    return "No separation above zero: either the run has no perturbed replica, or rounding removed the perturbation.";
   const grown = `The mean of ln d goes from ${number(means[0])} to ${number(means.at(-1))}.`;
   const control = answer.replicas.indexOf("control");
   const isExact = control >= 0 && answer.values[control].every((value) => value === 0);
@@ -150,7 +150,7 @@ export function describeDivergence(answer, fit, estimate) {
     control < 0
       ? ""
       : isExact
-        ? " The unperturbed copy stayed at distance 0: nothing here is rounding."
+        ? " The unperturbed copy stayed at distance 0: no separation here is rounding."
         : " The unperturbed copy (dashed) left the reference: that is the noise floor.";
   const slope = fit
     ? ` Shaded: steps ${fit.window[0]} to ${fit.window[1]}, slope ${number(fit.slope)} per step (${fit.name}).`
@@ -171,7 +171,7 @@ export function describeMetric(answer, asText = number) {
   return `Reference: ${way}, ${within}; ${counted(others, "other replica")} drawn too. ${sampled(answer)}.`;
 }
 
-/** Return marks of alerts on the time axis, one of them strong. */
+/** Return marks of alerts on the time axis, one of them emphasised. */
 export function alertShapes(alerts, palette, strong = null) {
   return alerts
     .filter(({ step }) => step !== null)
@@ -194,8 +194,8 @@ export function alertShapes(alerts, palette, strong = null) {
 /** Return a trace that carries the hover texts of alerts at height `y`. */
 export function alertTrace(alerts, palette, y) {
   const there = alerts.filter(({ step }) => step !== null);
-  const said = (value) => (typeof value === "number" ? number(value) : JSON.stringify(value).slice(0, 40));
-  const fact = ([name, value]) => `${name.replaceAll("_", " ")}: ${said(value)}`;
+  const shown = (value) => (typeof value === "number" ? number(value) : JSON.stringify(value).slice(0, 40));
+  const fact = ([name, value]) => `${name.replaceAll("_", " ")}: ${shown(value)}`;
   const facts = ({ evidence }) => Object.entries(evidence).slice(0, 6).map(fact).join(", ");
   return {
     type: "scatter",
@@ -209,5 +209,5 @@ export function alertTrace(alerts, palette, y) {
   };
 }
 
-// Plotly reads a few tags inside its texts; without these signs there are none.
+// Plotly interprets some tags in texts; without these characters there are none.
 const plain = (text) => text.replaceAll("<", "‹").replaceAll(">", "›").replaceAll("%{", "% {");

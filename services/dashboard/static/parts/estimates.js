@@ -1,8 +1,8 @@
-// Tables of estimates: a number with its interval, or its status in words.
+// Tables of estimates: a number with its interval, or its status.
 import { h } from "../core/dom.js";
 import { regimeChip } from "./marks.js";
 import { chosen, count, interval, NONE, number } from "../core/numbers.js";
-import { QUANTITIES, quantity, status, unit } from "../core/labels.js";
+import { meaning, quantities, quantity, status, unit } from "../core/labels.js";
 
 const SHOWN = [
   "ftle",
@@ -26,7 +26,7 @@ export function estimateCell(estimate) {
   return h("td", { class: "figures", data: { tip } }, number(estimate.value), between && h("small", {}, between));
 }
 
-/** Return one line per setting. */
+/** Return one row per setting. */
 export function settingsTable(settings) {
   const hasEpsilons = new Set(settings.map((setting) => setting.epsilon)).size > 1;
   const shown = SHOWN.filter((name) => settings.some(({ estimates }) => estimates[name]));
@@ -38,7 +38,7 @@ export function settingsTable(settings) {
     h("th", { scope: "col" }, "regime"),
     h("th", { scope: "col" }, "runs"),
     shown.map((name) =>
-      h("th", { scope: "col", data: { tip: QUANTITIES[name][2] } }, quantity(name), h("small", {}, unit(name))),
+      h("th", { scope: "col", data: { tip: meaning(name) } }, quantity(name), h("small", {}, unit(name))),
     ),
   );
   const line = (setting) =>
@@ -67,17 +67,15 @@ export function settingsTable(settings) {
             h("tbody", {}, settings.map(line)),
           ),
         )
-      : h("p", { class: "faint" }, "Not analysed yet: it follows by itself."),
+      : h("p", { class: "faint" }, "Not analysed yet. The table appears when the analysis is done."),
   );
 }
 
-/** Return all estimates of one run, with why there is no number where there is none. */
+/** Return all estimates of one run; an estimate without a number shows the reason. */
 export function estimatesTable(estimates) {
-  const known = [
-    ...Object.keys(QUANTITIES).filter((name) => estimates[name]),
-    ...Object.keys(estimates).filter((name) => !QUANTITIES[name]),
-  ];
-  const head = ["quantity", "value", "interval", "n", "steps used", "what to know"].map((text) =>
+  const known = quantities().filter((name) => estimates[name]);
+  const shown = known.length ? known : Object.keys(estimates);
+  const head = ["quantity", "value", "interval", "n", "steps used", "remarks"].map((text) =>
     h("th", { scope: "col" }, text),
   );
   const line = (name) => {
@@ -86,7 +84,7 @@ export function estimatesTable(estimates) {
     return h(
       "tr",
       {},
-      h("th", { scope: "row", data: { tip: QUANTITIES[name]?.[2] ?? "" } }, quantity(name), h("small", {}, unit(name))),
+      h("th", { scope: "row", data: { tip: meaning(name) } }, quantity(name), h("small", {}, unit(name))),
       h("td", { class: isNumber ? "figures" : "words" }, isNumber ? number(estimate.value) : status(estimate.status)),
       h("td", { class: "figures" }, interval(estimate) || NONE),
       h("td", { class: "figures" }, count(estimate.n)),
@@ -102,7 +100,7 @@ export function estimatesTable(estimates) {
       { class: "values stack" },
       h("caption", { class: "unseen" }, "Estimates of this run"),
       h("thead", {}, h("tr", {}, head)),
-      h("tbody", {}, known.map(line)),
+      h("tbody", {}, shown.map(line)),
     ),
   );
 }

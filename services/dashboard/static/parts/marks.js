@@ -1,7 +1,7 @@
-// Small marks: state, regime, level, progress, sparkline, and the tooltip that hover and focus share.
+// Small marks: state, regime, level, progress, sparkline, and the tooltip for hover and focus.
 import { h, setAttribute, setText, svg } from "../core/dom.js";
 import { count, drawable, range } from "../core/numbers.js";
-import { REGIMES, STATES } from "../core/labels.js";
+import { regimeMeaning, stateMeaning } from "../core/labels.js";
 
 const STATE_SHAPES = {
   waiting: "M8 3a5 5 0 1 0 0 10a5 5 0 1 0 0-10",
@@ -24,7 +24,7 @@ const LEVEL_SHAPES = { info: "M8 7v5M8 4v.01", warn: "M8 3v6M8 12v.01", error: "
 const icon = (shape) =>
   svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true", class: "icon" }, svg("path", { d: shape }));
 
-/** Return a mark that `update(word)` changes in place: shape and text, colour only on top. */
+/** Return a mark that `update(word)` changes in place: shape and text, with colour in addition. */
 function mark(kind, shapes, meaning) {
   const path = svg("path");
   const text = h("span");
@@ -45,10 +45,10 @@ function mark(kind, shapes, meaning) {
   return { element, update };
 }
 
-export const stateMark = () => mark("state", STATE_SHAPES, (word) => STATES[word] ?? "");
-export const regimeMark = () => mark("regime", REGIME_SHAPES, (word) => REGIMES[word]?.[1] ?? "");
+export const stateMark = () => mark("state", STATE_SHAPES, stateMeaning);
+export const regimeMark = () => mark("regime", REGIME_SHAPES, regimeMeaning);
 
-/** Return a regime's chip that will not change. */
+/** Return the mark of a regime that does not change. */
 export function regimeChip(regime) {
   const chip = regimeMark();
   chip.update(regime);
@@ -59,7 +59,7 @@ export function regimeChip(regime) {
 export const levelMark = (level) =>
   h("span", { class: "mark level", data: { value: level } }, icon(LEVEL_SHAPES[level] ?? ""), h("span", {}, level));
 
-/** Return rows of planned rows with a thin bar, to update in place. */
+/** Return the rows of the planned rows with a thin bar, to update in place. */
 export function progress() {
   const text = h("span", { class: "figures" });
   const done = h("span");
@@ -121,7 +121,7 @@ function describe({ values }) {
   return `scalar ${change > 0 ? "rising" : change < 0 ? "falling" : "constant"} over ${count(values.length)} points`;
 }
 
-/** Make every element with `data-tip` show it on hover and on focus. */
+/** Show the `data-tip` of every element on hover and on focus. */
 export function startTips() {
   const tip = document.getElementById("tip");
   const show = (event) => {

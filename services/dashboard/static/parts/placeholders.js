@@ -1,20 +1,20 @@
-// What a page shows while it waits, when there is nothing, and when something went wrong.
+// Placeholders: loading, empty, and error.
 import { h, replace } from "../core/dom.js";
 
-/** Return a grey block of the size of what is to come. */
+/** Return a grey block of the size of the content to come. */
 export const skeleton = (height) => h("div", { class: "skeleton", "aria-hidden": "true", style: `height:${height}` });
 
-/** Return a notice that says that there is nothing, and what to do. */
+/** Return a notice that there is nothing to show, and what to do. */
 export const empty = (title, ...more) => h("div", { class: "notice" }, h("h2", {}, title), more);
 
-/** Return a notice of an error with a way to try again. */
+/** Return a notice of an error, with a button to try again. */
 export function failure(error, retry) {
   const again = retry && h("button", { type: "button", onclick: retry }, "Try again");
   const title =
     error.status === 404
-      ? "Not here"
+      ? "Not found"
       : error.status
-        ? `The server refused (${error.status})`
+        ? `The server returned an error (${error.status})`
         : (error.title ?? "This page failed");
   return h(
     "div",
@@ -25,7 +25,7 @@ export function failure(error, retry) {
   );
 }
 
-/** Fill `host` with what `load()` makes of the server's answer: a skeleton before, an error with retry if it fails. */
+/** Fill `host` with the content that `load()` returns: a skeleton before, an error with retry if it fails. */
 export async function fill(host, height, load) {
   replace(host, skeleton(height));
   host.setAttribute("aria-busy", "true");

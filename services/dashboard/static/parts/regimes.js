@@ -3,12 +3,12 @@ import { runLink } from "./columns.js";
 import { h } from "../core/dom.js";
 import { regimeChip } from "./marks.js";
 import { chosen, counted, number } from "../core/numbers.js";
-import { REGIMES, status } from "../core/labels.js";
+import { regimes, status } from "../core/labels.js";
 
 const MOST_WORDS = 14;
 const SHORT = { regular: "reg", onset: "ons", chaotic: "cha", diverged: "div", undecided: "?" };
 
-/** Return the map of these runs; the last line is the regime of the setting over its initial conditions. */
+/** Return the map of these runs; the last row is the regime of the setting over its initial conditions. */
 export function regimeMap(runs, settings) {
   const known = runs.filter((item) => item.learning_rate !== null && item.initial_condition !== null);
   const title = h("h2", {}, "Regimes");
@@ -64,7 +64,7 @@ export function regimeMap(runs, settings) {
     h(
       "p",
       { class: "legend" },
-      Object.keys(REGIMES).map((regime) => regimeChip(regime)),
+      regimes().map((regime) => regimeChip(regime)),
     ),
   );
 }
@@ -112,7 +112,7 @@ function verdict(setting) {
 }
 
 function summary(runs) {
-  const counts = Object.keys(REGIMES)
+  const counts = regimes()
     .map((regime) => [regime, runs.filter((item) => item.regime === regime).length])
     .filter(([, n]) => n);
   const waiting = runs.filter((item) => !item.regime).length;

@@ -1,4 +1,4 @@
-// The head of a run's page: name, state, and its main numbers, kept up to date.
+// The head of the page of a run: name, state and main numbers, kept up to date.
 import { post, runPath } from "../core/api.js";
 import { h, setAttribute, setText } from "../core/dom.js";
 import { progress, regimeMark, stateMark } from "./marks.js";
@@ -8,14 +8,14 @@ import { status } from "../core/labels.js";
 const STOPPABLE = ["waiting", "training", "silent"];
 
 export class RunHead {
-  /** `onCsv()` hears the wish for a download. */
+  /** `onCsv()` is called for a download. */
   constructor({ item, exact, bases, has_exact: hasExact }, onCsv) {
     this.item = item;
     this.state = stateMark();
     this.regime = regimeMark();
     this.rows = progress();
     this.figures = new Map();
-    this.said = h("p", { class: "problem", role: "status", hidden: true });
+    this.notice = h("p", { class: "problem", role: "status", hidden: true });
     this.reason = h("p", { class: "problem", hidden: true });
     this.stop = h("button", { type: "button", class: "quiet", onclick: () => this.cancel() }, "Stop this run");
     this.element = h(
@@ -30,7 +30,7 @@ export class RunHead {
         h("div", { class: "controls" }, h("button", { type: "button", onclick: onCsv }, "Download CSV"), this.stop),
       ),
       this.reason,
-      this.said,
+      this.notice,
       h(
         "dl",
         { class: "facts figures-row" },
@@ -62,7 +62,7 @@ export class RunHead {
     setText(place.note, note);
   }
 
-  /** Show what is known of the run now. */
+  /** Show the current facts of the run. */
   update(item) {
     this.item = item;
     this.state.update(item.state);
@@ -78,7 +78,7 @@ export class RunHead {
     setText(this.reason, item.reason);
   }
 
-  /** Show what the list says; the estimates below are fuller, and must not flicker between the two. */
+  /** Show the estimates of the list; once those of the run are loaded, they replace these for good. */
   listed({ exponent, explained_variance: share, regime }) {
     this.regime.update(regime);
     if (exponent) this.exponent(exponent);
@@ -86,14 +86,14 @@ export class RunHead {
     this.put("share", percent(share));
   }
 
-  /** Name the basis of the coordinates that are drawn. */
+  /** Show the basis of the coordinates in the chart. */
   basis(name, method = "") {
     if (name === "exact") this.put("basis", "exact", method);
     else if (name) this.put("basis", `version ${name}`, "live, provisional");
     else this.put("basis", NONE, "none yet");
   }
 
-  /** Take the estimates from now on. */
+  /** Show the estimates of the run from now on. */
   estimated({ regime, estimates }) {
     this.isEstimated = true;
     this.regime.update(regime);
@@ -118,12 +118,12 @@ export class RunHead {
 
   async cancel() {
     if (!confirm(`Stop ${this.item.id}? Its rows are kept.`)) return;
-    this.said.hidden = false;
+    this.notice.hidden = false;
     try {
       await post(runPath(this.item.id, "/cancel"));
-      setText(this.said, "It will stop after the row that it is writing.");
+      setText(this.notice, "The run will stop after the current row.");
     } catch (error) {
-      setText(this.said, error.status === 403 ? "Stopping a run needs a token with the admin scope." : error.message);
+      setText(this.notice, error.status === 403 ? "Stopping a run needs the admin token." : error.message);
     }
   }
 }

@@ -1,4 +1,4 @@
-// The lower parts of a run's page: nearest runs, and what it was made of.
+// The lower parts of the page of a run: nearest runs, and its setting and layout.
 import { evidence, fact } from "./alerts.js";
 import { get, runPath } from "../core/api.js";
 import { runLink } from "./columns.js";
@@ -9,7 +9,7 @@ import { fill } from "./placeholders.js";
 
 const K = 5;
 
-/** Fill `section` with the runs whose trajectories lie nearest. */
+/** Fill `section` with the runs of the nearest trajectories. */
 export function nearestRuns(section, id, signal) {
   const place = h("div", {});
   section.append(place);
@@ -51,7 +51,7 @@ export function nearestRuns(section, id, signal) {
   });
 }
 
-/** Return what the run was made of: setting, parameters, bases. */
+/** Return setting, parameters and bases of the run. */
 export function aboutRun(details) {
   const { item, setting, seed, n_parameters: n, dtype, layers, replicas, n_embedded: embedded, bases, exact } = details;
   const layer = (one) =>

@@ -1,4 +1,4 @@
-// The runs chosen for a comparison: they outlive a change of page, not the tab.
+// The runs selected for a comparison; kept when the page changes, lost when the tab is closed.
 
 export const MOST = 64;
 const KEY = "streamscalar.chosen";
@@ -16,7 +16,7 @@ function remembered() {
 export const isChosen = (id) => chosen.has(id);
 export const all = () => [...chosen];
 
-/** Choose a run or leave it out; returns false where 64 are chosen already. */
+/** Select or deselect a run; returns false if 64 are selected already. */
 export function toggle(id) {
   if (!chosen.delete(id)) {
     if (chosen.size >= MOST) return false;
@@ -44,7 +44,7 @@ function changed() {
   try {
     sessionStorage.setItem(KEY, JSON.stringify(all()));
   } catch {
-    // Without storage the choice lives as long as the page.
+    // Without storage the selection is lost on reload.
   }
   for (const listener of listeners) listener();
 }

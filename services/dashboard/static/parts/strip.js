@@ -8,7 +8,7 @@ import { failure, skeleton } from "./placeholders.js";
 const REFETCH_MS = 5000;
 const MOST = 24;
 
-/** Return the strip, with `refetch()` for when runs came or ended. */
+/** Return the strip, with `refetch()` to update it. */
 export function experimentStrip() {
   const abort = new AbortController();
   const list = h("ul", { class: "strip" }, h("li", {}, skeleton("3.4rem")));

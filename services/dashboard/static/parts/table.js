@@ -1,4 +1,4 @@
-// A table that draws only the rows in sight: thousands of runs cost what thirty do.
+// A table that draws only the visible rows, so that thousands of runs cost as much as thirty.
 import { COLUMNS, runLink } from "./columns.js";
 import { h, setAttribute } from "../core/dom.js";
 import * as selection from "./selection.js";
@@ -7,7 +7,7 @@ const SPARE = 8;
 const NEAR_END = 30;
 
 export class RunTable {
-  /** `onSort(key)` hears a click on a heading, `onNearEnd()` that more rows are wanted. */
+  /** `onSort(key)` is called on a click on a heading, `onNearEnd()` when more rows are needed. */
   constructor({ onSort, onNearEnd }) {
     this.items = [];
     this.places = new Map();
@@ -35,12 +35,12 @@ export class RunTable {
     this.resize.disconnect();
   }
 
-  /** Whether somebody is in the middle of the list, so that its order must stand still. */
+  /** Whether a user is in the middle of the list, so that its order must not change. */
   get isBeingRead() {
     return this.element.scrollTop > 4 || this.body.matches(":hover") || this.body.contains(document.activeElement);
   }
 
-  /** Show these runs in this order, `of` in all. */
+  /** Show these runs in this order; `of` is the total. */
   show(items, of) {
     const id = this.items[this.active]?.id;
     this.items = items;
@@ -50,7 +50,7 @@ export class RunTable {
     this.#draw();
   }
 
-  /** Change what is known of a run in place; returns false for a run that is not listed. */
+  /** Update a run in place; returns false for a run that is not listed. */
   update(change) {
     const place = this.places.get(change.id);
     if (place === undefined) return false;
@@ -59,7 +59,7 @@ export class RunTable {
     return true;
   }
 
-  /** Bring in runs of a newly fetched `page` beside those listed, none of which changes its place; returns how many. */
+  /** Insert the new runs of a fetched `page` without moving the listed ones; returns their number. */
   insert(page, of) {
     const items = [...this.items];
     let place = 0;
@@ -76,7 +76,7 @@ export class RunTable {
     return n;
   }
 
-  /** Draw the rows in sight again: ages pass, choices change. */
+  /** Draw the visible rows again, for ages and selections. */
   refresh() {
     for (const [id, row] of this.drawn) row.fill(this.items[this.places.get(id)]);
   }
@@ -99,7 +99,7 @@ export class RunTable {
     this.drawn.get(this.items[this.active].id)?.row.focus({ preventScroll: true });
   }
 
-  /** The run under the focus, or undefined. */
+  /** The focused run, or undefined. */
   get focused() {
     const row = document.activeElement?.closest?.("tr[data-id]");
     return row && this.body.contains(row) ? this.items[this.places.get(row.dataset.id)] : undefined;
@@ -151,7 +151,7 @@ export class RunTable {
       row.fill(item);
       setAttribute(row.row, "aria-rowindex", String(first + index + 2));
       setAttribute(row.row, "tabindex", first + index === this.active ? "0" : "-1");
-      // A row that stands where it belongs is not touched: moving it would drop the focus.
+      // A row in the right position is not moved: that would drop the focus.
       if (row.row === next) next = next.nextSibling;
       else this.body.insertBefore(row.row, next);
     });
@@ -163,7 +163,7 @@ export class RunTable {
   #forget(wanted) {
     for (const [id, { row }] of this.drawn) {
       if (wanted.has(id)) continue;
-      // Without this the focus would fall back to the top of the page.
+      // Otherwise the focus would return to the top of the page.
       if (row.contains(document.activeElement)) this.element.focus({ preventScroll: true });
       row.remove();
       this.drawn.delete(id);

@@ -187,7 +187,7 @@ def test_spacings_that_cannot_be_fitted() -> None:
     values = np.concatenate(rescale(normal_sets(10, 1)))
     few = fit_spacings(values[:14])
     assert few.status is Status.TOO_FEW_REPLICAS
-    assert "14 spacings, of 15" in few.message
+    assert "14 spacings; 15 are needed" in few.message
     assert few.fits == ()
     tied = values.copy()
     tied[[3, 5]] = 0.0

@@ -132,7 +132,7 @@ def test_bad_data_is_a_status() -> None:
     scores = stationary(0.0, 4, np.random.default_rng(5))
     short = asymptotic_states(STEPS[:49], scores[:49])
     assert short.status is Status.TOO_FEW_ROWS
-    assert "49 rows, of 50" in short.message
+    assert "49 rows; the window has 50" in short.message
     assert short.window is None
     assert len(short.values) == 0
     broken = scores.copy()

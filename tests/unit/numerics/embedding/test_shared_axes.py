@@ -31,7 +31,7 @@ def test_full_rank_bases_give_the_classical_scaling_of_all_snapshots() -> None:
     centred = (together - together.mean(axis=0)) / np.sqrt(40)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     wanted = centred @ directions[:4].T
-    found = np.concatenate([axes.place(index, own) for index, own in enumerate(scores)])
+    found = np.concatenate([axes.transform(index, own) for index, own in enumerate(scores)])
     signs = np.sign((wanted * found).sum(axis=0))
     np.testing.assert_allclose(found * signs, wanted, atol=1e-12)
     assert axes.kept_share == pytest.approx(1.0)
@@ -41,7 +41,7 @@ def test_distances_between_runs_are_those_of_the_weights() -> None:
     first, second = _runs(np.random.default_rng(1), (9, 9), rank=2)
     bases, scores = zip(*(_basis(run, 2) for run in (first, second)), strict=True)
     axes = shared_axes(bases, 5)
-    apart = np.linalg.norm(axes.place(0, scores[0]) - axes.place(1, scores[1]), axis=1)
+    apart = np.linalg.norm(axes.transform(0, scores[0]) - axes.transform(1, scores[1]), axis=1)
     np.testing.assert_allclose(apart, np.linalg.norm(first - second, axis=1) / np.sqrt(40), rtol=1e-12)
 
 
@@ -55,7 +55,7 @@ def test_what_is_left_out_is_said() -> None:
 def test_axes_beyond_the_rank_are_zero() -> None:
     run = _runs(np.random.default_rng(3), (10,), rank=2)[0]
     basis, scores = _basis(run, 2)
-    placed = shared_axes([basis], 3).place(0, scores)
+    placed = shared_axes([basis], 3).transform(0, scores)
     assert (placed[:, 2] == 0).all()
     assert np.abs(placed[:, :2]).max() > 0.1
 
@@ -63,7 +63,7 @@ def test_axes_beyond_the_rank_are_zero() -> None:
 def test_a_run_that_never_moves_stays_at_zero() -> None:
     still = Basis(np.ones(5), np.zeros((2, 5)), np.zeros(2), 0.0, 4)
     axes = shared_axes([still], 2)
-    assert (axes.place(0, np.zeros((4, 2))) == 0).all()
+    assert (axes.transform(0, np.zeros((4, 2))) == 0).all()
     assert axes.kept_share == 1.0
 
 

@@ -113,7 +113,7 @@ def test_bad_data_is_a_status() -> None:
     assert nmle_best_r2(STEPS, d[:, :0]).status is Status.TOO_FEW_REPLICAS
     few = nmle_best_r2(STEPS[:29], d[:29])
     assert few.status is Status.TOO_FEW_ROWS
-    assert few.message.startswith("29 rows, of 30")
+    assert few.message.startswith("29 rows; the shortest window has 30")
     assert nmle_best_r2(STEPS[:0], d[:0]).status is Status.TOO_FEW_ROWS
     assert nmle_best_r2(STEPS, np.ones((201, 2))).status is Status.NO_EXPONENTIAL_PHASE
     for bad in (np.nan, np.inf):

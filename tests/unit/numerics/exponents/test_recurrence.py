@@ -190,7 +190,7 @@ def test_noise_is_reported_as_an_exponent_no_more_often_than_stated(name: str, d
 
 @pytest.mark.parametrize("name", NOISES)
 def test_the_rank_test_by_itself_holds_its_level(name: str) -> None:
-    # No noise above comes as far as the test, so its level is looked at alone.
+    # No noise above reaches the test, so its level is tested separately.
     def by_itself(states: Floats, rng: np.random.Generator) -> bool:
         size = attractor_size(states, rng)
 

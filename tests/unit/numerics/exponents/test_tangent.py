@@ -187,7 +187,7 @@ def test_a_vector_that_is_not_finite_spoils_those_behind_it_only() -> None:
     assert third.message.startswith("First at row 30, in vector 2.")
     growth[30, 2] = 0.0
     third = tangent_exponents(steps, growth)[2]
-    assert third.message.startswith("First at row 60, in vector 1, against which vector 2 is made orthogonal.")
+    assert third.message.startswith("First at row 60, in vector 1, to which vector 2 is made orthogonal.")
     growth[60, 1], growth[0, 0] = 0.0, np.nan
     assert {found.status for found in tangent_exponents(steps, growth)} == {Status.NON_FINITE}
 

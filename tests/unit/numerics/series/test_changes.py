@@ -120,7 +120,7 @@ def test_a_trend_is_that_of_the_oracle_on_every_prefix() -> None:
         found = trend(series[:n], 0.9)
         if n < TREND_BLOCKS:
             assert found.status is Status.TOO_FEW_ROWS
-            assert f"{n} rows, of {TREND_BLOCKS}" in found.message
+            assert f"{n} rows; {TREND_BLOCKS} are needed" in found.message
             continue
         expected = oracle.trend(series[:n], TREND_BLOCKS, 0.9)
         assert found.value == pytest.approx(expected[0])

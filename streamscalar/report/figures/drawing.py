@@ -1,4 +1,4 @@
-"""What all figures share: drawings, colours, marks, axes over learning rates."""
+"""Shared by all figures: drawings, colours, marks, names of settings."""
 
 import io
 import math
@@ -14,7 +14,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from streamscalar.analysis.setting import SettingEstimates
+from streamscalar.analysis.quantities import QUANTITIES
+from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.types import Regime
 
 WIDTH_IN = 10.0
@@ -45,7 +46,7 @@ COLOURS = {
     Regime.DIVERGED: "#AA4499",
     Regime.UNDECIDED: "#777777",
 }
-"""Colour of each regime, told apart under the common colour-vision deficiencies."""
+"""Colour of each regime, distinguishable under the common colour-vision deficiencies."""
 
 MARKS = {
     Regime.REGULAR: "o",
@@ -61,13 +62,12 @@ DASHES: dict[Regime, str] = {
     Regime.DIVERGED: "-.",
     Regime.UNDECIDED: ":",
 }
-NEUTRAL = "#777777"
 INK = "#222222"
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one quantity looks wherever it is drawn."""
+    """Style of one estimate in every figure."""
 
     label: str
     colour: str
@@ -81,30 +81,34 @@ class Look:
 
 
 LOOKS = {
-    "ftle": Look("FTLE, weights", "#332288", "v", "--"),
-    "nmle": Look("nMLE, weights", "#000000", "o", "-"),
-    "nmle_all_pairs": Look("nMLE, all pairs", "#117733", "^", "--"),
-    "nmle_best_r2": Look("best-R² recipe", "#999933", "D", "-."),
-    "nmle_embedded": Look("nMLE, scalar", "#1F9ED1", "s", "-"),
-    "nmle_random_direction": Look("nMLE, random direction", "#777777", "x", ":"),
-    "tangent_exponent": Look("tangent vector", "#882255", "*", "--"),
-    "recurrence_exponent": Look("recurrences", "#CC6677", "P", ":"),
-    "steps_to_accuracy": Look("steps to target", "#000000", "o", "-"),
-    "explained_variance": Look("scalar", "#1F9ED1", "s", "-"),
-    "explained_variance_walk": Look("random walk, same moves", "#777777", "x", ":"),
+    key: Look(QUANTITIES[key].short, *look)
+    for key, look in {
+        "ftle": ("#332288", "v", "--"),
+        "nmle": ("#000000", "o", "-"),
+        "nmle_all_pairs": ("#117733", "^", "--"),
+        "nmle_best_r2": ("#999933", "D", "-."),
+        "nmle_embedded": ("#1F9ED1", "s", "-"),
+        "nmle_random_direction": ("#777777", "x", ":"),
+        "tangent_exponent": ("#882255", "*", "--"),
+        "recurrence_exponent": ("#CC6677", "P", ":"),
+        "steps_to_accuracy": ("#000000", "o", "-"),
+        "explained_variance": ("#1F9ED1", "s", "-"),
+        "explained_variance_walk": ("#777777", "x", ":"),
+    }.items()
 }
+"""Colour, mark and dashes of each estimate that is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure, or why there is none.
+    """A figure, or the reason why there is none.
 
     Attributes
     ----------
     name
         Stem of its files.
     text
-        What it shows, for those who do not see it; without a figure, one sentence that says why.
+        Alternative text; without a figure, one sentence that gives the reason.
     figure
         The figure, or `None`.
     """
@@ -114,7 +118,7 @@ class Drawing:
     figure: Figure | None = None
 
     def svg(self) -> str:
-        """Return the figure as an SVG element that can stand beside others in one page."""
+        """Return the figure as an SVG element for a page with several figures."""
         if self.figure is None:
             raise ValueError(f"{self.name} has no figure: {self.text}")
         buffer = io.StringIO()
@@ -147,7 +151,7 @@ class Drawing:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place everything once and for all: a layout costs as much as a drawing, and each figure is drawn three times."""
+    """Fix the layout: it costs as much as a drawing, and each figure is drawn three times."""
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -160,15 +164,15 @@ def new_figure(height_in: float) -> Figure:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Make figures in the common style within."""
+    """Apply the common style inside the block."""
     with mpl.rc_context(STYLE):
         yield
 
 
 def one_epsilon(settings: Sequence[SettingEstimates]) -> tuple[float, list[SettingEstimates]]:
-    """Return the epsilon with most runs, of several the nearest to 1e-8, and its settings by learning rate.
+    """Return the epsilon with most runs (of several, the nearest to 1e-8) and its settings by learning rate.
 
-    A figure over learning rates holds one epsilon: exponents depend on it.
+    A figure over learning rates shows one epsilon, as exponents depend on it.
     """
     n_runs: dict[float, int] = {}
     for setting in settings:
@@ -183,7 +187,7 @@ def setting_name(setting: SettingEstimates, has_ladder: bool) -> str:
 
 
 def thin(settings: Sequence[SettingEstimates], most: int) -> list[SettingEstimates]:
-    """Return at most `most` settings, evenly chosen, first and last among them."""
+    """Return at most `most` settings, evenly spaced, including the first and the last."""
     if len(settings) <= most:
         return list(settings)
     chosen = np.unique(np.linspace(0, len(settings) - 1, most).round().astype(int))

@@ -1,8 +1,8 @@
-"""Who may ask: bearer tokens, and the cookie that a browser gets for one.
+"""Access rights: bearer tokens, and the session cookie of a browser.
 
-The token is compared in constant time. The cookie holds no token but a keyed hash of its own, so that it survives a
-restart of the service and is worth nothing elsewhere. A cookie alone changes nothing unless the request comes from the
-service's own page.
+Tokens are compared in constant time. The cookie holds a keyed hash instead of the token, so that it survives a restart
+of the service and gives no access elsewhere. A request with a cookie may change something only if it comes from the
+page of the service.
 """
 
 import hashlib
@@ -16,12 +16,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from streamscalar.config.service import ADMIN_TOKEN_FILE, READ_TOKEN_FILE, token_folder
 from streamscalar.errors import BadCall, Kind
 
 LEAST_CHARACTERS = 16
 
 
-class Scope(StrEnum):
+class Right(StrEnum):
     """What a token allows."""
 
     READ = "read"
@@ -38,17 +39,17 @@ class Tokens:
     def __repr__(self) -> str:
         return "Tokens(...)"
 
-    def scope(self, presented: str) -> Scope | None:
-        """Return what a presented token allows."""
-        return self._match(presented, {Scope.READ: self.read, Scope.ADMIN: self.admin})
+    def right(self, presented: str) -> Right | None:
+        """Return the right of a token; `None` for an unknown one."""
+        return self._match(presented, {Right.READ: self.read, Right.ADMIN: self.admin})
 
-    def cookie_scope(self, presented: str) -> Scope | None:
-        """Return what a presented cookie allows."""
-        return self._match(presented, {scope: self.cookie(scope) for scope in Scope})
+    def cookie_right(self, presented: str) -> Right | None:
+        """Return the right of a cookie; `None` for an unknown one."""
+        return self._match(presented, {right: self.cookie(right) for right in Right})
 
-    def cookie(self, scope: Scope) -> str:
-        """Return the value of the cookie that stands for a token."""
-        key = self.read if scope is Scope.READ else self.admin
+    def cookie(self, right: Right) -> str:
+        """Return the value of the cookie for a token."""
+        key = self.read if right is Right.READ else self.admin
         return hmac.new(key.encode(), b"streamscalar cookie 1", hashlib.sha256).hexdigest()
 
     @property
@@ -57,35 +58,34 @@ class Tokens:
         return "streamscalar_" + hashlib.sha256(b"name " + self.read.encode()).hexdigest()[:8]
 
     @staticmethod
-    def _match(presented: str, known: Mapping[Scope, str]) -> Scope | None:
+    def _match(presented: str, known: Mapping[Right, str]) -> Right | None:
         found = None
-        for scope, secret in known.items():
-            # All are compared, each in a time that depends on neither.
+        for right, secret in known.items():
+            # All are compared, each in constant time.
             if hmac.compare_digest(_digest(presented), _digest(secret)):
-                found = scope
+                found = right
         return found
 
     @classmethod
     def load(cls, folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Self:
-        """Take the tokens from the environment, else from their files, which are made where they are missing.
+        """Return the tokens of the environment, else of their files, which are created if they are missing.
 
         Parameters
         ----------
         folder
             Folder of the files `token` and `admin-token`; `~/.config/streamscalar` by default.
         environ
-            Holds `STREAMSCALAR_TOKEN` and `STREAMSCALAR_ADMIN_TOKEN`, or not.
+            Environment, with or without `STREAMSCALAR_TOKEN` and `STREAMSCALAR_ADMIN_TOKEN`.
 
         Raises
         ------
         BadCall
-            A token is too short, or others may read its file.
+            A token is too short, or other users may read its file.
         """
-        home = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "streamscalar"
-        place = folder or home
+        place = folder or token_folder(environ)
         return cls(
-            _load("STREAMSCALAR_TOKEN", environ, place / "token"),
-            _load("STREAMSCALAR_ADMIN_TOKEN", environ, place / "admin-token"),
+            _load("STREAMSCALAR_TOKEN", environ, place / READ_TOKEN_FILE),
+            _load("STREAMSCALAR_ADMIN_TOKEN", environ, place / ADMIN_TOKEN_FILE),
         )
 
 

@@ -1,11 +1,12 @@
-"""What all initial conditions of one setting say together."""
+"""Estimates over all initial conditions of one setting."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from streamscalar.analysis.estimator_options import Options
-from streamscalar.analysis.run import QUANTITIES, RunEstimates
+from streamscalar.analysis.quantities import advised, keys
+from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.spacing_analysis import Spacings, analyze_spacings
 from streamscalar.numerics.exponents.regime import REGULAR_BELOW, RunEvidence, classify
 from streamscalar.numerics.intervals import binomial, over_initial_conditions, steps_over_initial_conditions
@@ -15,12 +16,12 @@ from streamscalar.types import Estimate, Regime, Status, json_float
 Combine = Callable[..., Estimate]
 
 STEPS_TO = frozenset({"steps_to_accuracy"})
-"""Quantities whose mean over only those that have one would be too small."""
+"""Estimates whose mean over only the runs that have a value would be too small."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingEstimates:
-    """What all initial conditions of one setting say together.
+    """Estimates over all initial conditions of one setting.
 
     Attributes
     ----------
@@ -29,10 +30,9 @@ class SettingEstimates:
     regime, regime_reason
         Regime and the sentence that justifies it.
     n_runs
-        Initial conditions, whatever became of them.
+        Initial conditions, also those that failed.
     estimates
-        `positive_fraction`, the `QUANTITIES`, `times_correlation` (characteristic against decorrelation time over
-        initial conditions), `times_correlation_published`, `spacing_collapse` and `spacing_difference`, by name.
+        The estimates of level `setting` in `quantities.py`, by key and in that order.
     spacings
         Asymptotic states.
     """
@@ -64,7 +64,7 @@ def analyze_setting(
     """Combine the runs of one setting, one per initial condition."""
     key = f"{learning_rate!r} {epsilon!r}"
     found: dict[str, Estimate] = {"positive_fraction": _positive_fraction(runs, options)}
-    for name in QUANTITIES:
+    for name in keys("run"):
         combine: Combine = steps_over_initial_conditions if name in STEPS_TO else over_initial_conditions
         single = [run.estimates[name] for run in runs]
         found[name] = combine(
@@ -78,6 +78,7 @@ def analyze_setting(
         found[f"times_correlation{suffix}"] = correlate_times(first, second, options.confidence, rng)
     spacings = analyze_spacings(runs, options, key)
     found |= {"spacing_collapse": spacings.collapse, "spacing_difference": spacings.difference}
+    found = {name: advised(name, found[name], is_tracked=options.is_tracked) for name in keys("setting")}
     evidence = [RunEvidence(run.estimates["ftle"], run.estimates["nmle"], run.has_diverged) for run in runs]
     regime, reason = classify(evidence, found["ftle"], found["nmle"], options.regular_below)
     return SettingEstimates(learning_rate, epsilon, regime, reason, len(runs), found, spacings)
@@ -86,9 +87,9 @@ def analyze_setting(
 def is_positive(exponent: Estimate, regular_below: float = REGULAR_BELOW) -> bool | None:
     """Return whether a run's exponent counts as positive.
 
-    It does when its lower bound over the replicas lies above `regular_below`; with under three replicas,
-    which give no bound, the value itself has to. So the slow growth of regular training does not count. A
-    contraction does not either. `None` where there is no exponent to judge.
+    It does if its lower bound over the replicas is above `regular_below`; with fewer than three replicas, which
+    give no bound, if the value itself is. So the slow growth of regular training does not count, and neither does a
+    contraction. `None` without an exponent.
     """
     if exponent.status is Status.CONTRACTED:
         return False

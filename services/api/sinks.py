@@ -1,6 +1,6 @@
-"""Where alerts go beside the API: a file, and the address of somebody's chat or pager.
+"""Destinations of alerts besides the API: a file, and a webhook such as that of a chat or pager.
 
-A sink never makes its caller wait and never raises: what it could not deliver it counts.
+A sink never blocks its caller and never raises; it counts the alerts that it could not deliver.
 """
 
 import contextlib
@@ -8,8 +8,10 @@ import html
 import json
 import logging
 import logging.handlers
+import math
+import queue
 import threading
-from collections import deque
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,61 +24,61 @@ from streamscalar.types import ALERT_LEVELS, AlertLevel
 from streamscalar_services.api.schemas import AlertDocument
 
 MAX_WAITING = 100
-"""Alerts that wait for one address: about 100 KB, and more than anybody reads at once."""
+"""Maximum number of alerts in the queue of one webhook: about 100 kB, and more than a person reads."""
 
 N_TRIES = 3
-"""Tries to deliver one alert."""
+"""Maximum number of tries to deliver one alert."""
 
 TIMEOUT_S = 5.0
-"""Seconds that an address may take for each of connecting, sending and answering."""
+"""Timeout in seconds for each of connecting, sending and receiving."""
 
 BACKOFF_S = 1.0
-"""Seconds before the second try, doubled before each later one."""
+"""Seconds before the second try; doubled before each later one."""
 
 CLOSE_S = 5.0
-"""Seconds that closing waits for what is still to be delivered."""
+"""Seconds that `close` waits for the delivery of queued alerts."""
 
 MAX_LOG_BYTES = 5_000_000
-"""Size from which a log file is set aside and a new one begun."""
+"""Size of a log file from which it is rotated."""
 
 N_LOG_BACKUPS = 3
-"""Log files set aside that are kept."""
+"""Number of rotated log files that are kept."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the alerts that a sink was given: delivered, given up, or dropped as too many waited."""
+    """Numbers of alerts that a sink delivered, failed to deliver, or dropped because its queue was full."""
 
     n_sent: int = 0
     n_failed: int = 0
     n_dropped: int = 0
 
 
-class Sink(Protocol):
-    """What takes alerts; safe to call from any thread."""
+class AlertSink(Protocol):
+    """A destination of alerts; safe to call from any thread."""
 
     def send(self, alert: AlertDocument) -> None:
-        """Take an alert; neither waits for its delivery nor raises."""
+        """Accept an alert; neither waits for its delivery nor raises."""
 
     def close(self) -> None:
-        """Deliver what waits, for a limited time, and take no more."""
+        """Deliver queued alerts, for a limited time, and accept no more."""
 
     @property
     def counts(self) -> Counts:
-        """What became of the alerts so far."""
+        """Counts so far."""
 
 
 class LogSink:
-    """One JSON line per alert, appended to a file that is set aside once it is large.
+    """One JSON line per alert, appended to a file that is rotated when it is large.
 
     Parameters
     ----------
     path
-        The file; its folder must exist. Files set aside are called `<path>.1` and so on.
+        The file; its folder must exist. Rotated files are `<path>.1` and so on.
     max_bytes
-        Size of the file at most.
+        Maximum size of the file.
 
     Raises
     ------
@@ -86,11 +88,11 @@ class LogSink:
 
     def __init__(self, path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
         if not path.parent.is_dir():
-            raise BadCall("alert log", "must lie in a folder that exists", str(path), kind=Kind.CONFIG)
+            raise BadCall("alert log", "must be in a folder that exists", str(path), kind=Kind.CONFIG)
         self._file = _CountingFile(path, max_bytes)
 
     def send(self, alert: AlertDocument) -> None:
-        """Append the alert; a file that cannot be written to is counted."""
+        """Append the alert; a failed write is counted."""
         line = json.dumps(alert.model_dump(mode="json"))
         self._file.handle(logging.makeLogRecord({"msg": line}))
 
@@ -100,12 +102,12 @@ class LogSink:
 
     @property
     def counts(self) -> Counts:
-        """What became of the alerts so far."""
+        """Counts so far."""
         return Counts(self._file.n_written - self._file.n_failed, self._file.n_failed)
 
 
 class _CountingFile(logging.handlers.RotatingFileHandler):
-    """A rotating file that counts what it could not write, and says so the first time."""
+    """A rotating file that counts failed writes, and logs the first one."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         super().__init__(path, maxBytes=max_bytes, backupCount=N_LOG_BACKUPS, encoding="utf-8", delay=True)
@@ -118,7 +120,7 @@ class _CountingFile(logging.handlers.RotatingFileHandler):
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name is the standard library's)
-        """Count a line that was not written."""
+        """Count a failed write."""
         del record
         self.n_failed += 1
         if self.n_failed == 1:
@@ -126,12 +128,12 @@ class _CountingFile(logging.handlers.RotatingFileHandler):
 
 
 class WebhookSink:
-    """Alerts as JSON to an address, one at a time, from a thread of its own.
+    """Alerts as JSON to a webhook, one at a time, from a separate thread.
 
-    The body is `{"text": ..., "alert": {...}}`: chat receivers of Slack's kind show the text, others read the alert.
-    An address that answers late may get an alert twice; its `id` tells. An alert that finds `MAX_WAITING` others
-    waiting is dropped and counted. Redirects are not followed and proxies of the environment are not used. The path
-    of the address, often a secret, is shown nowhere.
+    The body is `{"text": ..., "alert": {...}}`: receivers compatible with Slack show the text, others read the alert.
+    A receiver that answers too late may get an alert twice, with the same `id`. With `MAX_WAITING` alerts in the
+    queue, further ones are dropped and counted. Redirects are not followed, and proxies of the environment are not
+    used. The path of the address, which often is a secret, is never shown or logged.
 
     Parameters
     ----------
@@ -143,17 +145,18 @@ class WebhookSink:
     Raises
     ------
     BadCall
-        The address is no such thing.
+        The address is not an http or https address.
     """
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S, backoff_s: float = BACKOFF_S) -> None:
         self._url = _checked(url)
         self._timeout = httpx.Timeout(timeout_s).as_dict()
         self._backoff_s = backoff_s
-        self._waiting: deque[AlertDocument] = deque()
-        self._changed = threading.Condition()
+        # One place more than alerts, for the end mark.
+        self._queue: queue.Queue[AlertDocument | None] = queue.Queue(MAX_WAITING + 1)
         self._closing = threading.Event()
-        self._abandoned = threading.Event()
+        self._give_up_at = math.inf
+        self._lock = threading.Lock()
         self._counts = Counts()
         self._thread = threading.Thread(target=self._deliver_all, name="alert webhook", daemon=True)
         self._thread.start()
@@ -168,55 +171,50 @@ class WebhookSink:
 
     @property
     def counts(self) -> Counts:
-        """What became of the alerts so far."""
+        """Counts so far."""
         return self._counts
 
     def send(self, alert: AlertDocument) -> None:
-        """Queue the alert, or drop and count it where too many wait or the sink is closed."""
-        with self._changed:
-            if len(self._waiting) >= MAX_WAITING or self._closing.is_set():
+        """Queue the alert, or drop and count it if the queue is full or the sink is closed."""
+        with self._lock:
+            if self._closing.is_set() or self._queue.qsize() >= MAX_WAITING:
                 self._count(n_dropped=1)
-                return
-            self._waiting.append(alert)
-            self._changed.notify()
+            else:
+                self._queue.put_nowait(alert)
 
     def close(self) -> None:
-        """Wait up to `CLOSE_S` for what waits, without pauses between tries, and drop the rest."""
-        with self._changed:
-            self._closing.set()
-            self._changed.notify()
+        """Deliver queued alerts for up to `CLOSE_S`, without pauses between tries, and drop the rest."""
+        with self._lock:
+            if not self._closing.is_set():
+                self._give_up_at = time.monotonic() + CLOSE_S
+                self._closing.set()
+                self._queue.put_nowait(None)
         self._thread.join(CLOSE_S)
-        with self._changed:
-            self._abandoned.set()
-            self._count(n_dropped=len(self._waiting))
-            self._waiting.clear()
+        with self._lock:
+            while not self._queue.empty():
+                self._count(n_dropped=int(self._queue.get_nowait() is not None))
+            self._queue.put_nowait(None)
 
     def _deliver_all(self) -> None:
-        # The transport itself: a client would log every address in full, follow cookies, and read whole answers.
+        # The transport alone: a client would log every address in full, keep cookies, and read whole answers.
         with httpx.HTTPTransport() as transport:
-            while (alert := self._next()) is not None:
+            while (alert := self._queue.get()) is not None:
                 is_sent = self._deliver(transport, alert)
-                with self._changed:
+                with self._lock:
                     self._count(n_sent=int(is_sent), n_failed=int(not is_sent))
-
-    def _next(self) -> AlertDocument | None:
-        with self._changed:
-            while not self._waiting and not self._closing.is_set():
-                self._changed.wait()
-            return self._waiting.popleft() if self._waiting else None
 
     def _deliver(self, transport: httpx.HTTPTransport, alert: AlertDocument) -> bool:
         reason = ""
         for n_tried in range(N_TRIES):
             if n_tried:
                 self._closing.wait(self._backoff_s * 2 ** (n_tried - 1))
-            if self._abandoned.is_set():
+            if time.monotonic() >= self._give_up_at:
                 return False
             status = None
             try:
                 status = self._post(transport, alert)
             except (httpx.HTTPError, OSError, ValueError) as error:
-                # A ValueError: a host that no resolver takes. The text of an error may hold the address.
+                # ValueError: an invalid host name. The text of an error may hold the address, so only its type is kept.
                 reason = type(error).__name__
             if status is not None:
                 if 200 <= status < 300:
@@ -224,7 +222,13 @@ class WebhookSink:
                 reason = f"HTTP status {status}"
                 if status < 500 and status not in (408, 429):
                     break
-        _logger.warning("alert webhook %s: alert %s was not delivered: %s", self.where, alert.id, reason)
+        _logger.warning(
+            "alert webhook %s: alert %s was not delivered: %s [change %s]",
+            self.where,
+            alert.id,
+            reason,
+            alert.change_id,
+        )
         return False
 
     def _post(self, transport: httpx.HTTPTransport, alert: AlertDocument) -> int:
@@ -245,36 +249,36 @@ class WebhookSink:
         self._counts = Counts(now.n_sent + n_sent, now.n_failed + n_failed, now.n_dropped + n_dropped)
 
 
-class Sinks:
-    """Several sinks as one, for alerts that are grave enough.
+class AlertSinks:
+    """Several sinks as one, for alerts from a minimum level on.
 
     Parameters
     ----------
     sinks
-        Who gets them.
+        The destinations.
     min_level
-        Least grave level that is passed on.
+        Minimum level of the alerts that are passed on.
     """
 
-    def __init__(self, sinks: Iterable[Sink], min_level: AlertLevel = "info") -> None:
+    def __init__(self, sinks: Iterable[AlertSink], min_level: AlertLevel = "info") -> None:
         self._sinks = tuple(sinks)
         self._passed = frozenset(ALERT_LEVELS[ALERT_LEVELS.index(min_level) :])
 
     def send(self, alerts: Iterable[AlertDocument]) -> None:
-        """Pass on the alerts that are grave enough, in their order."""
+        """Pass on the alerts of at least the minimum level, in their order."""
         for alert in alerts:
             if alert.level in self._passed:
                 for sink in self._sinks:
                     sink.send(alert)
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all sinks."""
         for sink in self._sinks:
             sink.close()
 
     @property
     def counts(self) -> Counts:
-        """What became of the alerts so far, over all sinks."""
+        """Counts so far, over all sinks."""
         each = [sink.counts for sink in self._sinks]
         return Counts(
             sum(counts.n_sent for counts in each),
@@ -284,8 +288,8 @@ class Sinks:
 
 
 def _checked(url: str) -> httpx.URL:
-    """Return the address, or raise without showing more of it than its scheme."""
-    fix = "Give one like https://hooks.example.org/path."
+    """Return the address, or raise an error that shows only its scheme."""
+    fix = "Use one like https://hooks.example.org/path."
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
@@ -299,5 +303,5 @@ def _checked(url: str) -> httpx.URL:
 
 
 def _text(alert: AlertDocument) -> str:
-    """Return one line; names must not turn into the mentions and links that chat receivers write in brackets."""
+    """Return one line, escaped so that no name becomes a mention or link in a chat."""
     return html.escape(f"[{alert.level}] {alert.run}: {alert.message}", quote=False)
