@@ -11,7 +11,7 @@ from streamscalar import Experiment
 from streamscalar.errors import StreamscalarError
 from streamscalar.store import Store
 
-SHARE = 0.1
+SHARE = 0.05
 """Share of a core that a polling reader takes at most: it must not slow down what it watches."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamscalar.bench.scaling.hosts import descendants
 
-POLL_S = 0.2
+POLL_S = 0.3
 
 
 def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 120.0) -> float:
