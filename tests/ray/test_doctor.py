@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_doctor import TOKEN, found_by
+from tests.integration.command_line.test_doctor import TOKEN, found_by
 
 HEAD_S = 240
 

@@ -17,9 +17,9 @@ from streamscalar.runtime.onset_trials import find_onset
 from streamscalar.store import Store
 from tests.bucket import Bucket
 from tests.conftest import Truth, small_config
-from tests.integration.test_modules import config_of
-from tests.integration.test_onset import PER_RATE, SEARCH, digits
-from tests.integration.test_requests import check_requests_are_obeyed, settings_of
+from tests.integration.experiment.test_modules import config_of
+from tests.integration.experiment.test_onset import PER_RATE, SEARCH, digits
+from tests.integration.experiment.test_requests import check_requests_are_obeyed, settings_of
 
 
 def check_digests_are_equal(config: Config, truth: Truth, **cluster: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Truth, small_config
-from tests.integration.test_modules import config_of
+from tests.integration.experiment.test_modules import config_of
 from tests.ray.test_executors import check_digests_are_equal
 
 

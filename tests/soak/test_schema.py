@@ -5,7 +5,7 @@ or a status of 500 and more. Takes about 3 minutes.
 """
 
 from tests.integration.conftest import Service
-from tests.integration.test_schema import check_no_question_breaks_the_schema
+from tests.integration.service.test_schema import check_no_question_breaks_the_schema
 
 
 def test_no_question_breaks_the_schema(service: Service) -> None:

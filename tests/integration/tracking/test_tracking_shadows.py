@@ -15,7 +15,7 @@ from streamscalar.runtime import run as run_experiment
 from streamscalar.tracking import track
 from streamscalar.training.data import load_data
 from tests.conftest import small_config
-from tests.integration.test_tracking import batches, flat, loss_of, mlp, silence, train
+from tests.integration.tracking.test_tracking import batches, flat, loss_of, mlp, silence, train
 
 
 def _momentum(parameters: Any) -> Optimizer:

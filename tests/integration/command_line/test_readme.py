@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.integration.conftest import READ, Service
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def _block(heading: str, language: str) -> str:
