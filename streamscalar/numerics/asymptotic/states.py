@@ -32,7 +32,7 @@ LEAST_WINDOW = 12
 """Rows from which a trend and its autocorrelation can be estimated together."""
 
 LARGEST_CORRELATION = 0.99
-"""Bound on the estimated autocorrelation; beyond it a drift cannot be told from a random walk."""
+"""Bound on the estimated autocorrelation; beyond it a drift cannot be distinguished from a random walk."""
 
 LEAST_EFFECTIVE = 4.0
 """Least number of effectively independent pairs of rows, so that the test keeps three degrees of freedom."""
@@ -118,7 +118,7 @@ def asymptotic_states(
     Measured at a level of .05, six replicas and 50 rows of a first-order autoregression with coefficients from -.8 to
     .9: one replica is significant in .02 to .08 of cases (.10 at .95), a run of independent replicas in under .01, one
     whose replicas move together in .06. With a slow component under white noise, where no first-order model holds,
-    .12 to .17 and .01 to .04. A random walk is significant in only .19 and .03: within one window it cannot be told
+    .12 to .17 and .01 to .04. A random walk is significant in only .19 and .03: within one window it cannot be distinguished
     from a settled series with long memory. Power: a line of 4 standard deviations over the window .99 at a coefficient
     of .5 and .38 at .8; a relaxation with time 30 and amplitude 40 times the noise .99.
 

@@ -28,7 +28,7 @@ from streamscalar.types import Estimate, Status
 Floats = NDArray[np.float64]
 
 LARGEST_CORRELATION = 0.99
-"""Bound on the lag-one autocorrelation; beyond it a drift cannot be told from a random walk."""
+"""Bound on the lag-one autocorrelation; beyond it a drift cannot be distinguished from a random walk."""
 
 LEAST_BEFORE = 12
 """Least rows from which a line and the autocorrelation around it can be estimated together."""
