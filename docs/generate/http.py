@@ -11,10 +11,13 @@ from streamscalar_services.api.http.app import create_app
 from streamscalar_services.api.service_options import ServiceOptions
 from streamscalar_services.api.tokens import Tokens
 
-INTRODUCTION = """
+PROBLEM = f"[{ProblemDocument.__name__}](#{ProblemDocument.__name__.lower()})"
+"""Link to the document of an error."""
+
+INTRODUCTION = f"""
 `streamscalar serve` answers these requests, by default on `http://127.0.0.1:8870`. Send the token as
 `Authorization: Bearer TOKEN`; only `/health` and `/ready` need none. The running service has the same schema at
-`/v1/openapi.json`. Errors are [problem](#problem) documents. JSON has no NaN and no infinity: such numbers are the
+`/v1/openapi.json`. An error is a {PROBLEM}. JSON has no NaN and no infinity: such numbers are the
 strings `"nan"`, `"inf"` and `"-inf"`.
 """
 
