@@ -34,8 +34,8 @@ SYSTEM = ("cluster", "faults", "e2e", "ray", "docs", "deploy", "integration", "s
 """Folders that are a mark each. The first start first: their groups take longest."""
 Truth = Callable[[Config], ss.Experiment]
 INLINE = ClusterSection(executor="inline")
-ONE_GROUP = ("e2e", "ray")
-"""Folders whose tests share something that a machine has once, or that takes long to start."""
+ONE_GROUP = ("cluster", "e2e", "ray")
+"""Folders whose tests share something that takes long to start, or of which a small machine runs one at a time."""
 
 
 def tier(path: Path) -> str:

@@ -1,7 +1,7 @@
 """The registry of estimates: name, unit, source and meaning of each, and what to do where one has no value.
 
-A new estimate touches two files: the entry here, and the estimator in `run.py` (`ESTIMATORS`) or `setting_estimates.py`. Tables,
-figures, conclusions, the API schema and the dashboard read the registry, in its order.
+A new estimate touches two files: the entry here, and the estimator in `run.py` (`ESTIMATORS`) or
+`setting_estimates.py`. Tables, figures, conclusions, the API schema and the dashboard read the registry, in its order.
 """
 
 from collections.abc import Mapping

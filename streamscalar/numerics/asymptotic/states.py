@@ -118,9 +118,9 @@ def asymptotic_states(
     Measured at a level of .05, six replicas and 50 rows of a first-order autoregression with coefficients from -.8 to
     .9: one replica is significant in .02 to .08 of cases (.10 at .95), a run of independent replicas in under .01, one
     whose replicas move together in .06. With a slow component under white noise, where no first-order model holds,
-    .12 to .17 and .01 to .04. A random walk is significant in only .19 and .03: within one window it cannot be distinguished
-    from a settled series with long memory. Power: a line of 4 standard deviations over the window .99 at a coefficient
-    of .5 and .38 at .8; a relaxation with time 30 and amplitude 40 times the noise .99.
+    .12 to .17 and .01 to .04. A random walk is significant in only .19 and .03: within one window it cannot be
+    distinguished from a settled series with long memory. Power: a line of 4 standard deviations over the window .99 at
+    a coefficient of .5 and .38 at .8; a relaxation with time 30 and amplitude 40 times the noise .99.
 
     Examples
     --------
