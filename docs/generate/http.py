@@ -8,13 +8,19 @@ from typing import Any
 from docs.generate.json_schema import Schema, kind
 from docs.generate.markdown import code, described, page, table
 from streamscalar_services.api.http.app import create_app
+from streamscalar_services.api.schemas import ProblemDocument
 from streamscalar_services.api.service_options import ServiceOptions
 from streamscalar_services.api.tokens import Tokens
 
-INTRODUCTION = """
+PROBLEM = ProblemDocument.__name__
+"""Document of an error."""
+
+PROBLEM_LINK = f"[{PROBLEM}](#{PROBLEM.lower()})"
+
+INTRODUCTION = f"""
 `streamscalar serve` answers these requests, by default on `http://127.0.0.1:8870`. Send the token as
 `Authorization: Bearer TOKEN`; only `/health` and `/ready` need none. The running service has the same schema at
-`/v1/openapi.json`. Errors are [problem](#problem) documents. JSON has no NaN and no infinity: such numbers are the
+`/v1/openapi.json`. An error is a {PROBLEM_LINK}. JSON has no NaN and no infinity: such numbers are the
 strings `"nan"`, `"inf"` and `"-inf"`.
 """
 
@@ -79,7 +85,7 @@ def _parameter(operation: str, parameter: Mapping[str, Any]) -> str:
 
 
 def _is_problem(answer: Mapping[str, Any]) -> bool:
-    return _content(answer) == "[ProblemDocument](#problemdocument)"
+    return _content(answer) == PROBLEM_LINK
 
 
 def _problems(operations: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[list[str]]:
@@ -99,7 +105,7 @@ def _content(holder: Mapping[str, Any]) -> str:
         schema: Schema = content.get("schema", {})
         # The schema of a problem is written out in every operation; its title names it.
         name = schema.get("title", "")
-        is_problem = name == "ProblemDocument"
+        is_problem = name == PROBLEM
         found.append(f"[{name}](#{name.lower()})" if is_problem else kind(schema) if schema else code(media))
     return " or ".join(found)
 
