@@ -57,16 +57,14 @@ def group(item: pytest.Item) -> str | None:
     return None
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test with its folder and its group: here, as pytest-xdist reads the groups before the list is sorted."""
-    item.add_marker(tier(item.path))
-    name = group(item)
-    if name is not None:
-        item.add_marker(pytest.mark.xdist_group(name))
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the longest tests first, and leave out the soak unless `-m` names it."""
+    """Mark every test after its folder, put the longest first, and leave out the soak unless `-m` names it."""
+    for item in items:
+        item.add_marker(tier(item.path))
+        name = group(item)
+        if name is not None:
+            item.add_marker(pytest.mark.xdist_group(name))
     order = {folder: index for index, folder in enumerate((*SYSTEM, "fast"))}
     items.sort(key=lambda item: order[tier(item.path)])
     if "soak" not in config.option.markexpr:
