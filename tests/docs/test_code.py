@@ -36,7 +36,6 @@ NOT_RUN = {
         "streamscalar verify streamscalar-runs/mnist": "needs MNIST",
         "streamscalar serve streamscalar-runs --webhook": "the page starts a service already; how-to/alerts.md runs it",
         "client = ss.connect": "waits for events without end; how-to/compare.md runs the other calls",
-        "streamscalar run my.yaml --set": "refused next to the demo's store; how-to/own.md runs it",
         "streamscalar run my.yaml --address": ON_A_CLUSTER,
         "streamscalar attach": ON_A_CLUSTER,
         "streamscalar resume /shared": ON_A_CLUSTER,
