@@ -30,6 +30,13 @@ class Phase(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Outcome(StrEnum):
+    """How the training of a pack ended without an error."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+
+
 ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 
 

@@ -12,6 +12,7 @@ from streamscalar.protocol.schedule import (
     CancelRequested,
     FinalisePack,
     Instruction,
+    Outcome,
     PackFinalised,
     StartTraining,
     StopTraining,
@@ -21,7 +22,7 @@ from streamscalar.protocol.schedule import (
 from streamscalar.store import Store
 from streamscalar.workers.coordinator import Coordinator
 from streamscalar.workers.embedder import Embedder
-from streamscalar.workers.trainer import Outcome, Trainer
+from streamscalar.workers.trainer import Trainer
 
 
 def run_inline(config: Config, store: Store, on_snapshot: Callable[[Snapshot], None]) -> Snapshot:

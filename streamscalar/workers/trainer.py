@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamscalar.config import Config, RunPlan, RunSetting
 from streamscalar.errors import Fenced
+from streamscalar.protocol.schedule import Outcome
 from streamscalar.store import KeyFrame, Store, WeightsWriter
 from streamscalar.training.ensemble import Ensemble, pinned_threads, resolve_device
 from streamscalar.training.problem import Problem
@@ -21,13 +21,6 @@ _log = logging.getLogger(__name__)
 
 BlockSink = Callable[[str, int, NDArray[np.floating]], None]
 """Takes (run, first row, weights (S, R, P)) of a durable block."""
-
-
-class Outcome(StrEnum):
-    """How a training run ended without an error."""
-
-    FINISHED = "finished"
-    STOPPED = "stopped"
 
 
 class Trainer:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -30,6 +30,7 @@ from streamscalar.protocol.schedule import (
     CancelRequested,
     FinalisePack,
     Instruction,
+    Outcome,
     PackFinalised,
     StartTraining,
     StopTraining,
@@ -38,9 +39,9 @@ from streamscalar.protocol.schedule import (
 )
 from streamscalar.runtime.ray.pool import Placed, Pool, UnfitNode
 from streamscalar.store import Fsync, Store, Unreachable, medium_of, place
-from streamscalar.workers.coordinator import Coordinator
-from streamscalar.workers.embedder import Embedder
-from streamscalar.workers.trainer import Outcome, Trainer
+
+if TYPE_CHECKING:
+    from streamscalar.workers.trainer import Trainer
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,6 +72,9 @@ class TrainerActor:
         except (StreamscalarError, OSError) as error:
             reason = f"store.url must be on storage that every node sees; node {address}: {error}"
             raise UnfitNode(node, reason) from None
+        # Each process imports its own worker only: torch alone takes two seconds of processor time.
+        from streamscalar.workers.trainer import Trainer
+
         try:
             self._trainer = Trainer(self._store_url, self._config)
         except StreamscalarError as error:
@@ -86,7 +90,7 @@ class TrainerActor:
             if len(in_flight) > MAX_IN_FLIGHT:
                 ray.get(in_flight.popleft())
 
-        assert self._trainer is not None, "place comes first"
+        assert self._trainer is not None, "get_ready comes first"
         outcome = self._trainer.train(pack, sink, lambda: pack[0].run_id in self._stopped)
         ray.get(list(in_flight))
         return str(outcome)
@@ -100,6 +104,8 @@ class EmbedderActor:
     """An embedder in its own process; all calls are idempotent."""
 
     def __init__(self, form: LogFormat | None, store_url: str, section: EmbeddingSection, fsync: Fsync) -> None:
+        from streamscalar.workers.embedder import Embedder
+
         _set_up_logs(form)
         self._embedder = Embedder(store_url, section, fsync)
 
@@ -126,6 +132,8 @@ class CoordinatorActor:
     """The coordinator, and the thread that carries out its instructions."""
 
     def __init__(self, form: LogFormat | None, config: Config, store_url: str) -> None:
+        from streamscalar.workers.coordinator import Coordinator
+
         _set_up_logs(form)
         self._config = config
         self._store_url = store_url

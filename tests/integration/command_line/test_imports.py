@@ -12,6 +12,10 @@ import pytest
         ("streamscalar", "torch ray zarr numpy pydantic"),
         # Every tracked training starts one.
         ("streamscalar.tracking.worker.main", "torch ray"),
+        # Every Ray actor imports it; torch and the estimators are for those that need them.
+        ("streamscalar.runtime.ray.actors", "torch scipy.stats matplotlib"),
+        ("streamscalar.workers.embedder", "torch scipy.stats ray"),
+        ("streamscalar.workers.coordinator", "torch scipy.stats ray"),
     ],
 )
 def test_an_import_loads_no_large_package(module: str, absent: str) -> None:
