@@ -61,7 +61,7 @@ def test_runs_are_added_and_cancelled_while_the_experiment_runs(tmp_path: Path) 
 def test_attaching_needs_an_experiment_that_runs_or_is_over(tmp_path: Path) -> None:
     config = small_config(tmp_path / "store")
     Store.create(tmp_path / "store", config.identity(), {})
-    with pytest.raises(BadCall, match=r"nobody works on there.*streamscalar resume"):
+    with pytest.raises(BadCall, match=r"does not run there.*streamscalar resume"):
         attach(tmp_path / "store", "127.0.0.1:6379")
     digest = run(config).digest()
     experiment = attach(tmp_path / "store", "127.0.0.1:6379")
@@ -96,7 +96,7 @@ def test_resume_may_change_where_it_runs_and_nothing_else(tmp_path: Path) -> Non
     )
     assert (moved.cluster.gpus_per_trainer, moved.cluster.executor, moved.store.fsync) == (0.25, "ray", "none")
     assert moved.identity() == config.identity()
-    with pytest.raises(BadCall, match=r"may change cluster.*training\.n_steps=7"):
+    with pytest.raises(BadCall, match=r"may change only cluster.*training\.n_steps=7"):
         continue_store(tmp_path / "store", {}, ("training.n_steps=7",))
 
 

@@ -245,7 +245,7 @@ def test_a_dead_mount_is_told_instead_of_waited_for(monkeypatch: pytest.MonkeyPa
     [
         (("{file}",), "STORE: must be a folder or a URL; got a file"),
         (("--address", "head"), "--address: must be host:port; got 'head'"),
-        (("--config", "{file}"), "must hold sections"),
+        (("--config", "{file}"), "must consist of sections"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
