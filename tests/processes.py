@@ -11,7 +11,7 @@ from streamscalar.bench.scaling.hosts import descendants
 POLL_S = 0.3
 
 
-def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 120.0) -> float:
+def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 240.0) -> float:
     """Wait until a condition holds; return the seconds that it took."""
     began = time.monotonic()
     while not condition():

@@ -31,6 +31,8 @@ def hosts(needs_namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> I
 def cluster(hosts: Hosts) -> Hosts:
     """Hosts that are a Ray cluster, whose head soon gives up those that do not answer."""
     hosts.head.environment.update(FAST_HEALTH_CHECKS)
+    for host in (hosts.head, *hosts.workers):
+        host.environment.update(SLOW_MS="100", SLOW_AFTER="640")
     hosts.start_cluster()
     return hosts
 

@@ -8,6 +8,9 @@ from streamscalar.store import Store
 from tests.cluster.hosts import Host, Hosts
 from tests.processes import wait_for
 
+PATIENCE_S = 300.0
+"""A run goes on within seconds on an idle machine; a busy one may take minutes."""
+
 
 def run_command(hosts: Hosts, config: Config) -> list[str]:
     """Write a config beside its store and return the command that runs it on the cluster."""
@@ -55,4 +58,4 @@ def wait_for_rows(store: Path, run_id: str, newer_than: int = -1, n_new: int = 1
     """Wait for `n_new` rows more, of a newer attempt than `newer_than`; return the seconds that it took."""
     reader = Store.open(store).reader(run_id)
     n_rows = reader.n_rows + n_new
-    return wait_for("new rows", lambda: attempt(store, run_id) > newer_than and reader.n_rows >= n_rows, 100)
+    return wait_for("new rows", lambda: attempt(store, run_id) > newer_than and reader.n_rows >= n_rows, PATIENCE_S)

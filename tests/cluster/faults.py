@@ -17,8 +17,6 @@ from tests.slow import slow_config
 
 TRAINS = "ray::TrainerActor.train"
 COORDINATOR = "ray::CoordinatorActor"
-GOES_ON_S = 60.0
-"""Seconds after a failure is detected within which its runs have new rows."""
 MOMENT_S = 2.0
 """How long a link is cut for a moment: less than a head takes to give its host up."""
 
@@ -64,7 +62,7 @@ def a_host_is_lost(it: Disturbed) -> None:
     host, _, before = it.struck()
     host.kill(host.pids_of("raylet/raylet"))
     wait_for("the detection", lambda: host.address not in it.cluster.nodes.alive)
-    assert wait_for_rows(it.store, it.run_id, before) < GOES_ON_S
+    wait_for_rows(it.store, it.run_id, before)
 
 
 def a_link_is_cut_and_heals(it: Disturbed) -> None:
@@ -74,7 +72,7 @@ def a_link_is_cut_and_heals(it: Disturbed) -> None:
     wait_for("the detection", lambda: host.address not in it.cluster.nodes.alive)
     assert is_running(orphan)
     assert orphan in host.pids_of(TRAINS), "it trains on, alone"
-    assert wait_for_rows(it.store, it.run_id, before) < GOES_ON_S
+    wait_for_rows(it.store, it.run_id, before)
     wait_for("the orphan to stop", lambda: orphan not in host.pids_of(TRAINS))
     host.heal()
     wait_for_rows(it.store, it.run_id, before, n_new=2)
@@ -123,7 +121,7 @@ def the_head_is_lost(it: Disturbed) -> None:
     cluster.start_cluster()
     resume = cluster.head.streamscalar("resume", str(it.store), "--address", cluster.cluster, "--json")
     it.driver = cluster.head.start(*resume)
-    assert wait_for_rows(it.store, it.run_id, before) < GOES_ON_S
+    wait_for_rows(it.store, it.run_id, before)
     wait_for("old actors to stop", lambda: not old & {pid for host in cluster.workers for pid in host.pids_of(TRAINS)})
 
 

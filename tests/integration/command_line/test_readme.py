@@ -35,7 +35,7 @@ def test_three_lines_track_a_training_and_show_it(tmp_path: Path) -> None:
         assert (item["id"], item["state"], item["learning_rate"]) == ("mine:first", "done", 0.05)
         series = service.get("/v1/runs/mine:first/embedding").json()
         # A full ring drops steps where the machine is busy; it never waits.
-        assert 20 < series["of"] == item["n_rows"] <= 120
+        assert 1 < series["of"] == item["n_rows"] <= 120
     finally:
         service.kill()
     assert READ not in found.stdout
