@@ -30,7 +30,7 @@ settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 FAST = ("unit", "property")
 """Folders of tests without a process, a socket, Ray, or a training of more than a second."""
-SYSTEM = ("cluster", "faults", "e2e", "ray", "docs", "deploy", "integration", "soak")
+SYSTEM = ("cluster", "faults", "e2e", "ray", "docs", "deploy", "integration", "statistics", "soak")
 """Folders that are a mark each. The first start first: their groups take longest."""
 Truth = Callable[[Config], ss.Experiment]
 INLINE = ClusterSection(executor="inline")
