@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -257,8 +258,8 @@ class Hosts:
     def start_cluster(self) -> None:
         """Start Ray on the head and both workers, each with room for the work of the other, and follow its nodes."""
         self.start_head()
-        for worker in self.workers:
-            self.start_worker(worker, n_cpus=2)
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(lambda worker: self.start_worker(worker, n_cpus=2), self.workers))
         self.nodes = Nodes(self.head.follow(self.cluster))
 
     def repair(self) -> None:
