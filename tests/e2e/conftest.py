@@ -31,7 +31,7 @@ SMALL = ("task.n_train=300", "task.n_test=100", "model.widths=[8]", "perturbatio
 """Digits at a size that trains in seconds."""
 PYTHONPATH = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
 """Where a run finds this repository's networks."""
-WAIT_MS = 60_000
+WAIT_MS = 120_000
 """What a loaded machine may take to train, analyse and tell."""
 
 

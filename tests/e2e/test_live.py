@@ -40,6 +40,7 @@ def charts_grow(tab: Page, run: str) -> None:
     tab.evaluate("run => { location.hash = '#/run/' + encodeURIComponent(run); }", run)
     expect(tab.locator(".js-plotly-plot")).to_have_count(4)
     steps = "document.querySelectorAll('.js-plotly-plot')[2].data.at(-1).x"
+    eventually(lambda: len(tab.evaluate(steps)) > 2)
     drawn = tab.evaluate(steps)
     eventually(lambda: tab.evaluate(steps)[-1] > drawn[-1])
     *later, newest = tab.evaluate(steps)
