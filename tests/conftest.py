@@ -30,12 +30,12 @@ settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 FAST = ("unit", "property")
 """Folders of tests without a process, a socket, Ray, or a training of more than a second."""
-SYSTEM = ("cluster", "faults", "e2e", "ray", "docs", "deploy", "integration", "statistics", "soak")
+SYSTEM = ("cluster", "ray", "e2e", "faults", "docs", "deploy", "integration", "statistics", "soak")
 """Folders that are a mark each. The first start first: their groups take longest."""
 Truth = Callable[[Config], ss.Experiment]
 INLINE = ClusterSection(executor="inline")
-ONE_GROUP = ("cluster", "e2e", "ray")
-"""Folders whose tests share something that takes long to start, or of which a small machine runs one at a time."""
+ONE_GROUP = {"cluster": "ray", "ray": "ray", "e2e": "e2e"}
+"""Groups of whole folders: their tests share what takes long to start, or a small machine runs one of them at a time."""
 
 
 def tier(path: Path) -> str:
@@ -48,7 +48,7 @@ def group(item: pytest.Item) -> str | None:
     """Return the name of the tests that run one after the other in one worker with this one."""
     folder = tier(item.path)
     if folder in ONE_GROUP:
-        return folder
+        return ONE_GROUP[folder]
     # What a module sets up once would otherwise be set up once per worker.
     found = getattr(item, "_fixtureinfo", None)
     definitions = [definition for several in found.name2fixturedefs.values() for definition in several] if found else []
@@ -85,7 +85,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if len(config.args) == 1 and ".py" in config.args[0]:
         return 0
     n_cores = len(os.sched_getaffinity(0))
-    return n_cores if config.option.markexpr == "fast" else 2 * n_cores
+    return n_cores if config.option.markexpr == "fast" else n_cores + 1
 
 
 def small_config(store: Path, /, **sections: dict[str, Any]) -> Config:
