@@ -35,7 +35,7 @@ SYSTEM = ("cluster", "ray", "e2e", "faults", "docs", "deploy", "integration", "s
 Truth = Callable[[Config], ss.Experiment]
 INLINE = ClusterSection(executor="inline")
 ONE_GROUP = {"cluster": "ray", "ray": "ray", "e2e": "e2e"}
-"""Groups of whole folders: their tests share what takes long to start, or a small machine runs one of them at a time."""
+"""Groups of whole folders: they share what takes long to start, or a small machine runs one of them at a time."""
 
 
 def tier(path: Path) -> str:
