@@ -87,7 +87,7 @@ def test_a_search_stopped_twice_ends_at_the_same_result(root: Path, result: Onse
         if n_rows.count(2 * 26) == 1 and n_rows[-1] == 2 * 26:
             raise KeyboardInterrupt
 
-    with pytest.raises(WorkFailed, match="repeat the same find-onset"):
+    with pytest.raises(WorkFailed, match="repeat the same command"):
         find_onset(digits(), tmp_path, **SEARCH, on_snapshot=stop)
     assert find_onset(digits(), tmp_path, **SEARCH) == result
     assert (tmp_path / "onset.json").read_bytes() == (root / "onset.json").read_bytes()
