@@ -104,7 +104,7 @@ def test_stored_rows_have_the_bits_of_the_model(tmp_path: Path) -> None:
     status = Store.open(tmp_path / "s").status("a")
     assert (status["phase"], status["recorded"], status["skipped"], status["dropped"]) == ("done", 7, 13, 0)
     summary = run.summary()
-    assert str(summary).startswith("run a: recorded 7 of 20 steps (every 3rd at last)")
+    assert str(summary).startswith("run a: recorded 7 of 20 steps (every 3rd at the end)")
     assert summary.warnings == {}
 
 
