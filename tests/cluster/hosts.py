@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -258,8 +257,9 @@ class Hosts:
     def start_cluster(self) -> None:
         """Start Ray on the head and both workers, each with room for the work of the other, and follow its nodes."""
         self.start_head()
-        with ThreadPoolExecutor() as at_once:
-            list(at_once.map(lambda worker: self.start_worker(worker, n_cpus=2), self.workers))
+        # One after the other: hosts that share a folder under /tmp and start at once wait for each other without end.
+        for worker in self.workers:
+            self.start_worker(worker, n_cpus=2)
         self.nodes = Nodes(self.head.follow(self.cluster))
 
     def repair(self) -> None:
