@@ -69,7 +69,7 @@ class Process:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
-    def finish(self, timeout_s: float = 200.0) -> None:
+    def finish(self, timeout_s: float = 600.0) -> None:
         """Wait for its end, which must be a good one."""
         assert self._process.wait(timeout_s) == 0, self.said
 

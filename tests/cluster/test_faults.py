@@ -3,9 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from streamscalar import Experiment
 from tests.cluster import faults
 from tests.cluster.hosts import Hosts
+
+pytestmark = pytest.mark.timeout(1500)
+"""Each failure takes a minute or two on an idle machine."""
 
 
 def test_links_are_cut_and_a_host_is_lost(cluster: Hosts, tmp_path: Path, undisturbed: Experiment) -> None:
