@@ -95,9 +95,10 @@ class _Service:
     """
 
     def __init__(self) -> None:
-        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from moto.moto_server.werkzeug_app import create_backend_app
 
-        self._app = DomainDispatcherApplication(create_backend_app)
+        # Not through moto's dispatcher, which searches the folders of all services at every request.
+        self._app = create_backend_app("s3")
         self._counts: Counter[str] = Counter()
         self._gates: list[dict[str, Any]] = []
         self._losses: list[dict[str, Any]] = []

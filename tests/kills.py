@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from streamscalar import Experiment
 from streamscalar.config import Config
+from streamscalar.errors import BadCall
 from streamscalar.runtime import run
-from streamscalar.store import Store
+from streamscalar.store import Store, verify
 from tests.polling import PollingReader
 from tests.processes import pids_of, wait_for
 
@@ -100,6 +103,53 @@ def check_survives_killed_drivers(
         done = subprocess.run(resume, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert Experiment(Store.open(store)).digest() == truth.digest()
+
+
+RUN = """
+import sys
+from streamscalar import runtime
+from streamscalar.config import Config
+runtime.run(Config.model_validate_json(sys.argv[1]))
+"""
+
+
+def check_survives_kills_in_a_bucket(
+    config: Config, truth: Experiment, n_rows: Sequence[int], keeps_spool: bool
+) -> None:
+    """Kill a run into a bucket whenever the next number of rows is published; at the end one goes through.
+
+    Without its spool, the next process is one on another machine.
+    """
+    url, spool = config.store.url, Path(config.store.spool or "")
+    command = [sys.executable, "-c", RUN, config.model_dump_json()]
+    n_kills = 0
+    # A reader takes URLs too.
+    with PollingReader(cast(Path, url), truth):
+        for n in n_rows:
+            process = subprocess.Popen(command, stderr=subprocess.PIPE)
+            while process.poll() is None and n_published(url) < n:
+                time.sleep(0.02)
+            process.kill()
+            process.communicate()
+            n_kills += process.returncode == -signal.SIGKILL
+            if not keeps_spool:
+                shutil.rmtree(spool)
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert n_kills == len(n_rows)
+    resumed = Experiment(Store.open(url))
+    assert resumed.digest() == truth.digest()
+    assert list(verify(resumed.store)) == []
+    # A finished run leaves nothing on the machine.
+    assert not list(spool.glob("*/*"))
+
+
+def n_published(url: str) -> int:
+    """Return the rows that readers of a bucket see, 0 where there is no store yet."""
+    try:
+        store = Store.open(url)
+        return sum(store.reader(run).n_published for run in store.run_ids())
+    except BadCall:
+        return 0
 
 
 def n_attempts(store: Path) -> int:

@@ -47,7 +47,7 @@ def test_actors_write_into_a_bucket(bucket: Bucket, truth: Truth, tmp_path: Path
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_search_for_the_onset_finds_the_same(tmp_path: Path) -> None:
-    search = SEARCH | {"budget_steps": 6 * PER_RATE}
+    search = SEARCH | {"budget_steps": 5 * PER_RATE}
     expected = find_onset(digits(), tmp_path / "inline", **search)
     assert find_onset(digits(cluster={"executor": "ray"}), tmp_path / "ray", **search) == expected
 

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Truth
-from tests.kills import ACTORS, check_survives_killed_actors, check_survives_killed_drivers
+from tests.bucket import Bucket
+from tests.conftest import Truth, small_config
+from tests.kills import (
+    ACTORS,
+    check_survives_killed_actors,
+    check_survives_killed_drivers,
+    check_survives_kills_in_a_bucket,
+)
 from tests.slow import slow_config
 
 N_STEPS = 1500
@@ -29,3 +35,10 @@ def test_killed_actors(tmp_path: Path, truth: Truth, release: Callable[[], None]
 def test_killed_drivers(tmp_path: Path, truth: Truth, seed: int) -> None:
     config = slow_config(tmp_path / "store", n_steps=N_STEPS)
     check_survives_killed_drivers(config, truth(config), ["inline"] * 6 + ["ray"] * 2, seed, n_blind=2)
+
+
+@pytest.mark.parametrize("keeps_spool", [True, False])
+def test_killed_runs_into_a_bucket(tmp_path: Path, truth: Truth, bucket: Bucket, keeps_spool: bool) -> None:
+    store = {"url": bucket.make(), "spool": str(tmp_path / "spool"), "segment_rows": 8}
+    config = small_config(Path("unused"), store=store)
+    check_survives_kills_in_a_bucket(config, truth(small_config(Path("unused"))), (9, 25, 70, 120), keeps_spool)

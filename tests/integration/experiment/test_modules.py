@@ -24,6 +24,7 @@ from tests.unit.training.own_networks import BLOBS, NETWORK
 CNN = {"name": "cnn", "channels": [2, 3]}
 KINDS: dict[str, dict[str, Any]] = {
     "cnn": {
+        "experiment": {"n_initial_conditions": 1},
         "task": {"n_train": 96, "n_test": 32},
         "model": CNN,
         "training": {"batch_size": 20, "learning_rate": [0.1, 0.5], "n_tangents": 1},
