@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers keep all cores busy: threads of one operation would only wait for each other.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Workers and the processes that they start keep all cores busy: threads of one operation would wait for each other,
+# ten times as long as they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from hypothesis import settings
 
@@ -30,11 +31,11 @@ settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 FAST = ("unit", "property")
 """Folders of tests without a process, a socket, Ray, or a training of more than a second."""
-SYSTEM = ("cluster", "ray", "e2e", "faults", "docs", "deploy", "integration", "statistics", "soak")
+SYSTEM = ("cluster", "ray", "deploy", "e2e", "faults", "docs", "integration", "statistics", "soak")
 """Folders that are a mark each. The first start first: their groups take longest."""
 Truth = Callable[[Config], ss.Experiment]
 INLINE = ClusterSection(executor="inline")
-ONE_GROUP = {"cluster": "ray", "ray": "ray", "e2e": "e2e"}
+ONE_GROUP = {"cluster": "cluster", "ray": "ray", "deploy": "ray", "e2e": "e2e"}
 """Groups of whole folders: they share what takes long to start, or a small machine runs one of them at a time."""
 
 

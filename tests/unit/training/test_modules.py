@@ -25,7 +25,7 @@ from streamscalar.training.tasks import LoadedTask, Samples, Task, cross_entropy
 from tests.unit.training.own_networks import Tied, normed, sentences
 
 CPU = torch.device("cpu")
-N_STEPS = 40
+N_STEPS = 15
 RATE = 0.01
 """Low enough that no network here is sensitive, so that last bits stay last bits."""
 PRODUCTS = [Product.BATCHED, Product.SEPARATE]

@@ -44,7 +44,7 @@ def test_independent_accuracies_are_decorrelated_from_the_first_window() -> None
 @pytest.mark.parametrize(("shared", "until"), [(1.0, 60), (1.0, 110), (0.8, 60)])
 def test_a_shared_signal_is_found_to_its_end_within_a_window(shared: float, until: int, memory: float) -> None:
     values, hits = [], []
-    for seed in range(15):
+    for seed in range(8):
         estimate = found(series(until, shared, seed, memory))
         assert estimate.value is not None
         assert estimate.low is not None
