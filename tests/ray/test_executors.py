@@ -21,6 +21,9 @@ from tests.integration.experiment.test_modules import config_of
 from tests.integration.experiment.test_onset import PER_RATE, SEARCH, digits
 from tests.integration.experiment.test_requests import check_requests_are_obeyed, settings_of
 
+ONE: dict[str, Any] = {"executor": "ray", "max_concurrent_runs": 1}
+"""Three actors, where it is not their number that matters: each takes seconds to start."""
+
 
 def check_digests_are_equal(config: Config, truth: Truth, **cluster: Any) -> None:
     """Run an experiment on Ray and inline."""
@@ -35,13 +38,13 @@ def test_executors_give_equal_digests(tmp_path: Path, truth: Truth) -> None:
 
 @pytest.mark.usefixtures("local_ray")
 def test_executors_give_equal_digests_for_packs_of_own_modules(tmp_path: Path, truth: Truth) -> None:
-    check_digests_are_equal(config_of("own", tmp_path / "store", n_steps=20, pack_size=3), truth)
+    check_digests_are_equal(config_of("own", tmp_path / "store", n_steps=20, pack_size=3), truth, max_concurrent_runs=1)
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_actors_write_into_a_bucket(bucket: Bucket, truth: Truth, tmp_path: Path) -> None:
     store = {"url": bucket.make(), "spool": str(tmp_path / "spool")}
-    config = small_config(Path("unused"), store=store, cluster={"executor": "ray"})
+    config = small_config(Path("unused"), store=store, cluster=ONE)
     assert run(config).digest() == truth(small_config(Path("unused"))).digest()
 
 
@@ -49,7 +52,7 @@ def test_actors_write_into_a_bucket(bucket: Bucket, truth: Truth, tmp_path: Path
 def test_a_search_for_the_onset_finds_the_same(tmp_path: Path) -> None:
     search = SEARCH | {"budget_steps": 5 * PER_RATE}
     expected = find_onset(digits(), tmp_path / "inline", **search)
-    assert find_onset(digits(cluster={"executor": "ray"}), tmp_path / "ray", **search) == expected
+    assert find_onset(digits(cluster=ONE), tmp_path / "ray", **search) == expected
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -168,7 +168,8 @@ def test_a_ladder_runs_every_rung_from_one_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("training", [{"optimizer": "adam", "learning_rate": 0.05}, {"momentum": 0.8}])
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path: Path, training: dict[str, Any]) -> None:
-    chosen = {"training": {"n_steps": 80, "n_tangents": 2, "pack_size": 3, **training}}
+    chosen: dict[str, Any] = {"training": {"n_steps": 80, "n_tangents": 2, "pack_size": 3, **training}}
+    chosen["experiment"] = {"n_initial_conditions": 1}
     whole = runtime.run(small_config(tmp_path / "whole", **chosen))
     config = small_config(tmp_path / "parts", **chosen)
     Store.create(config.store_path, config.identity(), {})

@@ -29,11 +29,11 @@ def test_killed_service_loses_nothing_and_clients_go_on(tmp_path: Path) -> None:
             kinds.append(event.kind)
             for item in event.data.get("items", []):
                 seen[item["id"]] = max(seen.get(item["id"], 0), item["n_rows"])
-            if sum(n_rows == 801 for n_rows in seen.values()) == 2 or done.is_set():
+            if sum(n_rows == 401 for n_rows in seen.values()) == 2 or done.is_set():
                 return
 
     follower = threading.Thread(target=follow)
-    config = small_config(folder / "live", experiment={"n_initial_conditions": 1}, training={"n_steps": 800})
+    config = small_config(folder / "live", experiment={"n_initial_conditions": 1}, training={"n_steps": 400})
     writer = threading.Thread(target=lambda: ss.run(config))
     try:
         # The store first: a service finds it at its first look, so that most of the training is still to come.
@@ -50,7 +50,7 @@ def test_killed_service_loses_nothing_and_clients_go_on(tmp_path: Path) -> None:
         follower.join(200)
         assert not follower.is_alive(), seen
         assert "reset" in kinds[before:]
-        assert service.get("/v1/runs/live:lr5_ic0/embedding").json()["of"] == 801
+        assert service.get("/v1/runs/live:lr5_ic0/embedding").json()["of"] == 401
     finally:
         done.set()
         writer.join()
