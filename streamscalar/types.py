@@ -50,6 +50,7 @@ class Status(StrEnum):
     MIXED_LAYOUTS = "mixed_layouts"
     MISSING = "missing"
     UNEVEN_STEPS = "uneven_steps"
+    NOT_REPRODUCED = "not_reproduced"
 
     @property
     def words(self) -> str:
@@ -85,6 +86,7 @@ ADVICE: Mapping[Status, str] = {
     Status.MIXED_LAYOUTS: "Runs with different parameter layouts cannot be compared; analyse them separately.",
     Status.MISSING: "The series was not recorded.",
     Status.UNEVEN_STEPS: "Record at a fixed interval: ss.track(..., every_n_steps=...).",
+    Status.NOT_REPRODUCED: "The copies did not repeat the training, so their distances are none of its dynamics.",
 }
 """What each failing status means and what to try; `analysis.quantities` has the counterparts for tracked runs."""
 

@@ -144,7 +144,13 @@ def glance(series: RunSeries, options: Options) -> Glance:
 
 
 def _estimate(key: str, series: RunSeries, options: Options) -> Estimate:
-    return advised(key, ESTIMATORS[key](series, options), is_tracked=options.is_tracked)
+    if series.not_reproduced and key in COMPANIONS:
+        found = Estimate.failed(
+            Status.NOT_REPRODUCED, method="comparison with the training", what=series.not_reproduced
+        )
+    else:
+        found = ESTIMATORS[key](series, options)
+    return advised(key, found, is_tracked=options.is_tracked)
 
 
 def _regime(estimates: Mapping[str, Estimate], series: RunSeries, options: Options) -> tuple[Regime, str]:
@@ -241,6 +247,15 @@ def _latest(series: RunSeries, metric: str) -> float | None:
     values = series.reference(metric)
     return None if values is None or len(values) == 0 else float(values[-1])
 
+
+COMPANIONS = frozenset(
+    {
+        *("ftle", "nmle", "nmle_all_pairs", "nmle_best_r2", "nmle_embedded", "nmle_random_direction"),
+        *("tangent_exponent", "characteristic_time", "characteristic_time_published"),
+        *("decorrelation_time", "decorrelation_time_published"),
+    }
+)
+"""Estimates from perturbed replicas or tangent vectors, which have to repeat the training."""
 
 ESTIMATORS: Mapping[str, Callable[[RunSeries, Options], Estimate]] = {
     "ftle": _exponent(ftle, "l1"),

@@ -1,7 +1,7 @@
 """The series of one run, as input of the analysis."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,8 @@ class RunSeries:
         [0, 1]; `None` without an embedding.
     embedding_is_exact
         Whether the embedding is the exact one, from all stored rows, instead of the live one.
+    not_reproduced
+        Why perturbed replicas and tangent vectors do not repeat the training; empty where they do.
     """
 
     run_id: str
@@ -74,6 +76,27 @@ class RunSeries:
     explained_variance: float | None
     eigengap: float | None
     embedding_is_exact: bool
+    not_reproduced: str = ""
+
+    def alone(self, why: str) -> "RunSeries":
+        """Return the series of the reference without replicas and tangent vectors, which did not repeat the training.
+
+        Parameters
+        ----------
+        why
+            Sentence for `not_reproduced`.
+        """
+        return replace(
+            self,
+            n_perturbed=0,
+            has_control=False,
+            divergence={name: values[:, :1] for name, values in self.divergence.items()},
+            pairs=self.pairs[:, :0],
+            increments=self.increments[:, :1, :1],
+            scores=self.scores[:, :1],
+            metrics={name: v[:, :1] for name, v in self.metrics.items() if not name.startswith("tangent_")},
+            not_reproduced=why,
+        )
 
     def perturbed(self, distance: str) -> NDArray[np.float64]:
         """Return the divergence `(N, M)` of the perturbed replicas."""

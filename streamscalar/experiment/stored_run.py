@@ -332,7 +332,7 @@ class Run:
         scores = reader.embedding.scores().values if is_exact else reader.embedding.live_scores_at(n)
         divergence = {name: reader.embedding.divergence(name, live=not is_exact) for name in DISTANCES}
         metrics = {name: reader.metrics(name) for name in reader.metric_names}
-        return RunSeries(
+        found = RunSeries(
             run_id=reader.run_id,
             # A tracked run may have no learning rate, and without a shadow it has no perturbation.
             learning_rate=math.nan if reader.setting.learning_rate is None else reader.setting.learning_rate,
@@ -354,6 +354,8 @@ class Run:
             eigengap=_eigengap(reader.embedding.spectrum(None if is_exact else n)),
             embedding_is_exact=is_exact,
         )
+        why = reader.status().get("not_reproduced", "")
+        return found.alone(why) if why else found
 
     def _row(self, step: int) -> int:
         rows = np.flatnonzero(self.steps() == step)

@@ -119,6 +119,10 @@ class RunReader:
         self._known: dict[str, NDArray[Any]] = {}
         self.embedding = EmbeddingReader(self._files, self._prefix)
 
+    def status(self) -> dict[str, Any]:
+        """Return the small changing facts about the run; empty where there are none."""
+        return self._files.status()
+
     # Progress of the weights stream.
 
     @property

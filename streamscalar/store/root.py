@@ -1,6 +1,5 @@
 """The store of one experiment: its config, its provenance, and its runs."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -172,11 +171,7 @@ class Store:
 
     def status(self, run_id: str) -> dict[str, Any]:
         """Return the small changing facts about a run; empty where there are none."""
-        try:
-            facts: dict[str, Any] = json.loads((self._run(run_id) / "status.json").read_bytes())
-        except FileNotFoundError:
-            return {}
-        return facts
+        return RunFiles(self._run(run_id)).status()
 
     def request(self, document: Mapping[str, Any]) -> None:
         """Write a request to the executor of the experiment, which reads it now or when it resumes."""

@@ -284,6 +284,14 @@ class RunFiles(Generic[AnyPlace]):
         """Read the definition of the run."""
         return RunSpec.from_json(json.loads((self.path / "zarr.json").read_bytes())["attributes"])
 
+    def status(self) -> dict[str, Any]:
+        """Return the small changing facts about the run; empty where there are none."""
+        try:
+            facts: dict[str, Any] = json.loads((self.path / "status.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return facts
+
     @property
     def medium(self) -> Medium[Any]:
         """Medium that the run lies on."""

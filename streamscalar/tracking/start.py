@@ -22,11 +22,12 @@ from streamscalar.tracking.channel.ring import Ring, n_slots_for
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.capture import Selection, select
-from streamscalar.tracking.training.companions import Companions
+from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.metrics import Metrics
-from streamscalar.tracking.training.shadow import LossFunction, Shadows, checked_epsilon
+from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
+from streamscalar.tracking.training.twin import LossFunction, Procedure, StepFunction
 from streamscalar.types import RUN_ID_PATTERN
 
 
@@ -47,6 +48,7 @@ def track(
     shadow: bool | int = False,
     tangent: bool = False,
     loss_fn: LossFunction | None = None,
+    train_step: StepFunction | None = None,
     epsilon: float | None = None,
     seed: int = 0,
     resume: Resume = "never",
@@ -84,11 +86,20 @@ def track(
         Record only about this many coordinates, the same at every step: a sample stratified by layer.
     shadow
         Number of perturbed copies of the model to train in parallel; `True` is one. Each costs as much as the training.
-        Requires `optimizer`, `loss_fn` and `step(batch=...)`.
+        Requires `optimizer`, `step(batch=...)`, and `loss_fn` or `train_step`. Every update is
+        also repeated without a perturbation, at the same cost once more: where the weights do not get the bits of the
+        training, the copies are given up, and exponents have the status `not_reproduced` with the reason.
     tangent
-        Whether to compute a tangent vector, at the cost of about three gradients per step. Requires the same.
+        Whether to compute a tangent vector, at the cost of about three gradients per step. Requires `optimizer`,
+        `step(batch=...)` and `loss_fn`.
     loss_fn
-        `loss_fn(model, batch)` returns the loss that the training minimises.
+        `loss_fn(model, batch)` returns the loss that the training minimises, where an update follows its plain
+        gradient. Gradients of several calls of `step(batch=...)` before an update add up.
+    train_step
+        `train_step(model, optimizer, batch)` does all that the training does for a batch, such as clipping,
+        accumulation, loss scaling or several updates, with the model and the optimizer that it is given. Call it in
+        the training, too, and then `step(batch=...)`. Generators, scalers and schedulers that it uses are put back
+        after each repeat.
     epsilon
         Perturbation of the shadows, uniform in each weight; by default 1e-8 in float64, else the smallest that changes
         nine weights in ten.
@@ -150,7 +161,8 @@ def track(
         seed=seed,
         n_slots=n_slots_for(layout),
     )
-    companions = _companions(model, optimizer, loss_fn, n_shadows, tangent, size, selection, seed, notices)
+    procedure = Procedure(loss_fn, train_step)
+    companions = _companions(model, optimizer, procedure, n_shadows, tangent, size, selection, seed, notices)
     link = Link(ring, request, notices)
     opened: Opened | None = None
     try:
@@ -202,31 +214,31 @@ def _identity(group: str, name: str | None, n_shadows: int) -> dict[str, Any]:
 def _companions(
     model: nn.Module,
     optimizer: Optimizer | None,
-    loss_fn: LossFunction | None,
+    procedure: Procedure,
     n_shadows: int,
     tangent: bool,
     epsilon: float | None,
     selection: Selection,
     seed: int,
     notices: Notices,
-) -> Companions:
+) -> Companions | NoCompanions:
     if not (n_shadows or tangent):
-        return Companions(None, None, notices)
-    if optimizer is None or loss_fn is None:
-        missing = "optimizer" if optimizer is None else "loss_fn"
-        raise BadCall(missing, "must be given with shadow or tangent, which repeat every update", kind=Kind.CONFIG)
+        return NoCompanions()
+    if optimizer is None:
+        raise BadCall("optimizer", "must be given with shadow or tangent, which repeat every update", kind=Kind.CONFIG)
+    if (procedure.loss_fn is None) == (procedure.train_step is None):
+        must = "must be given, or train_step, and not both, with shadow or tangent, which repeat every update"
+        raise BadCall("loss_fn", must, kind=Kind.CONFIG)
+    if tangent and procedure.loss_fn is None:
+        fix = "Use shadow=True with train_step"
+        raise BadCall("loss_fn", "must be given with tangent, which differentiates it twice", "", fix, Kind.CONFIG)
     if tangent and selection.indices is not None:
         raise BadCall("probe", "must be left out with tangent, which needs all weights", kind=Kind.CONFIG)
-    carried = Tangent(model, optimizer, loss_fn, selection, seed) if tangent else None
-    try:
-        shadows = None
-        if epsilon is not None:
-            shadows = Shadows(model, optimizer, loss_fn, n_shadows, epsilon, selection, seed)
-    except BadCall:
-        if carried is not None:
-            carried.remove()
-        raise
-    return Companions(shadows, carried, notices)
+    carried = Tangent(optimizer, procedure.function, selection, seed) if tangent else None
+    shadows = None
+    if epsilon is not None:
+        shadows = Shadows(model, optimizer, n_shadows, epsilon, selection, seed)
+    return Companions(model, optimizer, procedure, shadows, carried, selection.device, notices)
 
 
 def _learning_rate(config: Mapping[str, Any] | None, optimizer: Optimizer | None) -> float | None:

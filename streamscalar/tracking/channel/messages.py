@@ -69,11 +69,15 @@ class Begin:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts for the status of the run: steps without a row, dropped rows, share of the training time."""
+    """Facts for the status of the run: steps without a row, dropped rows, share of the training time.
+
+    `not_reproduced` says why shadows and tangent vector do not follow the training; empty where they do.
+    """
 
     n_skipped: int
     n_dropped: int
     overhead: float
+    not_reproduced: str = ""
 
 
 @dataclass(frozen=True)

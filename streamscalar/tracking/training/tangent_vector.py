@@ -1,6 +1,5 @@
 """A tangent vector along a user's training run: the growth of an infinitesimal separation, without an epsilon."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.tracking.training.capture import Selection
-from streamscalar.tracking.training.replay import Rehearsal
-from streamscalar.tracking.training.shadow import LossFunction
+from streamscalar.tracking.training.control import Pending, Way
+from streamscalar.tracking.training.recorder import Recorder
+from streamscalar.tracking.training.twin import LossFunction, Twin
 from streamscalar.training import optimizers
 from streamscalar.training.ensemble import initial_tangents
 
@@ -41,8 +41,8 @@ class Tangent:
 
     Parameters
     ----------
-    model, optimizer
-        The model that is trained, and its optimizer: SGD (momentum, weight decay), Adam or AdamW.
+    optimizer
+        The optimizer of the training: SGD (momentum, weight decay), Adam or AdamW.
     loss_fn
         Its loss.
     selection
@@ -56,38 +56,19 @@ class Tangent:
         The optimizer is another one, or has options whose derivative is not implemented.
     """
 
-    def __init__(
-        self, model: nn.Module, optimizer: Optimizer, loss_fn: LossFunction, selection: Selection, seed: int
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, loss_fn: LossFunction, selection: Selection, seed: int) -> None:
         self._map = _tangent_map(optimizer)
         # Descent is linear, so its derivative does not depend on the state.
         self._remembered = ("exp_avg", "exp_avg_sq") if isinstance(self._map, optimizers.Adam) else ()
-        self._optimizer = optimizer
         self._loss_fn = loss_fn
         self._selection = selection
         self._is_decoupled = bool(optimizer.defaults.get("decoupled_weight_decay", isinstance(optimizer, AdamW)))
-        try:
-            self._carrier = copy.deepcopy(model)
-        except Exception as error:
-            must = "must be a model that can be copied, for a tangent vector"
-            raise BadCall("model", must, f"{type(error).__name__}: {error}", kind=Kind.DATA) from error
-        twins = dict(zip(map(id, model.parameters()), self._carrier.parameters(), strict=True))
-        self._own = [twins[id(p)] for p in selection.parameters]
         dtype = torch.float64 if selection.dtype == "float64" else torch.float32
         n = sum(p.numel() for p in selection.parameters)
         first = torch.from_numpy(initial_tangents(n, 1, seed)[0]).to(selection.device, dtype)
         first /= torch.linalg.vector_norm(first)
         self._moves: tuple[Tensor, ...] = (first, *(torch.zeros_like(first) for _ in self._map.state_names))
         self._growth = torch.zeros((), dtype=torch.float64, device=selection.device)
-        self._updates: list[_Update] = []
-        self._model = model
-        self._rehearsal = Rehearsal(model, selection.device, self._begin)
-        self._handle = optimizer.register_step_pre_hook(self._record_update)
-
-    @property
-    def awaits_batch(self) -> bool:
-        """Whether the training made an update since the last `step`."""
-        return bool(self._updates)
 
     @property
     def growth(self) -> Tensor:
@@ -98,20 +79,28 @@ class Tangent:
         """Restart the measurement of the growth."""
         self._growth = torch.zeros_like(self._growth)
 
-    def start(self) -> None:
-        """Start from the current state of the model."""
-        self._rehearsal.begin()
+    def step(self, twin: Twin, recorder: Recorder, pending: Pending, way: Way) -> None:
+        """Propagate the vector through an update.
 
-    def step(self, batch: object) -> None:
-        """Propagate the vector through the update since the last call."""
-        updates, self._updates = self._updates, []
-        if not updates:
-            return
-        if len(updates) > 1:
-            raise RuntimeError(f"a tangent vector follows one update per step(); there were {len(updates)}")
-        (update,) = updates
-        gradient, curved = self._hessian_product(update.weights, batch)
-        self._rehearsal.forget()
+        Parameters
+        ----------
+        twin
+            Copy of the model and its optimizer in the state before the update; its buffers change.
+        recorder, pending, way
+            What is known of the update.
+
+        Raises
+        ------
+        RuntimeError
+            The gradients of several batches add up.
+        """
+        if way.n_last > 1:
+            raise RuntimeError(f"a tangent vector follows updates from one batch; this one is from {way.n_last}")
+        update = self._before(twin, recorder)
+        start, batch = pending[-1]
+        own = twin.matching(self._selection.parameters)
+        with recorder.replaying(twin.model, start, from_forward=way.from_forward), sdpa_kernel(SDPBackend.MATH):
+            gradient, curved = self._hessian_product(twin.model, own, batch)
         direction, *others = self._moves
         if not self._is_decoupled:
             gradient = gradient + update.weight_decay * update.weights
@@ -125,47 +114,30 @@ class Tangent:
         self._moves = tuple(part / length for part in moved)
         self._growth = self._growth + length.double().log()
 
-    def remove(self) -> None:
-        """Remove the hooks from the model and its optimizer."""
-        self._rehearsal.remove()
-        self._handle.remove()
-
-    def _begin(self) -> None:
-        with torch.no_grad():
-            for into, values in zip(self._carrier.buffers(), self._model.buffers(), strict=True):
-                into.copy_(values)
-            for parameter, value in zip(self._carrier.parameters(), self._model.parameters(), strict=True):
-                parameter.copy_(value)
-
-    def _hessian_product(self, weights: Tensor, batch: object) -> tuple[Tensor, Tensor]:
-        """Return gradient and Hessian times the direction, at `weights`, shape (P,) each."""
-        with torch.no_grad():
-            torch._foreach_copy_(list(self._own), self._split(weights))
-        with self._rehearsal.replay(self._carrier), sdpa_kernel(SDPBackend.MATH):
-            loss = self._loss_fn(self._carrier, batch)
-            gradient = _gradient(loss, self._own, create_graph=True)
-            along = torch.stack(
-                [(g * v).sum() for g, v in zip(gradient, self._split(self._moves[0]), strict=True)]
-            ).sum()
-            curved = _gradient(along, self._own) if along.requires_grad else [torch.zeros_like(p) for p in self._own]
+    def _hessian_product(self, model: nn.Module, own: Sequence[nn.Parameter], batch: object) -> tuple[Tensor, Tensor]:
+        """Return gradient and Hessian times the direction at the weights of `model`, shape (P,) each."""
+        loss = self._loss_fn(model, batch)
+        gradient = _gradient(loss, own, create_graph=True)
+        along = torch.stack([(g * v).sum() for g, v in zip(gradient, self._split(self._moves[0]), strict=True)]).sum()
+        curved = _gradient(along, own) if along.requires_grad else [torch.zeros_like(p) for p in own]
         return self._flat([g.detach() for g in gradient]), self._flat(curved)
 
-    def _record_update(self, optimizer: Optimizer, *_: object) -> None:
-        """Keep the state before the update that follows."""
-        groups = [(group, {id(p) for p in group["params"]}) for group in optimizer.param_groups]
-        parameters = self._selection.parameters
-        owners = [next((group for group, ids in groups if id(p) in ids), None) for p in parameters]
-        states = [optimizer.state.get(p, {}) for p in parameters]
+    def _before(self, twin: Twin, recorder: Recorder) -> _Update:
+        """Return the state before the update."""
+        groups = zip(twin.optimizer.param_groups, recorder.hyperparameters, strict=True)
+        owners = {id(p): values for group, values in groups for p in group["params"]}
+        parameters = twin.matching(self._selection.parameters)
+        states = [twin.optimizer.state.get(p, {}) for p in parameters]
         state = tuple(
             self._flat([s.get(name, torch.zeros_like(p)) for s, p in zip(states, parameters, strict=True)])
             for name in self._remembered
         )
         with torch.no_grad():
             weights = self._flat([p.detach() for p in parameters])
-        rates = self._spread([0.0 if group is None else float(group["lr"]) for group in owners])
-        decays = self._spread([0.0 if group is None else float(group["weight_decay"]) for group in owners])
+        rates = self._spread([float(owners[id(p)]["lr"]) if id(p) in owners else 0.0 for p in parameters])
+        decays = self._spread([float(owners[id(p)]["weight_decay"]) if id(p) in owners else 0.0 for p in parameters])
         done = next((int(s["step"]) for s in states if "step" in s), 0)
-        self._updates.append(_Update(weights, state, rates, decays, done + 1))
+        return _Update(weights, state, rates, decays, done + 1)
 
     def _spread(self, values: Sequence[float]) -> Tensor:
         """Return one value per parameter as one per coordinate, or as a scalar if all are equal."""

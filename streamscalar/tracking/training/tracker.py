@@ -20,7 +20,7 @@ from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
 from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.capture import Capture, Flight, Selection
-from streamscalar.tracking.training.companions import Companions
+from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.metrics import Metrics, gather
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Tracker:
         opened: Opened | None,
         budget: Budget,
         metrics: Metrics,
-        companions: Companions,
+        companions: Companions | NoCompanions,
         n_replicas: int,
         notices: Notices,
     ) -> None:
@@ -133,19 +133,20 @@ class Tracker:
         if self._is_over or os.getpid() != self._pid:
             return
         try:
-            if self._companions.are_there:
+            number = self._last + 1 if step is None else int(step)
+            if isinstance(self._companions, Companions):
                 before_s = time.perf_counter()
-                self._metrics.update_others("loss", self._companions.step(batch))
+                self._metrics.update_others("loss", self._companions.step(batch, number))
                 self._companions_s += time.perf_counter() - before_s
             self._n_calls += 1
             if self._n_calls % CALLS_TIMED:
                 self._metrics.update(metrics)
-                self._step(self._last + 1 if step is None else int(step))
+                self._step(number)
                 return
             # CPU time of this thread: waiting for a processor that others use is no cost of the recording.
             started_s = time.thread_time()
             self._metrics.update(metrics)
-            if not self._step(self._last + 1 if step is None else int(step)):
+            if not self._step(number):
                 self._budget.took_none(CALLS_TIMED * (time.thread_time() - started_s))
         except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
             self._notices.failed("step", error)
@@ -270,7 +271,7 @@ class Tracker:
         budget = self._budget
         n_skipped = budget.n_steps - budget.n_recorded - self._n_dropped
         overhead = budget.overhead(time.perf_counter(), sum(self._ring.worker_s.tolist()))
-        return Facts(n_skipped, self._n_dropped, overhead)
+        return Facts(n_skipped, self._n_dropped, overhead, self._companions.refused)
 
     def _end(self, failure: str) -> Summary:
         if self._is_over or os.getpid() != self._pid:

@@ -243,6 +243,7 @@ class StoreSink:
             skipped=facts.n_skipped,
             dropped=facts.n_dropped,
             overhead=facts.overhead,
+            not_reproduced=facts.not_reproduced,
         )
 
     def _lock_new_name(self) -> str:

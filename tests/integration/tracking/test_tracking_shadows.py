@@ -14,6 +14,7 @@ import streamscalar as ss
 from streamscalar.runtime import run as run_experiment
 from streamscalar.tracking import track
 from streamscalar.training.data import load_data
+from streamscalar.types import Status
 from tests.conftest import small_config
 from tests.integration.tracking.test_tracking import batches, flat, loss_of, mlp, silence, train
 
@@ -81,10 +82,15 @@ def test_a_shadow_that_is_not_told_its_batch_is_given_up_and_training_goes_on(tm
         )
         train(model, optimizer, batches(3), run)
         run.finish()
-    assert ["shadow, given up" in str(w.message) for w in caught] == [True]
+    assert ["step 1 was an update without its batch" in str(w.message) for w in caught] == [True]
     stored = ss.open(tmp_path / "s").run("a")
     assert np.isnan(stored.weights(2)[1]).all()
     assert np.isfinite(stored.weights(2)[0]).all()
+    found = stored.estimates()
+    assert found.estimates["ftle"].status is Status.NOT_REPRODUCED
+    assert found.estimates["ftle"].message.startswith("step 1 was an update without its batch")
+    assert found.regime == "undecided"
+    assert not found.has_diverged, "the shadow's missing loss is none of the training"
 
 
 def test_ftle_and_tangent_agree_with_the_same_run_as_an_experiment(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from streamscalar.errors import BadCall
+from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.capture import select
+from streamscalar.tracking.training.companions import Companions
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon, default_epsilon, moved_share
+from streamscalar.tracking.training.twin import Procedure
 
 Batch = tuple[Tensor, Tensor]
 
@@ -63,9 +66,11 @@ def test_an_unperturbed_shadow_stays_the_twin_of_its_model() -> None:
     # Momentum before the shadow is there must be taken over.
     _loss(model, _batch(9)).backward()  # type: ignore[no-untyped-call]  # torch has no types here
     optimizer.step()
-    shadows = Shadows(model, optimizer, _half, 1, 1e-3, select(model, None, 0), 0)
-    shadows.start()
-    (shadow,) = shadows.models
+    selection = select(model, None, 0)
+    shadows = Shadows(model, optimizer, 1, 1e-3, selection, 0)
+    companions = Companions(model, optimizer, Procedure(_half, None), shadows, None, selection.device, Notices())
+    companions.start()
+    (shadow,) = companions.shadows
     with torch.no_grad():
         for p, q in zip(shadow.parameters(), model.parameters(), strict=True):
             p.copy_(q)
@@ -85,11 +90,13 @@ def test_an_unperturbed_shadow_stays_the_twin_of_its_model() -> None:
             model.train()
             model[1].train(step != 3)
             before = torch.get_rng_state()
-            (own,) = shadows.step(_batch(2 * step + part))
+            (own,) = companions.step(_batch(2 * step + part), step)
             assert torch.equal(torch.get_rng_state(), before)
             assert torch.equal(own, loss.detach())
         for (name, p), q in zip(model.state_dict().items(), shadow.state_dict().values(), strict=True):
             assert torch.equal(p, q), (step, name)
+    assert companions.refused == ""
+    companions.remove()
 
 
 def test_shadows_differ_from_each_other_and_from_seed_to_seed() -> None:
@@ -97,15 +104,14 @@ def test_shadows_differ_from_each_other_and_from_seed_to_seed() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     starts = []
     for seed in (0, 0, 1):
-        shadows = Shadows(model, optimizer, _loss, 2, 1e-3, select(model, None, 0), seed)
+        shadows = Shadows(model, optimizer, 2, 1e-3, select(model, None, 0), seed)
         shadows.start()
-        starts.append([shadow.get_parameter("0.weight").detach().clone() for shadow in shadows.models])
-        assert torch.equal(shadows.models[0].get_parameter("0.bias"), model.get_parameter("0.bias"))
-        shadows.remove()
+        models = [twin.model for twin in shadows.twins]
+        starts.append([shadow.get_parameter("0.weight").detach().clone() for shadow in models])
+        assert torch.equal(models[0].get_parameter("0.bias"), model.get_parameter("0.bias"))
     assert torch.equal(starts[0][0], starts[1][0])
     assert not torch.equal(starts[0][0], starts[0][1])
     assert not torch.equal(starts[0][0], starts[2][0])
-    assert not model._forward_pre_hooks
 
 
 def test_a_model_that_cannot_be_copied_is_a_bad_call() -> None:
@@ -113,4 +119,4 @@ def test_a_model_that_cannot_be_copied_is_a_bad_call() -> None:
     model.left_over = torch.ones(2, requires_grad=True) * 2
     optimizer = SGD(model.parameters(), lr=0.1)
     with pytest.raises(BadCall, match="must be a model that can be copied"):
-        Shadows(model, optimizer, _loss, 1, 1e-3, select(model, None, 0), 0)
+        Shadows(model, optimizer, 1, 1e-3, select(model, None, 0), 0)

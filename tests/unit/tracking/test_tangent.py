@@ -11,8 +11,11 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from streamscalar.errors import BadCall
+from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.capture import select
-from streamscalar.tracking.training.tangent_vector import Tangent
+from streamscalar.tracking.training.companions import Companions
+from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
+from streamscalar.tracking.training.twin import LossFunction, Procedure
 from streamscalar.training.ensemble import initial_tangents
 
 Batch = tuple[Tensor, Tensor]
@@ -37,18 +40,31 @@ def _batches(n: int) -> list[Batch]:
     ]
 
 
-def _train(model: nn.Module, optimizer: Optimizer, tangent: Tangent | None, n: int) -> list[float]:
+def _followed(model: nn.Module, optimizer: Optimizer, loss: LossFunction = _loss) -> Companions:
+    selection = select(model, None, 0)
+    tangent = Tangent(optimizer, loss, selection, SEED)
+    return Companions(model, optimizer, Procedure(loss, None), None, tangent, selection.device, Notices())
+
+
+def _growth(companions: Companions) -> float:
+    """Return the growth since the last call, the first one included."""
+    companions._has_rows = True
+    found = companions.growth()[METRIC]
+    assert isinstance(found, Tensor)
+    return float(found)
+
+
+def _train(model: nn.Module, optimizer: Optimizer, companions: Companions | None, n: int) -> list[float]:
     torch.manual_seed(9)
     growths = []
-    for batch in _batches(n):
+    for step, batch in enumerate(_batches(n)):
         optimizer.zero_grad()
         loss = _loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         optimizer.step()
-        if tangent is not None:
-            tangent.step(batch)
-            growths.append(float(tangent.growth))
-            tangent.forget_growth()
+        if companions is not None:
+            companions.step(batch, step)
+            growths.append(_growth(companions))
     return growths
 
 
@@ -72,8 +88,9 @@ def _phase(model: nn.Module, optimizer: Optimizer, names: tuple[str, ...]) -> Te
 def test_growth_is_that_of_a_small_separation(optimizer_of: Callable[[Any], Optimizer], names: tuple[str, ...]) -> None:
     model = _model()
     optimizer = optimizer_of(model.parameters())
-    tangent = Tangent(model, optimizer, _loss, select(model, None, 0), SEED)
-    growth = np.cumsum(_train(model, optimizer, tangent, 8))
+    companions = _followed(model, optimizer)
+    growth = np.cumsum(_train(model, optimizer, companions, 8))
+    companions.remove()
     n = sum(p.numel() for p in model.parameters())
     direction = initial_tangents(n, 1, SEED)[0]
     direction /= np.linalg.norm(direction)
@@ -107,16 +124,17 @@ def test_each_group_has_its_own_rate_and_parameters_without_one_stay() -> None:
 
     bowl = Bowl()
     curvature = torch.tensor([3.0, 7.0, 8.0], dtype=torch.float64)
-    tangent = Tangent(bowl, optimizer, lambda m, b: m(b), select(bowl, None, 0), SEED)
+    companions = _followed(bowl, optimizer, lambda m, b: m(b))
     expected = initial_tangents(3, 1, SEED)[0]
     for _ in range(5):
         optimizer.zero_grad()
         bowl(curvature).backward()
         optimizer.step()
-        tangent.step(curvature)
+        companions.step(curvature, 1)
         expected = expected * np.array([0.7, 1.0, -3.0])
     length = np.linalg.norm(expected) / np.linalg.norm(initial_tangents(3, 1, SEED)[0])
-    assert float(tangent.growth) == pytest.approx(np.log(length), abs=1e-12)
+    assert _growth(companions) == pytest.approx(np.log(length), abs=1e-12)
+    companions.remove()
 
 
 def test_what_has_no_derivative_here_is_a_bad_call() -> None:
@@ -129,17 +147,4 @@ def test_what_has_no_derivative_here_is_a_bad_call() -> None:
          "one momentum in all groups"),
     ):  # fmt: skip
         with pytest.raises(BadCall, match=words):
-            Tangent(model, optimizer, _loss, select(model, None, 0), SEED)
-    assert not model._forward_pre_hooks
-
-
-def test_two_updates_in_one_step_are_told() -> None:
-    model = _model()
-    optimizer = SGD(model.parameters(), lr=0.1)
-    tangent = Tangent(model, optimizer, _loss, select(model, None, 0), SEED)
-    (batch,) = _batches(1)
-    for _ in range(2):
-        _loss(model, batch).backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        optimizer.step()
-    with pytest.raises(RuntimeError, match="one update per step"):
-        tangent.step(batch)
+            Tangent(optimizer, _loss, select(model, None, 0), SEED)
