@@ -120,7 +120,7 @@ def check_survives_kills_in_a_bucket(
 
     Without its spool, the next process is one on another machine.
     """
-    url, spool = config.store.url, Path(config.store.spool or "")
+    url, spool = config.store.url or "", Path(config.store.spool or "")
     command = [sys.executable, "-c", RUN, config.model_dump_json()]
     n_kills = 0
     # A reader takes URLs too.

@@ -102,6 +102,8 @@ class SettingDocument(Document):
 
     learning_rate: LearningRate
     epsilon: Epsilon
+    variant: str
+    """What else distinguishes the setting, for tracked runs that differ in architecture or config; usually empty."""
     regime: Regime
     """Regime of the setting."""
     regime_reason: RegimeReason

@@ -25,6 +25,7 @@ from streamscalar.analysis.rules import Alert, checkpoints, make_alert
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import AlertsSection
 from streamscalar.errors import BadCall, Kind
+from streamscalar.missing import is_missing
 from streamscalar.numerics.exponents.divergence import ftle, nmle
 from streamscalar.numerics.exponents.regime import RunEvidence, classify
 from streamscalar.numerics.series.changes import following, level_changes, trend
@@ -119,7 +120,8 @@ class RunWatch:
             "moves": _moves(series, self._n_rows)[:, None],
         }
         if "loss" in series.metrics:
-            parts = {"loss": series.metrics["loss"][new, series.members]} | parts
+            loss = series.metrics["loss"][new, series.members]
+            parts = {"loss": np.where(is_missing(loss), 0.0, loss)} | parts
         finite = {name: np.asarray(np.isfinite(values).all(axis=1)) for name, values in parts.items()}
         for at, is_finite in enumerate(np.logical_and.reduce(list(finite.values()))):
             if self._was_finite and not is_finite:
@@ -130,13 +132,16 @@ class RunWatch:
 
     def _diverged(self, series: RunSeries) -> Iterator[Alert]:
         loss = series.metrics.get("loss")
-        if loss is None or len(loss) == 0:
+        if loss is None:
             return
-        start = float(loss[0, series.members].mean())
-        for at, value in enumerate(loss[self._n_rows :, series.members].mean(axis=1)):
+        rows = np.flatnonzero(series.reported("loss"))
+        if len(rows) == 0:
+            return
+        start = float(loss[rows[0], series.members].mean())
+        for row in rows[rows >= self._n_rows].tolist():
+            value = loss[row, series.members].mean()
             self._n_above = self._n_above + 1 if value > start else 0
             if self._n_above == self._rules.diverged_rows:
-                row = self._n_rows + at
                 words = {"start": start, "loss": float(value), "n_rows": self._n_above}
                 numbers = {"start": json_float(start), "loss": json_float(float(value)), "n_rows": self._n_above}
                 yield from self._alert(series, "diverged", row, words, numbers)
@@ -222,17 +227,17 @@ class RunWatch:
         yield from self._alert(seen, "stalled", row, {"reason": reason}, evidence)
 
     def _why_stalled(self, seen: RunSeries) -> tuple[str, dict[str, Any]] | None:
-        accuracy, target = seen.reference("accuracy"), self._options.accuracy_target
-        if accuracy is not None and target is not None and accuracy[-1] >= target:
+        accuracy, target = _reported(seen, "accuracy"), self._options.accuracy_target
+        if accuracy is not None and len(accuracy) and target is not None and accuracy[-1] >= target:
             return None
         n_window = _window(len(seen.steps))
         moves = _moves(seen)[1:]
         newest, largest = float(moves[-n_window:].max()), float(moves.max())
-        loss = seen.reference("loss")
-        if newest <= FROZEN_SHARE * largest and (loss is None or loss[-1] != 0.0):
+        loss = _reported(seen, "loss")
+        if newest <= FROZEN_SHARE * largest and (loss is None or len(loss) == 0 or loss[-1] != 0.0):
             numbers = {"rms_move": json_float(newest), "largest_rms_move": json_float(largest), "n_rows": n_window}
             return f"The weights no longer move: at most {newest:.3g} in {n_window} rows", numbers
-        if loss is None or not (loss[-n_window:] > 0.0).all():
+        if loss is None or len(loss) < n_window or not (loss[-n_window:] > 0.0).all():
             return None
         fall = trend(-np.log(loss[-n_window:]), self._options.confidence)
         if fall.high is None or fall.high >= -math.log1p(-self._rules.stalled_below):
@@ -332,6 +337,12 @@ def _decorrelated(
 def _left(correlation: Estimate, own: Floats, median: Floats, rules: AlertsSection) -> bool:
     is_apart = abs(float(own[-1] - median[-1])) > math.log(rules.apart_factor)
     return is_apart and correlation.high is not None and correlation.high < FOLLOWS_ABOVE
+
+
+def _reported(series: RunSeries, metric: str) -> Floats | None:
+    """Return the values of the reference at the rows that have one; `None` for a metric that is not recorded."""
+    values = series.reference(metric)
+    return None if values is None else values[~is_missing(values)]
 
 
 def _log_curve(run: RunSeries) -> Floats:

@@ -104,7 +104,7 @@ def _keeps_exponent(tables: Sequence[Table]) -> ClaimResult:
     )
     for table in tables:
         for setting in table.settings:
-            own = [r for r in table.runs if (r.learning_rate, r.epsilon) == (setting.learning_rate, setting.epsilon)]
+            own = [r for r in table.runs if r.key == setting.key]
             pairs = {
                 name: np.array(
                     [

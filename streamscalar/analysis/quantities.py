@@ -289,7 +289,6 @@ TRACKED: Mapping[Status, str] = {
     Status.NOT_ENOUGH_RECURRENCES: "The trajectory rarely returns near itself; train a perturbed copy instead "
     "(ss.track(..., shadow=True)), or train longer.",
     Status.DRIFTING: "The series still drifts over its last window; train longer.",
-    Status.NOT_REPRODUCED: "",
     Status.NOT_DECORRELATED: "Reference and replicas stay correlated to the end; train longer.",
 }
 """Advice for a training loop of the user, where that of `ADVICE` names a config key."""

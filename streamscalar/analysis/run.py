@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.quantities import NO_TANGENT, advised, for_tracked, keys
 from streamscalar.analysis.series import RunSeries
+from streamscalar.missing import is_missing
 from streamscalar.numerics.asymptotic.states import AsymptoticStates, asymptotic_states
 from streamscalar.numerics.embedding.walk import walk_explained_variance
 from streamscalar.numerics.exponents.all_pairs import nmle_all_pairs
@@ -36,7 +37,7 @@ class RunEstimates:
 
     Attributes
     ----------
-    run_id, learning_rate, epsilon, initial_condition, is_complete, n_planned
+    run_id, learning_rate, epsilon, variant, initial_condition, is_complete, n_planned
         As in its series.
     n_rows
         Rows that were analysed.
@@ -59,6 +60,7 @@ class RunEstimates:
     run_id: str
     learning_rate: float
     epsilon: float
+    variant: str
     initial_condition: int
     is_complete: bool
     n_rows: int
@@ -73,12 +75,18 @@ class RunEstimates:
     loss: float | None
     accuracy: float | None
 
+    @property
+    def key(self) -> tuple[float, float, str]:
+        """Setting of the run: learning rate, epsilon and variant."""
+        return self.learning_rate, self.epsilon, self.variant
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {
             "run_id": self.run_id,
             "learning_rate": json_float(self.learning_rate),
             "epsilon": json_float(self.epsilon),
+            **({"variant": self.variant} if self.variant else {}),
             "initial_condition": self.initial_condition,
             "is_complete": self.is_complete,
             "n_rows": self.n_rows,
@@ -112,6 +120,7 @@ def analyze_run(series: RunSeries, options: Options) -> RunEstimates:
         run_id=series.run_id,
         learning_rate=series.learning_rate,
         epsilon=series.epsilon,
+        variant=series.variant,
         initial_condition=series.initial_condition,
         is_complete=series.is_complete,
         n_rows=len(series.steps),
@@ -203,11 +212,14 @@ def _decorrelation(estimator: Callable[..., Estimate]) -> Callable[[RunSeries, O
         accuracy = series.metrics.get("accuracy")
         if accuracy is None:
             return Estimate.failed(Status.MISSING, method="decorrelation in accuracy", what="No accuracy.")
-        members = accuracy[:, series.members]
+        rows = series.reported("accuracy")
+        members, steps = accuracy[rows][:, series.members], series.steps[rows]
+        gaps = np.unique(np.diff(steps))
+        if len(gaps) > 1:
+            what = f"Accuracies are {gaps[0]} to {gaps[-1]} steps apart."
+            return Estimate.failed(Status.UNEVEN_STEPS, n=len(steps), method="decorrelation in accuracy", what=what)
         rng = options.rng(f"{estimator.__name__} {series.run_id}")
-        return estimator(
-            series.steps, members[:, REFERENCE], members[:, 1:], rng, options.n_surrogates, options.confidence
-        )
+        return estimator(steps, members[:, REFERENCE], members[:, 1:], rng, options.n_surrogates, options.confidence)
 
     return estimate
 
@@ -245,7 +257,10 @@ def thinned(increments: NDArray[np.float64], every: int) -> NDArray[np.float64]:
 
 def _latest(series: RunSeries, metric: str) -> float | None:
     values = series.reference(metric)
-    return None if values is None or len(values) == 0 else float(values[-1])
+    if values is None:
+        return None
+    values = values[~is_missing(values)]
+    return float(values[-1]) if len(values) else None
 
 
 COMPANIONS = frozenset(

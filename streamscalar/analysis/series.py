@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.missing import is_missing
 from streamscalar.types import REFERENCE
 
 
@@ -47,12 +48,15 @@ class RunSeries:
         Coordinates in one basis, `(N, R, K)`; the first is the scalar embedding.
     metrics
         `(N, R)` by name: `loss`, `accuracy` on the test split if the task has one, and `tangent_1`... (ln of the
-        stretching of each tangent vector since the row before) if the run has any.
+        stretching of each tangent vector since the row before) if the run has any. `missing.MISSING` where a tracked
+        training reported none.
     explained_variance, eigengap
         Share of the variance along the scalar, and one minus the ratio of the two leading eigenvalues, both in
         [0, 1]; `None` without an embedding.
     embedding_is_exact
         Whether the embedding is the exact one, from all stored rows, instead of the live one.
+    variant
+        What distinguishes its setting apart from learning rate and epsilon, in words; empty where nothing does.
     not_reproduced
         Why perturbed replicas and tangent vectors do not repeat the training; empty where they do.
     """
@@ -76,7 +80,13 @@ class RunSeries:
     explained_variance: float | None
     eigengap: float | None
     embedding_is_exact: bool
+    variant: str = ""
     not_reproduced: str = ""
+
+    @property
+    def key(self) -> tuple[float, float, str]:
+        """Setting of the run: learning rate, epsilon and variant."""
+        return self.learning_rate, self.epsilon, self.variant
 
     def alone(self, why: str) -> "RunSeries":
         """Return the series of the reference without replicas and tangent vectors, which did not repeat the training.
@@ -112,6 +122,10 @@ class RunSeries:
         found = self.metrics.get(metric)
         return None if found is None else found[:, REFERENCE]
 
+    def reported(self, metric: str) -> NDArray[np.bool_]:
+        """Return at which rows `(N,)` a recorded metric was reported for reference and perturbed replicas."""
+        return np.asarray(~is_missing(self.metrics[metric][:, self.members]).any(axis=1))
+
     @property
     def control_divergence(self) -> float | None:
         """Largest l1 distance of the control from the reference, the noise floor of the run.
@@ -128,9 +142,11 @@ class RunSeries:
     def has_diverged(self) -> bool:
         """Whether the mean loss, the control left out, ended above its start or is not finite."""
         loss = self.metrics.get("loss")
-        if loss is None or len(loss) == 0:
+        if loss is None:
             return False
-        followed = loss[:, : 1 + self.n_perturbed]
+        followed = loss[self.reported("loss"), : 1 + self.n_perturbed]
+        if len(followed) == 0:
+            return False
         if not np.isfinite(followed[-1]).all():
             return True
         return bool(followed[-1].mean() > followed[0].mean())

@@ -25,8 +25,8 @@ class SettingEstimates:
 
     Attributes
     ----------
-    learning_rate, epsilon
-        The setting.
+    learning_rate, epsilon, variant
+        The setting; the last one says in words what else differs between settings of tracked runs.
     regime, regime_reason
         Regime and the sentence that justifies it.
     n_runs
@@ -39,17 +39,24 @@ class SettingEstimates:
 
     learning_rate: float
     epsilon: float
+    variant: str
     regime: Regime
     regime_reason: str
     n_runs: int
     estimates: Mapping[str, Estimate]
     spacings: Spacings
 
+    @property
+    def key(self) -> tuple[float, float, str]:
+        """Learning rate, epsilon and variant."""
+        return self.learning_rate, self.epsilon, self.variant
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {
             "learning_rate": json_float(self.learning_rate),
             "epsilon": json_float(self.epsilon),
+            **({"variant": self.variant} if self.variant else {}),
             "regime": str(self.regime),
             "regime_reason": self.regime_reason,
             "n_runs": self.n_runs,
@@ -58,11 +65,10 @@ class SettingEstimates:
         }
 
 
-def analyze_setting(
-    learning_rate: float, epsilon: float, runs: Sequence[RunEstimates], options: Options
-) -> SettingEstimates:
+def analyze_setting(runs: Sequence[RunEstimates], options: Options) -> SettingEstimates:
     """Combine the runs of one setting, one per initial condition."""
-    key = f"{learning_rate!r} {epsilon!r}"
+    learning_rate, epsilon, variant = runs[0].key
+    key = f"{learning_rate!r} {epsilon!r} {variant}".rstrip()
     found: dict[str, Estimate] = {"positive_fraction": _positive_fraction(runs, options)}
     for name in keys("run"):
         combine: Combine = steps_over_initial_conditions if name in STEPS_TO else over_initial_conditions
@@ -81,7 +87,7 @@ def analyze_setting(
     found = {name: advised(name, found[name], is_tracked=options.is_tracked) for name in keys("setting")}
     evidence = [RunEvidence(run.estimates["ftle"], run.estimates["nmle"], run.has_diverged) for run in runs]
     regime, reason = classify(evidence, found["ftle"], found["nmle"], options.regular_below)
-    return SettingEstimates(learning_rate, epsilon, regime, reason, len(runs), found, spacings)
+    return SettingEstimates(learning_rate, epsilon, variant, regime, reason, len(runs), found, spacings)
 
 
 def is_positive(exponent: Estimate, regular_below: float = REGULAR_BELOW) -> bool | None:

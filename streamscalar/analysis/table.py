@@ -75,6 +75,7 @@ class Table:
                 {
                     "learning_rate": setting.learning_rate,
                     "epsilon": setting.epsilon,
+                    "variant": setting.variant,
                     "regime": str(setting.regime),
                     "n_runs": setting.n_runs,
                     **_columns(setting.estimates),
@@ -93,6 +94,7 @@ class Table:
                     "run_id": run.run_id,
                     "learning_rate": run.learning_rate,
                     "epsilon": run.epsilon,
+                    "variant": run.variant,
                     "initial_condition": run.initial_condition,
                     "n_rows": run.n_rows,
                     "regime": str(run.regime),
@@ -145,7 +147,7 @@ def tabulate(runs: Sequence[RunEstimates], options: Options, experiment: Mapping
     """Combine runs that were analysed one by one; see `analyze`."""
     analyzed = _ordered(runs)
     groups = [list(group) for _, group in groupby(analyzed, key=_setting)]
-    settings = [analyze_setting(group[0].learning_rate, group[0].epsilon, group, options) for group in groups]
+    settings = [analyze_setting(group, options) for group in groups]
     ladders = {
         rate: _ladder(list(group), options)
         for rate, group in groupby(analyzed, key=lambda run: run.learning_rate)
@@ -158,15 +160,16 @@ def _ordered(runs: Sequence[AnyRun]) -> list[AnyRun]:
     return sorted(runs, key=lambda run: (*_setting(run), run.initial_condition, run.run_id))
 
 
-def _setting(run: RunSeries | RunEstimates) -> tuple[float, float]:
+def _setting(run: RunSeries | RunEstimates) -> tuple[float, float, str]:
     """Return the key of a setting; unknown learning rates sort first and count as one setting."""
-    return -math.inf if math.isnan(run.learning_rate) else run.learning_rate, run.epsilon
+    rate, epsilon, variant = run.key
+    return -math.inf if math.isnan(rate) else rate, epsilon, variant
 
 
 def _ladder(runs: Sequence[RunEstimates], options: Options) -> dict[str, Estimate]:
     """Extrapolate the exponents of one learning rate, over initial conditions that have every rung."""
     epsilons = sorted({run.epsilon for run in runs})
-    if len(epsilons) < LEAST_RUNGS:
+    if len(epsilons) < LEAST_RUNGS or len({run.variant for run in runs}) > 1:
         return {}
     by_condition = {
         index: {run.epsilon: run for run in runs if run.initial_condition == index}

@@ -73,6 +73,9 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
     grid.add_column("lr", justify="right")
     if has_ladder:
         grid.add_column("epsilon", justify="right")
+    has_variants = any(setting.variant for setting in analysis.settings)
+    if has_variants:
+        grid.add_column("variant")
     grid.add_column("regime")
     for key in COLUMNS:
         grid.add_column(QUANTITIES[key].short)
@@ -80,6 +83,7 @@ def table(analysis: "Analysis", *, as_json: bool) -> None:
         grid.add_row(
             f"{setting.learning_rate:g}",
             *([f"{setting.epsilon:g}"] if has_ladder else []),
+            *([escape(setting.variant)] if has_variants else []),
             f"[{COLOURS[setting.regime]}]{setting.regime}[/]",
             *(interval(setting.estimates[key].to_json()) for key in COLUMNS),
         )

@@ -49,6 +49,18 @@ class RunSetting(BaseModel):
     probe: Mapping[str, Any] | None = None
     """The coordinates that a tracked run records; `None` if it records all."""
 
+    def __getitem__(self, name: str) -> Any:
+        """Return a field by its name, as from the stored document.
+
+        Raises
+        ------
+        KeyError
+            There is no such field.
+        """
+        if name in type(self).model_fields or name in (self.model_extra or {}):
+            return getattr(self, name)
+        raise KeyError(name)
+
     def to_json(self) -> dict[str, Any]:
         """Return the setting as a JSON object."""
         return self.model_dump(mode="json", exclude_unset=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from streamscalar.analysis.estimator_options import Options
 from streamscalar.analysis.run import RunEstimates, analyze_run
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table, analyze
+from streamscalar.analysis.variants import variants_of
 from streamscalar.config import Config
 from streamscalar.config.plan import plan_more, plan_runs
 from streamscalar.errors import BadCall
@@ -38,7 +39,7 @@ class Experiment:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._analyzed: dict[tuple[str, int, bool, bool], RunEstimates] = {}
+        self._analyzed: dict[tuple[object, ...], RunEstimates] = {}
 
     @cached_property
     def config(self) -> Config:
@@ -102,6 +103,13 @@ class Experiment:
         """
         return Run(self.store.reader(run_id), self.options)
 
+    def variants(self) -> dict[str, str]:
+        """Return for each run what distinguishes its setting apart from learning rate and epsilon; see `Table`."""
+        if self.config.task.name != "tracked":
+            return dict.fromkeys(self.store.run_ids(), "")
+        readers = {run_id: self.store.reader(run_id, hash_weights=False) for run_id in self.store.run_ids()}
+        return variants_of({run_id: (reader.setting, reader.layout) for run_id, reader in readers.items()})
+
     def analyze(self, on_run: Callable[[int, int], None] = lambda done, total: None) -> Table:
         """Return the estimates per setting from the rows stored now.
 
@@ -124,14 +132,17 @@ class Experiment:
 
         def cached(series: RunSeries, options: Options) -> RunEstimates:
             nonlocal n_done
-            key = (series.run_id, len(series.steps), series.is_complete, series.embedding_is_exact)
+            state = series.is_complete, series.embedding_is_exact, series.variant, series.not_reproduced
+            key = (series.run_id, len(series.steps), *state)
             if key not in self._analyzed:
                 self._analyzed[key] = analyze_run(series, options)
             n_done += 1
             on_run(n_done, len(runs))
             return self._analyzed[key]
 
-        return analyze([run.series() for run in runs.values()], self.options, experiment, cached)
+        variants = self.variants()
+        series = [replace(run.series(), variant=variants[run_id]) for run_id, run in runs.items()]
+        return analyze(series, self.options, experiment, cached)
 
     def joint_embedding(self, run_ids: Sequence[str]) -> dict[str, Series]:
         """Return the scalar embedding of several runs on one axis: classical scaling of all their snapshots together.

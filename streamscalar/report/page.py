@@ -103,8 +103,8 @@ def _shown(experiment: Experiment, table: Table) -> dict[str, RunSeries]:
     """Return the series of the first initial condition of each setting, of at most `MOST_CURVES` settings."""
     shown = {}
     for setting in thin(table.settings, MOST_CURVES):
-        key = (setting.learning_rate, setting.epsilon)
-        first = next(run for run in table.runs if (run.learning_rate, run.epsilon) == key)
+        key = setting.key
+        first = next(run for run in table.runs if run.key == key)
         shown[first.run_id] = experiment.run(first.run_id).series()
     return shown
 

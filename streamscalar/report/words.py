@@ -347,8 +347,8 @@ def _eigengap(setting: SettingEstimates, runs: Sequence[RunEstimates]) -> float 
 
 
 def _of(setting: SettingEstimates, runs: Sequence[RunEstimates]) -> list[RunEstimates]:
-    key = (setting.learning_rate, setting.epsilon)
-    return [run for run in runs if (run.learning_rate, run.epsilon) == key]
+    key = setting.key
+    return [run for run in runs if run.key == key]
 
 
 def _overlap(a: Estimate, b: Estimate) -> bool:

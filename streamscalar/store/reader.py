@@ -19,7 +19,7 @@ from streamscalar.store.format.arrays import StoredArray
 from streamscalar.store.format.codec import Integers, decode, encode, from_ordered, ordered
 from streamscalar.store.media.files import read_group
 from streamscalar.store.media.objects import Place
-from streamscalar.store.schema import RunFiles, RunSpec
+from streamscalar.store.schema import RunFiles, RunSpec, metric_path
 from streamscalar.store.wal import Frame, LogReader
 from streamscalar.types import Layout
 
@@ -155,7 +155,7 @@ class RunReader:
             return None
         last = rows.published - 1
         step = int(self._array("weights/steps").read(last, last + 1)[0])
-        found = {name: self._array(f"metrics/{name}").read(last, last + 1)[0] for name in self.metric_names}
+        found = {name: self._array(metric_path(name)).read(last, last + 1)[0] for name in self.metric_names}
         return Newest(rows.published, step, found)
 
     # Small series.
@@ -173,7 +173,7 @@ class RunReader:
         rows = self._rows()
         index = self.metric_names.index(name)
         tail = [frame.metrics[index] for frame in rows.frames]
-        return np.concatenate([self._prefix(f"metrics/{name}", rows.published), *([np.stack(tail)] if tail else [])])
+        return np.concatenate([self._prefix(metric_path(name), rows.published), *([np.stack(tail)] if tail else [])])
 
     def row_sha256(self) -> NDArray[np.uint8]:
         """Return the sha256 of each row's raw little-endian weights, shape (N, 32)."""

@@ -21,7 +21,9 @@ array is sharded and its shape follows when its stream ends, a run has an `id`, 
 `writer`. Copied to a folder, it is a valid store there.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +187,7 @@ class RunSpec:
             "embedding/bases/total_variance": series_document((), "float64", 1),
         }
         for name in self.metrics:
-            documents[f"metrics/{name}"] = series_document((n_replicas,), "float64", rows)
+            documents[metric_path(name)] = series_document((n_replicas,), "float64", rows)
         for name in DISTANCES:
             documents[f"divergence/{name}"] = series_document((n_replicas,), "float64", rows)
         n_members = 1 + self.layout.n_perturbed
@@ -193,6 +195,22 @@ class RunSpec:
         documents["embedding/increments"] = series_document((n_members, n_members), "float64", rows)
         return documents
 
+
+def metric_path(name: str) -> str:
+    """Return the path in a run of the array of a metric, which may have any name.
+
+    Examples
+    --------
+    >>> metric_path("loss"), metric_path("val/loss")
+    ('metrics/loss', 'metrics/~adba8a7cc8a6d72b53b61d43')
+    """
+    if PLAIN_METRIC.fullmatch(name) and name != "zarr.json":
+        return f"metrics/{name}"
+    return f"metrics/~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
+
+
+PLAIN_METRIC = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""Names of metrics that are folder names as they are."""
 
 BLOCK_ARRAYS = (
     "embedding/scores",
@@ -228,7 +246,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "divergence/random": "Signed separation from the reference along one random direction, as a control.",
     "divergence/embedded": "Signed separation from the reference along the scalar of the live basis.",
     "divergence/pairs": "L1 distance of each pair of reference and perturbed replicas: (0, 1), (0, 2), ...",
-    "metrics/<name>": "One metric of each replica, such as the loss.",
+    "metrics/<name>": "One metric of each replica, such as the loss. A name that is no plain folder name, such as "
+    "`val/loss`, is replaced by `~` and 24 digits of its sha256; the attributes of the run list the names themselves.",
     "weights/state/<name>": "One array of the optimiser's state; one entry per key frame.",
     "embedding/exact/scores": "Exact coordinates (N, R, K).",
     "embedding/exact/separation": "Signed separation from the reference along the exact scalar (N, R).",

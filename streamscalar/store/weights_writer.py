@@ -20,7 +20,7 @@ from streamscalar.store.media.files import fsync_path, read_group, waiting
 from streamscalar.store.media.objects import Place
 from streamscalar.store.media.publication import Publication
 from streamscalar.store.reader import KeyFrame, RunReader
-from streamscalar.store.schema import RunFiles
+from streamscalar.store.schema import RunFiles, metric_path
 
 _N_HELD = 2
 """Published blocks held for `take_published`: no more can be sealed between two calls of `append`."""
@@ -266,7 +266,7 @@ class WeightsWriter:
             stop = min(first + self.segment_rows, read_group(self._files.weights)["length"])
             steps, digests, *metrics = (
                 self._array(name).read(first, stop)
-                for name in ("weights/steps", "weights/sha256", *(f"metrics/{x}" for x in self._spec.metrics))
+                for name in ("weights/steps", "weights/sha256", *map(metric_path, self._spec.metrics))
             )
             table = np.empty((len(steps), len(metrics), self._spec.layout.n_replicas), "<f8")
             for index, metric in enumerate(metrics):
@@ -325,7 +325,7 @@ class WeightsWriter:
                 publication.put(self._array("weights/sha256"), first, digests)
                 for index, name in enumerate(self._spec.metrics):
                     values = np.stack([x.metrics[index] for x in segment.rows])
-                    publication.put(self._array(f"metrics/{name}"), first, values)
+                    publication.put(self._array(metric_path(name)), first, values)
                 if self.needs_state(first):
                     self._put_keyframe(publication, attributes, segment)
                 self._previous = rows[-1]
@@ -360,7 +360,7 @@ class WeightsWriter:
 
     def _end_arrays(self, publication: Publication, length: int, attributes: dict[str, Any]) -> None:
         n_keyframes = attributes["n_keyframes"]
-        metrics = (f"metrics/{name}" for name in self._spec.metrics)
+        metrics = map(metric_path, self._spec.metrics)
         for name in ("weights/deltas", "weights/steps", "weights/sha256", *metrics):
             publication.end(self._array(name), length)
         states = (f"weights/state/{name}" for name in attributes["state"])

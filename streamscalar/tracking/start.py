@@ -23,10 +23,11 @@ from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.capture import Selection, select
 from streamscalar.tracking.training.companions import Companions, NoCompanions
+from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.metrics import Metrics
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
-from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
+from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker, learning_rates
 from streamscalar.tracking.training.twin import LossFunction, Procedure, StepFunction
 from streamscalar.types import RUN_ID_PATTERN
 
@@ -75,7 +76,9 @@ def track(
     address
         Address of a Ray cluster that stores and embeds the rows; if it does not answer, this machine does.
     optimizer
-        The optimizer; gives the learning rate if `config` does not. Required by `shadow` and `tangent`.
+        The optimizer; gives the learning rate if `config` does not. Its learning rate is recorded with each row, as
+        the metric `learning_rate` (`learning_rate/1`... for further groups of parameters). Required by `shadow` and
+        `tangent`.
     metrics
         Names of metrics that are not yet passed to the first `step`.
     every_n_steps
@@ -176,10 +179,12 @@ def track(
         notices.warn("worker", f"nothing is recorded: {error}")
     for note in opened.notes if opened else ():
         notices.warn(note, note)
-    names = (*metrics, METRIC) if tangent else tuple(metrics)
+    names = (*metrics, *(learning_rates(optimizer) if optimizer else ()), *([METRIC] if tangent else []))
     budget = Budget(max_overhead, WORKER_WEIGHT, every_n_steps)
     held = Metrics(names, layout.n_replicas, notices)
-    return Tracker(selection, ring, link, opened, budget, held, companions, layout.n_replicas, notices)
+    return Tracker(
+        Identity(model, selection), optimizer, ring, link, opened, budget, held, companions, layout.n_replicas, notices
+    )
 
 
 def _check_numbers(
@@ -242,13 +247,22 @@ def _companions(
 
 
 def _learning_rate(config: Mapping[str, Any] | None, optimizer: Optimizer | None) -> float | None:
-    """Return the learning rate of the run: from `config`, else from the optimizer; `None` if neither has one."""
+    """Return the nominal learning rate: from `config`, else from the optimizer; `None` if neither has one.
+
+    A scheduler that warms up has lowered the rate of the optimizer already; it keeps the nominal one.
+    """
     candidates = [(config or {}).get("learning_rate"), (config or {}).get("lr")]
     if optimizer is not None:
-        candidates.append(optimizer.param_groups[0].get("lr"))
+        group = optimizer.param_groups[0]
+        candidates += [group.get("initial_lr"), group.get("lr")]
     for candidate in candidates:
-        if isinstance(candidate, int | float | torch.Tensor) and not isinstance(candidate, bool):
+        if candidate is None or isinstance(candidate, bool):
+            continue
+        try:
+            # Numbers of NumPy and torch, and text from a command line.
             rate = float(candidate)
-            if math.isfinite(rate) and rate > 0:
-                return rate
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            continue
+        if math.isfinite(rate) and rate > 0:
+            return rate
     return None

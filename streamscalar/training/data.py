@@ -162,8 +162,9 @@ def _read_idx(folder: Path, name: str, n_axes: int, source: dict[str, Any]) -> N
     md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     source["files"][path.name] = {"md5": md5, "known_as": KNOWN_MD5.get(md5)}
     start = 4 + 4 * n_axes
-    lengths = tuple(int(n) for n in np.frombuffer(body[4:start], ">u4"))
-    if body[:4] != bytes([0, 0, 8, n_axes]) or len(body) != start + int(np.prod(lengths)):
+    # A file that is cut off in its header has no lengths.
+    lengths = tuple(int(n) for n in np.frombuffer(body[4:start], ">u4")) if len(body) >= start else ()
+    if not lengths or body[:4] != bytes([0, 0, 8, n_axes]) or len(body) != start + int(np.prod(lengths)):
         raise BadCall(
             str(path),
             f"must be an IDX file of unsigned bytes with {n_axes} axes",

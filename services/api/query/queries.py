@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,9 @@ class Queries:
         with self._guard:
             known = self._settings.get(name)
         if known is None or known[0] != key:
-            table = tabulate(analysed, source.experiment.options, {})
+            variants = source.experiment.variants()
+            of_variants = [replace(run, variant=variants.get(run.run_id, "")) for run in analysed]
+            table = tabulate(of_variants, source.experiment.options, {})
             known = key, [_setting(setting) for setting in table.settings]
             with self._guard:
                 self._settings[name] = known
@@ -227,6 +230,7 @@ def _setting(setting: SettingEstimates) -> SettingDocument:
     return SettingDocument(
         learning_rate=number(setting.learning_rate),
         epsilon=number(setting.epsilon),
+        variant=setting.variant,
         regime=setting.regime,
         regime_reason=setting.regime_reason,
         n_runs=setting.n_runs,

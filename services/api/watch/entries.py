@@ -11,6 +11,7 @@ import numpy as np
 from streamscalar.analysis.run import Glance
 from streamscalar.config import RunSetting
 from streamscalar.experiment import Experiment
+from streamscalar.missing import is_missing
 from streamscalar.store import Place, RunReader, Store
 from streamscalar.store.change_stamps import list_stamp, n_attempts, run_stamp
 from streamscalar.store.schema import RunFiles, RunSpec
@@ -140,8 +141,10 @@ class Entry:
         self.n_attempts = n_attempts(self.path)
         if newest is not None:
             self.n_rows, self.step = newest.n_rows, newest.step
-            own = {name: float(values[REFERENCE]) for name, values in newest.metrics.items()}
-            self.loss, self.accuracy = own.get("loss"), own.get("accuracy")
+            own = {name: values[REFERENCE] for name, values in newest.metrics.items()}
+            # Where the newest row has none, the last one that was reported stays.
+            known = {name: float(value) for name, value in own.items() if not is_missing(value)}
+            self.loss, self.accuracy = known.get("loss", self.loss), known.get("accuracy", self.accuracy)
         self.updated_at = updated_at
         # A live run keeps its reader, which caches the rows of the log that it has read.
         self._reader = None if self.is_complete else reader

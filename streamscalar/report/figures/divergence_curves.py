@@ -42,7 +42,7 @@ def divergence_figure(
     average: Average,
 ) -> Drawing:
     """Return ln divergence over steps of the runs in `shown`, one panel per distance, fitted windows marked."""
-    regimes = {(setting.learning_rate, setting.epsilon): setting.regime for setting in settings}
+    regimes = {setting.key: setting.regime for setting in settings}
     own = [run for run in runs if run.run_id in shown]
     curves = [run for run in own if shown[run.run_id].n_perturbed and len(shown[run.run_id].steps) > 1]
     if not curves:
@@ -58,7 +58,7 @@ def divergence_figure(
             for run in curves:
                 series = shown[run.run_id]
                 curve = mean_log(series.perturbed(distance), average)
-                regime = regimes[run.learning_rate, run.epsilon]
+                regime = regimes[run.key]
                 _curve(axis, series.steps, curve, run, exponent, regime)
                 own_curves.append((series, curve, run, regime))
             axis.set(xlabel="step", title=title)
@@ -82,7 +82,7 @@ def divergence_figure(
             axes[0].set_xticks(ticks)
         sides = ["right: learning rate"] if has_rates or not has_ladder else []
         sides += ["left: ε"] if has_ladder else []
-        _legend(figure, [regimes[run.learning_rate, run.epsilon] for run in curves], ", ".join(sides))
+        _legend(figure, [regimes[run.key] for run in curves], ", ".join(sides))
     text = (
         f"Mean ln divergence of the perturbed replicas from their reference over training steps: L1 distance in weight "
         f"space, along the scalar embedding, and along one random direction. {len(curves)} runs, the first initial "

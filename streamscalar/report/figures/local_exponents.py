@@ -17,7 +17,7 @@ def local_figure(
     shown: Mapping[str, RunSeries], runs: Sequence[RunEstimates], settings: Sequence[SettingEstimates]
 ) -> Drawing:
     """Return the exponent in sliding windows over steps, of the middle run of each regime among those in `shown`."""
-    regimes = {(setting.learning_rate, setting.epsilon): setting.regime for setting in settings}
+    regimes = {setting.key: setting.regime for setting in settings}
     by_regime: dict[Regime, list[tuple[RunEstimates, LocalExponents]]] = {}
     reason = "No run has started."
     for run in runs:
@@ -25,7 +25,7 @@ def local_figure(
             series = shown[run.run_id]
             found = local_exponents(series.steps, series.perturbed("l1"), WIDTH_ROWS)
             if found.is_ok:
-                by_regime.setdefault(regimes[run.learning_rate, run.epsilon], []).append((run, found))
+                by_regime.setdefault(regimes[run.key], []).append((run, found))
             else:
                 reason = f"No run has a window of {WIDTH_ROWS} rows: {found.message}"
     if not by_regime:

@@ -158,12 +158,8 @@ def draw_points(
 
 def alone(settings: Sequence[SettingEstimates], runs: Sequence[RunEstimates], name: str) -> list[RunEstimates]:
     """Return the runs with a number, at settings with too few of them for a mean."""
-    keys = {
-        (setting.learning_rate, setting.epsilon)
-        for setting in settings
-        if setting.estimates[name].status is Status.TOO_FEW_INITIAL_CONDITIONS
-    }
-    return [run for run in runs if (run.learning_rate, run.epsilon) in keys and is_drawable(run.estimates[name])]
+    keys = {setting.key for setting in settings if setting.estimates[name].status is Status.TOO_FEW_INITIAL_CONDITIONS}
+    return [run for run in runs if run.key in keys and is_drawable(run.estimates[name])]
 
 
 def has_points(settings: Sequence[SettingEstimates], runs: Sequence[RunEstimates], name: str) -> bool:

@@ -52,7 +52,7 @@ def times_figure(runs: Sequence[RunEstimates], settings: Sequence[SettingEstimat
 def _pairs(runs: Sequence[RunEstimates], setting: SettingEstimates, suffix: str) -> Pairs:
     found = []
     for run in runs:
-        if (run.learning_rate, run.epsilon) == (setting.learning_rate, setting.epsilon):
+        if run.key == setting.key:
             first = run.estimates[f"characteristic_time{suffix}"].value
             second = run.estimates[f"decorrelation_time{suffix}"].value
             if first is not None and second is not None:

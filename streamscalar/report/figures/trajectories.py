@@ -20,7 +20,7 @@ def trajectory_figure(
     drawn = [run for run in runs if run.run_id in shown and shown[run.run_id].scores.size]
     if not drawn:
         return Drawing(NAME, "No run has an embedding yet.")
-    by_key = {(setting.learning_rate, setting.epsilon): setting for setting in settings}
+    by_key = {setting.key: setting for setting in settings}
     has_ladder = len({run.epsilon for run in drawn}) > 1
     n_columns = min(4, len(drawn))
     n_rows = -(-len(drawn) // n_columns)
@@ -29,7 +29,7 @@ def trajectory_figure(
         panels = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True).ravel()
         for panel, run in zip(panels, drawn, strict=False):
             series = shown[run.run_id]
-            setting = by_key[run.learning_rate, run.epsilon]
+            setting = by_key[run.key]
             scores = np.where(np.isfinite(series.scores[..., 0]), series.scores[..., 0], np.nan)
             panel.plot(series.steps, scores[:, REFERENCE], color="black", lw=2.2)
             # On top and thinner, so that both are visible while replicas follow the reference.

@@ -30,6 +30,7 @@ from streamscalar.tracking.channel.messages import (
     Refused,
     Reply,
     Row,
+    Settle,
     Trouble,
 )
 from streamscalar.tracking.channel.ring import Ring
@@ -52,7 +53,7 @@ class Link:
     """Sends orders to the worker without waiting for it.
 
     Orders are kept until they are carried out, so that a new worker continues where the previous one stopped. A slot is
-    free when no kept order uses it; there are never more orders in transit than slots, so the socket never blocks.
+    free when no kept order uses it; at most two orders are in transit for each slot, so the socket never blocks.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class Link:
         self._request = request
         self._notices = notices
         self._lock = threading.Lock()
-        self._kept: deque[Begin | Row] = deque()
+        self._kept: deque[Begin | Row | Settle] = deque()
         self._is_up = False
         self._restarter: threading.Thread | None = None
         self._n_received = 0
@@ -122,7 +123,11 @@ class Link:
         """Send the order to store the row in `slot`."""
         self._send(Row(self._n_orders, slot, step, metrics.tobytes(), facts))
 
-    def _send(self, order: Begin | Row) -> None:
+    def settle(self, step: int, metrics: NDArray[np.float64]) -> None:
+        """Send the metrics that came for a row after it, as the last ones."""
+        self._send(Settle(self._n_orders, step, metrics.tobytes()))
+
+    def _send(self, order: Begin | Row | Settle) -> None:
         self._n_orders += 1
         with self._lock:
             self._kept.append(order)

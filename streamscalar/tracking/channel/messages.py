@@ -71,13 +71,15 @@ class Begin:
 class Facts:
     """Facts for the status of the run: steps without a row, dropped rows, share of the training time.
 
-    `not_reproduced` says why shadows and tangent vector do not follow the training; empty where they do.
+    `not_reproduced` says why shadows and tangent vector do not follow the training, `stopped` why no row is recorded
+    any more; both are empty where that is not so.
     """
 
     n_skipped: int
     n_dropped: int
     overhead: float
     not_reproduced: str = ""
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,18 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Settle:
+    """No more metrics will come for the row of step `step`; `metrics` as in `Row`, `MISSING` where nothing is new.
+
+    Until then, or until the next order, the worker does not store the row.
+    """
+
+    number: int
+    step: int
+    metrics: bytes
+
+
+@dataclass(frozen=True)
 class FinishRun:
     """The training ended; `failure` is the reason if it failed, else empty."""
 
@@ -102,7 +116,7 @@ class FinishRun:
     failure: str
 
 
-Order = Begin | Row | FinishRun
+Order = Begin | Row | Settle | FinishRun
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ RING_BYTES = 32 * 2**20
 that finds no free slot is dropped."""
 
 MOST_SLOTS = 128
-"""Maximum number of slots: as many orders fit into the socket buffer, so that sending never blocks the training."""
+"""Maximum number of slots: two orders for each fit into the socket buffer, so sending never blocks the training."""
 
 N_SLOTS = 4
 N_LARGE_SLOTS = 2

@@ -1,7 +1,8 @@
 """Selects the parameters of a model to record, and copies them to a slot of the ring without waiting for a device."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,14 @@ class Selection:
         """Device of the first parameter."""
         return self.parameters[0].device
 
+    def rebound(self, model: nn.Module) -> "Selection":
+        """Return this selection over the parameters that the model has under the same names now."""
+        named = named_parameters(model)
+        parameters = tuple(named[layer.name] for layer in self.layers)
+        if all(ours is theirs for ours, theirs in zip(self.parameters, parameters, strict=True)):
+            return self
+        return replace(self, parameters=parameters)
+
     def layout(self, n_shadows: int) -> Layout:
         """Return the layout of the rows."""
         return Layout(self.layers, self.dtype, n_shadows, has_control=False)
@@ -75,6 +84,19 @@ class Selection:
         return facts
 
 
+WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What `torch.compile`, FSDP and activation checkpointing put into the names of parameters."""
+
+
+def named_parameters(model: nn.Module, *, remove_duplicate: bool = True) -> dict[str, nn.Parameter]:
+    """Return the parameters by name, without what wrappers add to the names."""
+    inner = model
+    while isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        inner = inner.module
+    pairs = inner.named_parameters(remove_duplicate=remove_duplicate)
+    return {WRAPPERS.sub("", name): p for name, p in pairs}
+
+
 def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
     """Select the parameters of a model to record.
 
@@ -83,9 +105,9 @@ def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
     BadCall
         No parameter is trainable, or one is lazy, sparse, or not real.
     """
-    named = dict(model.named_parameters())
+    named = named_parameters(model)
     known = {id(p): name for name, p in named.items()}
-    aliases = model.named_parameters(remove_duplicate=False)
+    aliases = named_parameters(model, remove_duplicate=False).items()
     tied = {name: known[id(p)] for name, p in aliases if known[id(p)] != name}
     frozen = tuple(name for name, p in named.items() if not p.requires_grad)
     trainable = {name: p for name, p in named.items() if p.requires_grad}

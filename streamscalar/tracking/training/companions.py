@@ -60,6 +60,8 @@ class Companions:
         self._recorder = Recorder(model, optimizer, Stateful(procedure.function, model, optimizer), device, self._begin)
         self._control = Control(model, optimizer, procedure, self._recorder, device)
         self._pending: list[tuple[Start, object]] = []
+        if self._recorder.begins_now:
+            self._recorder.begin()
         self._has_rows = False
         self._has_repeated = False
         self._is_over = False

@@ -219,9 +219,8 @@ class _Guard:
         parameters = list(self._model.parameters())
         now = [p.grad for p in parameters]
         is_same = all(
-            a is b and (a is None or torch.equal(a, copy))
+            a is b and (a is None or copy is None or copy.isnan().any() or torch.equal(a, copy))
             for a, b, copy in zip(now, self._gradients, self._copies, strict=True)
-            if copy is None or not copy.isnan().any()
         )
         if is_same and [p._version for p in parameters] == self._versions:
             return

@@ -1,6 +1,7 @@
 """Records what a copy of the model needs to repeat a step of the training, without disturbing the training."""
 
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,11 +109,13 @@ class Recorder:
         self._has_begun = False
         self.hyperparameters: list[dict[str, Any]] = []
         self.n_updates = 0
+        # A compiled model does not bear hooks: each of its batches begins with the call of `step` before it.
+        self._is_compiled = "_orig_mod" in dict(model.named_children())
         self._rest()
-        self._handles = [
-            register_module_forward_pre_hook(self._record_forward),
-            register_optimizer_step_pre_hook(self._record_update),
-        ]
+        self._handles = [register_optimizer_step_pre_hook(self._record_update)]
+        if not self._is_compiled:
+            warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
+            self._handles.append(register_module_forward_pre_hook(self._record_forward))
 
     def take(self) -> Start:
         """Return how the batch began that `step` was given, and wait for the next."""
@@ -128,6 +131,11 @@ class Recorder:
         """Start to count updates again."""
         self.n_updates = 0
 
+    @property
+    def begins_now(self) -> bool:
+        """Whether the first forward pass cannot be seen, so that copies have to start before it."""
+        return self._is_compiled
+
     def begin(self) -> None:
         """Call `on_first` now, not at the first forward pass."""
         self._has_begun = True
@@ -142,10 +150,10 @@ class Recorder:
         RuntimeError
             The model made no forward pass in training mode, where the block has to begin.
         """
-        generators = start.forward if from_forward else start.before
+        generators = start.forward if from_forward and not self._is_compiled else start.before
         if generators is None:
             raise RuntimeError("step() was given a batch, but the model made no forward pass in training mode")
-        if start.forward is not None:
+        if start.modes:
             modules = zip(copy.modules(), start.modes, start.attributes, strict=True)
             for module, mode, attributes in modules:
                 module.__dict__.update(attributes)
@@ -175,6 +183,8 @@ class Recorder:
         self._modes: list[bool] = []
         self._attributes: list[dict[str, Any]] = []
         self._needs_gradient: list[bool] = []
+        if self._is_compiled:
+            self._note_modules()
 
     def _record_forward(self, module: nn.Module, *_: object) -> None:
         if self._forward is not None or not self._is_ours(module):
@@ -183,15 +193,18 @@ class Recorder:
             return
         if not self._has_begun:
             self.begin()
+        self._note_modules()
+        self._forward = Generators.now(self._device)
+
+    def _note_modules(self) -> None:
         modules = list(self._model.modules())
         self._modes = [one.training for one in modules]
         self._attributes = [plain_attributes(one) for one in modules]
         self._needs_gradient = [p.requires_grad for p in self._model.parameters()]
-        self._forward = Generators.now(self._device)
 
     def _is_ours(self, module: nn.Module) -> bool:
         """Return whether a module is the model, or the wrapper that `torch.compile` puts around it."""
-        return module is self._model or module.__dict__.get("_modules", {}).get("_orig_mod") is self._model
+        return module is self._model or vars(module).get("_modules", {}).get("_orig_mod") is self._model
 
     def _record_update(self, optimizer: Optimizer, *_: object) -> None:
         if optimizer is not self._optimizer:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim import Optimizer
 
+from streamscalar.missing import is_missing
 from streamscalar.tracking.channel.link import Link
 from streamscalar.tracking.channel.messages import Facts, FinishRun, Opened
 from streamscalar.tracking.channel.ring import Ring
@@ -21,6 +24,7 @@ from streamscalar.tracking.summary import Summary
 from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.capture import Capture, Flight, Selection
 from streamscalar.tracking.training.companions import Companions, NoCompanions
+from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.metrics import Metrics, gather
 
 _LOG = logging.getLogger(__name__)
@@ -48,8 +52,10 @@ class Tracker:
 
     Parameters
     ----------
-    selection
-        The recorded parameters.
+    identity
+        The recorded parameters, compared with those of the model at every row.
+    optimizer
+        Its learning rates are recorded; `None` for none.
     ring, link
         Shared memory of the rows, and connection to the worker.
     opened
@@ -68,7 +74,8 @@ class Tracker:
 
     def __init__(
         self,
-        selection: Selection,
+        identity: Identity,
+        optimizer: Optimizer | None,
         ring: Ring,
         link: Link,
         opened: Opened | None,
@@ -78,7 +85,12 @@ class Tracker:
         n_replicas: int,
         notices: Notices,
     ) -> None:
-        self._selection = selection
+        selection = identity.selection
+        self._identity = identity
+        self._optimizer = optimizer
+        self._stopped = ""
+        self._is_open = False
+        self._lock = threading.Lock()
         self._ring = ring
         self._link = link
         self._budget = budget
@@ -132,12 +144,21 @@ class Tracker:
         """
         if self._is_over or os.getpid() != self._pid:
             return
+        with self._lock:
+            self._take_step(step, batch, metrics)
+
+    def _take_step(self, step: int | None, batch: object, metrics: dict[str, object]) -> None:
         try:
             number = self._last + 1 if step is None else int(step)
             if isinstance(self._companions, Companions):
                 before_s = time.perf_counter()
                 self._metrics.update_others("loss", self._companions.step(batch, number))
                 self._companions_s += time.perf_counter() - before_s
+            if metrics and number == self._newest == self._last:
+                # Metrics of a step may come in several calls; the row was recorded at the first.
+                self._metrics.update_late(metrics)
+                return
+            self._settle()
             self._n_calls += 1
             if self._n_calls % CALLS_TIMED:
                 self._metrics.update(metrics)
@@ -201,6 +222,9 @@ class Tracker:
         if not (is_due or goes_back):
             return False
         started_s = time.thread_time()
+        if self._is_stopped(number):
+            self._n_dropped += 1
+            return False
         self._link.receive()
         slot = self._free_slot()
         if slot is None:
@@ -213,8 +237,32 @@ class Tracker:
             self._begin(number, goes_back=goes_back)
         self._record(slot, number)
         self._newest = number
+        self._is_open = True
         self._budget.took_row(time.thread_time() - started_s)
         return True
+
+    def _settle(self) -> None:
+        """Send what came for the newest row after it, and that nothing more will."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        late = self._metrics.take_late()
+        waiting = [row for row in self._pending if row.step == self._newest]
+        if waiting:
+            known = ~is_missing(late)
+            waiting[0].values[known] = late[known]
+            return
+        self._link.settle(self._newest, late)
+
+    def _is_stopped(self, number: int) -> bool:
+        """Return whether the model has other parameters than the run; warn at the first time."""
+        changes = self._identity.changes()
+        if changes and not self._stopped:
+            more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+            self._stopped = f"at step {number} the parameters of the model changed: {', '.join(changes[:3])}{more}"
+            fix = "no row is recorded from then on; call finish(), and ss.track() again to record the changed model"
+            self._notices.warn("parameters", f"run {self.run_id}: {self._stopped}; {fix}")
+        return bool(changes)
 
     def _free_slot(self) -> int | None:
         if len(self._pending) >= MAX_PENDING:
@@ -234,6 +282,8 @@ class Tracker:
     def _record(self, slot: int, number: int) -> None:
         """Copy the current weights to a slot, and send it to the worker once the copy is complete."""
         self._metrics.update(self._companions.growth())
+        if self._optimizer is not None:
+            self._metrics.offer(learning_rates(self._optimizer))
         values, places, tensors = self._metrics.take()
         replicas = self._replicas()
         on_device = [gather(tensors)] if tensors else []
@@ -248,7 +298,7 @@ class Tracker:
         self._send_complete(wait=False)
 
     def _replicas(self) -> list[Sequence[Tensor]]:
-        return [self._selection.parameters, *self._companions.parameters]
+        return [self._identity.selection.parameters, *self._companions.parameters]
 
     def _send_complete(self, *, wait: bool) -> None:
         """Send the rows whose copies are complete to the worker, in order."""
@@ -271,7 +321,7 @@ class Tracker:
         budget = self._budget
         n_skipped = budget.n_steps - budget.n_recorded - self._n_dropped
         overhead = budget.overhead(time.perf_counter(), sum(self._ring.worker_s.tolist()))
-        return Facts(n_skipped, self._n_dropped, overhead, self._companions.refused)
+        return Facts(n_skipped, self._n_dropped, overhead, self._companions.refused, self._stopped)
 
     def _end(self, failure: str) -> Summary:
         if self._is_over or os.getpid() != self._pid:
@@ -281,6 +331,7 @@ class Tracker:
         try:
             self._companions.remove()
             self._send_complete(wait=True)
+            self._settle()
             trouble = self._link.finish(FinishRun(self._facts(), failure))
             if trouble:
                 self._notices.warn("finish", f"run {self.run_id} is not complete: {trouble}")
@@ -302,6 +353,12 @@ class _PendingRow:
     values: NDArray[np.float64]
     places: list[tuple[int, int]]
     flight: Flight | None
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, object]:
+    """Return the learning rate of each group of parameters as a metric."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return {f"learning_rate/{index}" if index else "learning_rate": rate for index, rate in enumerate(rates)}
 
 
 def _device_buffer(selection: Selection, n_replicas: int) -> Tensor:

@@ -17,8 +17,10 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamscalar.errors import StreamscalarError
+from streamscalar.missing import is_missing
 from streamscalar.tracking.channel.messages import (
     Begin,
     Done,
@@ -31,6 +33,7 @@ from streamscalar.tracking.channel.messages import (
     Refused,
     Reply,
     Row,
+    Settle,
     Trouble,
 )
 from streamscalar.tracking.channel.ring import Ring
@@ -70,6 +73,7 @@ class Worker:
         self._ring_file = ring_file
         self._parent = parent
         self._said: set[str] = set()
+        self._held: tuple[Row, NDArray[np.float64]] | None = None
         self._counted_s = 0.0
 
     def run(self) -> None:
@@ -91,12 +95,13 @@ class Worker:
         self._reply(opened)
         while (order := self._next()) is not None:
             if isinstance(order, FinishRun):
+                self._store_held(sink)
                 self._finish(sink, order)
                 return
-            if isinstance(order, Begin | Row) and order.number >= self._ring.counts[Ring.DONE]:
-                self._carry_out(sink, order)
-                self._ring.counts[Ring.DONE] = order.number + 1
-            self._count_time(is_row=isinstance(order, Row))
+            if isinstance(order, Begin | Row | Settle) and order.number >= self._ring.counts[Ring.DONE]:
+                self._take(sink, order)
+            self._count_time(is_row=isinstance(order, Row | Settle))
+        self._store_held(sink)
         sink.close(BROKEN_OFF)
 
     def _next(self) -> "Order | Open | None":
@@ -114,7 +119,27 @@ class Worker:
         self._ring.worker_s[Ring.ROWS if is_row else Ring.OTHER] += now_s - self._counted_s
         self._counted_s = now_s
 
-    def _carry_out(self, sink: RowSink, order: Begin | Row) -> None:
+    def _take(self, sink: RowSink, order: Begin | Row | Settle) -> None:
+        """Hold a row until it is settled, or the next order comes; carry out other orders."""
+        if isinstance(order, Settle) and self._held is not None and self._held[0].step == order.step:
+            late = np.frombuffer(order.metrics).reshape(self._held[1].shape)
+            self._held = self._held[0], np.where(is_missing(late), self._held[1], late)
+        self._store_held(sink)
+        if isinstance(order, Row):
+            shape = -1, self._request.layout.n_replicas
+            self._held = order, np.frombuffer(order.metrics).reshape(shape)
+            return
+        if isinstance(order, Begin):
+            self._carry_out(sink, order, None)
+        self._ring.counts[Ring.DONE] = order.number + 1
+
+    def _store_held(self, sink: RowSink) -> None:
+        if self._held is not None:
+            (row, metrics), self._held = self._held, None
+            self._carry_out(sink, row, metrics)
+            self._ring.counts[Ring.DONE] = row.number + 1
+
+    def _carry_out(self, sink: RowSink, order: Begin | Row, metrics: NDArray[np.float64] | None) -> None:
         counts = self._ring.counts
         try:
             if isinstance(order, Begin):
@@ -123,9 +148,8 @@ class Worker:
                     self._reply(Named(self._run_id))
                 return
             counts[Ring.STORED] += 1
-            weights = self._ring.rows[order.slot]
-            metrics = np.frombuffer(order.metrics).reshape(-1, len(weights))
-            sink.put(order.step, weights, metrics, order.facts)
+            assert metrics is not None
+            sink.put(order.step, self._ring.rows[order.slot], metrics, order.facts)
         except Exception as error:  # noqa: BLE001  (rows that cannot be stored are counted; the next may be)
             if isinstance(order, Row):
                 counts[Ring.LOST] += 1

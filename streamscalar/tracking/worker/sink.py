@@ -238,7 +238,7 @@ class StoreSink:
             self._run_id,
             phase=phase,
             attempts=self._attempt,
-            reason=reason,
+            reason=reason or facts.stopped,
             recorded=self._store.reader(self._run_id, hash_weights=False).n_rows,
             skipped=facts.n_skipped,
             dropped=facts.n_dropped,

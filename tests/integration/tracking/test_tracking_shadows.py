@@ -86,11 +86,9 @@ def test_a_shadow_that_is_not_told_its_batch_is_given_up_and_training_goes_on(tm
     stored = ss.open(tmp_path / "s").run("a")
     assert np.isnan(stored.weights(2)[1]).all()
     assert np.isfinite(stored.weights(2)[0]).all()
-    found = stored.estimates()
-    assert found.estimates["ftle"].status is Status.NOT_REPRODUCED
-    assert found.estimates["ftle"].message.startswith("step 1 was an update without its batch")
-    assert found.regime == "undecided"
-    assert not found.has_diverged, "the shadow's missing loss is none of the training"
+    exponent = stored.estimates().estimates["ftle"]
+    assert exponent.status is Status.NOT_REPRODUCED
+    assert exponent.message.startswith("step 1 was an update without its batch")
 
 
 def test_ftle_and_tangent_agree_with_the_same_run_as_an_experiment(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_analysis_produces_exactly_the_estimates_of_the_registry_in_its_order(ru
     assert set(ESTIMATORS) == set(keys("run"))
     single = analyze_run(run, FAST)
     assert list(single.estimates) == keys("run")
-    setting = analyze_setting(run.learning_rate, run.epsilon, [single], FAST)
+    setting = analyze_setting([single], FAST)
     assert list(setting.estimates) == keys("setting")
     assert set(QUANTITIES) == {*keys("run"), *keys("setting"), *keys("ladder")}
 
@@ -71,7 +71,7 @@ def test_a_tracked_run_without_shadows_is_pointed_to_the_arguments_of_track() ->
     )
     configured = analyze_run(alone, FAST)
     tracked = analyze_run(alone, replace(FAST, is_tracked=True))
-    setting = analyze_setting(1.0, 0.0, [tracked], replace(FAST, is_tracked=True))
+    setting = analyze_setting([tracked], replace(FAST, is_tracked=True))
     assert "raise perturbation.n_perturbed" in configured.estimates["ftle"].message
     assert "shadow=True" in tracked.estimates["ftle"].message
     assert "shadow=True" in tracked.regime_reason
@@ -94,7 +94,7 @@ def test_states_and_spacings_of_a_tracked_run_name_no_config_key() -> None:
     few = first_rows(series(0.5), 5)
     for options, is_config in ((FAST, True), (replace(FAST, is_tracked=True), False)):
         run = analyze_run(few, options)
-        spacings = analyze_setting(1.0, 0.0, [run], options).spacings
+        spacings = analyze_setting([run], options).spacings
         for message in (run.states.message, spacings.fits.message):
             assert message
             assert any(key in message for key in CONFIG_KEYS) is is_config

@@ -53,6 +53,7 @@ def run(lr: float, ic: int, estimates: Mapping[str, Estimate], **facts: Any) -> 
             "states": NO_STATES,
             "regime": Regime.CHAOTIC,
             "regime_reason": "",
+            "variant": "",
             "has_diverged": False,
             "control_divergence": 0.0,
             "eigengap": 0.8,
@@ -65,7 +66,7 @@ def run(lr: float, ic: int, estimates: Mapping[str, Estimate], **facts: Any) -> 
 
 def setting(lr: float, regime: Regime = Regime.CHAOTIC, n: int = 4, **estimates: Estimate) -> SettingEstimates:
     found = {name: failed(Status.MISSING) for name in keys("setting")} | {"ftle": ok(0.5, 0.1)} | estimates
-    return SettingEstimates(lr, 1e-8, regime, "Ftle lies between both.", n, found, no_spacings())
+    return SettingEstimates(lr, 1e-8, "", regime, "Ftle lies between both.", n, found, no_spacings())
 
 
 def table(*pairs: tuple[SettingEstimates, list[RunEstimates]], **facts: Any) -> Table:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamscalar.missing import is_missing
 from streamscalar.tracking.notices import Notices, TrackingWarning
 from streamscalar.tracking.training.metrics import Metrics, gather
 
@@ -62,6 +63,72 @@ def test_what_is_no_number_is_nan_and_told() -> None:
     assert len(caught) == 3
     assert found["d"] == [1.0]
     assert all(math.isnan(found[name][0]) for name in "abc")
+
+
+def test_values_are_those_of_the_time_of_the_call() -> None:
+    metrics = Metrics((), 1, Notices())
+    total, array = torch.zeros(()), np.zeros(())
+    total += 7.0
+    array += 3.0
+    metrics.update({"total": total, "array": array})
+    total.zero_()
+    array[...] = 0.0
+    metrics.fix()
+    assert _values(metrics) == {"total": [7.0], "array": [3.0]}
+
+
+def test_not_reported_is_not_nan() -> None:
+    metrics = Metrics(("never", "nan"), 2, Notices())
+    metrics.update({"nan": math.nan})
+    metrics.fix()
+    values, _, _ = metrics.take()
+    assert is_missing(values).tolist() == [[True, True], [False, True]]
+    assert np.isnan(values).all()
+
+
+@pytest.mark.parametrize("name", ["train/loss", "train_loss", "", "训练", "zarr.json", "x" * 300, "../x"])
+def test_names_are_kept_as_given(name: str) -> None:
+    metrics = Metrics((), 1, Notices())
+    metrics.update({name: 1.0, "train_loss": 2.0})
+    assert set(metrics.fix()) == {name, "train_loss"}
+
+
+def test_a_value_that_is_odd_costs_itself_alone() -> None:
+    notices = Notices()
+    metrics = Metrics((), 1, notices)
+
+    class Odd:
+        def __float__(self) -> float:
+            raise KeyError("odd")
+
+    metrics.update({"huge": 10**400, "odd": Odd(), "none": None, "fine": 1.0})
+    metrics.fix()
+    with pytest.warns(TrackingWarning):
+        found = _values(metrics)
+    assert found["fine"] == [1.0]
+    assert set(notices.counts) == {"metric huge", "metric odd", "metric none"}
+
+
+def test_values_that_come_after_a_row_are_taken_by_themselves() -> None:
+    metrics = Metrics(("val",), 2, Notices())
+    metrics.update({"loss": 1.0})
+    metrics.fix()
+    metrics.take()
+    metrics.update_late({"val": torch.tensor(4.0)})
+    late = metrics.take_late()
+    assert late[0, 0] == 4.0
+    assert is_missing(late).tolist() == [[False, True], [True, True]]
+    assert is_missing(metrics.take_late()).all()
+
+
+def test_a_learning_rate_is_offered_where_the_training_reports_none() -> None:
+    metrics = Metrics(("learning_rate",), 1, Notices())
+    metrics.fix()
+    metrics.update({"learning_rate": 5.0})
+    metrics.offer({"learning_rate": 0.1, "learning_rate/1": 0.2})
+    assert _values(metrics) == {"learning_rate": [5.0]}
+    metrics.offer({"learning_rate": 0.1})
+    assert _values(metrics) == {"learning_rate": [0.1]}
 
 
 def test_a_tensor_is_held_without_its_graph() -> None:

@@ -107,7 +107,7 @@ class Accumulated(Loop):
 
     def step(self, model: nn.Module, optimizer: Optimizer, data: Batch) -> Tensor:
         optimizer.zero_grad()
-        for x, y in zip(data[0].split(4), data[1].split(4), strict=True):
+        for x, y in zip(torch.split(data[0], 4), torch.split(data[1], 4), strict=True):
             backward(loss_fn(model, (x, y)) / 4)
         optimizer.step()
         return torch.zeros(())

@@ -29,12 +29,14 @@ export function estimateCell(estimate) {
 /** Return one row per setting. */
 export function settingsTable(settings) {
   const hasEpsilons = new Set(settings.map((setting) => setting.epsilon)).size > 1;
+  const hasVariants = settings.some((setting) => setting.variant);
   const shown = SHOWN.filter((name) => settings.some(({ estimates }) => estimates[name]));
   const head = h(
     "tr",
     {},
     h("th", { scope: "col" }, "learning rate"),
     hasEpsilons && h("th", { scope: "col" }, "epsilon"),
+    hasVariants && h("th", { scope: "col" }, "variant"),
     h("th", { scope: "col" }, "regime"),
     h("th", { scope: "col" }, "runs"),
     shown.map((name) =>
@@ -47,6 +49,7 @@ export function settingsTable(settings) {
       {},
       h("th", { scope: "row", class: "figures" }, chosen(setting.learning_rate)),
       hasEpsilons && h("td", { class: "figures" }, chosen(setting.epsilon)),
+      hasVariants && h("td", {}, setting.variant),
       h("td", { data: { tip: setting.regime_reason } }, regimeChip(setting.regime)),
       h("td", { class: "figures" }, count(setting.n_runs)),
       shown.map((name) => estimateCell(setting.estimates[name])),
