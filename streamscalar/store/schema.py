@@ -202,7 +202,7 @@ def metric_path(name: str) -> str:
     Examples
     --------
     >>> metric_path("loss"), metric_path("val/loss")
-    ('metrics/loss', 'metrics/~adba8a7cc8a6d72b53b61d43')
+    ('metrics/loss', 'metrics/~cd4153b9da6680d0495205ff')
     """
     if PLAIN_METRIC.fullmatch(name) and name != "zarr.json":
         return f"metrics/{name}"
