@@ -1,6 +1,7 @@
 """`ss.track`: checks the arguments, starts the worker, and returns the tracker."""
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,10 +25,11 @@ from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.capture import Selection, select
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
-from streamscalar.tracking.training.metrics import Metrics
+from streamscalar.tracking.training.idle import IdleTracker
+from streamscalar.tracking.training.metrics import Metrics, learning_rates
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
-from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker, learning_rates
+from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
 from streamscalar.tracking.training.twin import LossFunction, Procedure, StepFunction
 from streamscalar.types import RUN_ID_PATTERN
 
@@ -115,7 +117,8 @@ def track(
     Returns
     -------
     Tracker
-        If the worker does not start, a warning is issued and the tracker records nothing.
+        If the worker does not start, a warning is issued and the tracker records nothing. In a distributed training
+        every process may call this with the same arguments: rank 0 records, and the trackers of the others do nothing.
 
     Raises
     ------
@@ -123,6 +126,9 @@ def track(
         An argument is wrong, or the store holds another experiment.
     """
     n_shadows = int(shadow)
+    if (n_shadows or tangent) and is_replicated(model):
+        must = "must be left out under DistributedDataParallel and FSDP, where a copy would wait for other ranks"
+        raise BadCall("shadow", must, kind=Kind.CONFIG)
     _check_numbers(n_shadows, every_n_steps, max_overhead, probe, seed, resume)
     identity = _identity(group, name, n_shadows)
     if config is not None and not isinstance(config, Mapping):
@@ -130,6 +136,8 @@ def track(
     for field, words in (("tags", tags), ("metrics", metrics)):
         if isinstance(words, str):
             raise BadCall(field, "must be a list of words", repr(words), f"Write [{words!r}]", Kind.CONFIG)
+    if rank() > 0:
+        return IdleTracker(name or "run")
     selection = select(model, probe, seed)
     notices = Notices()
     size = checked_epsilon(selection, epsilon) if n_shadows else None
@@ -185,6 +193,25 @@ def track(
     return Tracker(
         Identity(model, selection), optimizer, ring, link, opened, budget, held, companions, layout.n_replicas, notices
     )
+
+
+def rank() -> int:
+    """Return the rank of this process in a distributed training, 0 in any other."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        return 0
+    try:
+        return int(os.environ.get("RANK", "0"))
+    except ValueError:
+        return 0
+
+
+def is_replicated(model: nn.Module) -> bool:
+    """Return whether a pass through the model waits for other processes."""
+    names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    return bool(names & {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
 
 
 def _check_numbers(

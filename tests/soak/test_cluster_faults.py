@@ -2,7 +2,7 @@
 
 Proves that the work survives not only each fault, but one after the other: links cut for a moment and for long, hosts,
 drivers with their coordinator, and the head, several of them in one experiment, some twice. Each ends with the digest
-of an undisturbed run, and a reader finds no torn row on the way. Takes about 3 minutes for each seed.
+of an undisturbed run, and a reader finds no torn row on the way. Takes two to eight minutes for each seed.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """More kinds of experiments on Ray.
 
 Proves that digests do not depend on the executor, whatever the number of trainers, the pack, and the kind of the
-model. Takes about a minute.
+model. Takes two minutes.
 """
 
 from pathlib import Path

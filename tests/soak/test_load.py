@@ -1,7 +1,7 @@
 """Many runs and many clients at once.
 
 Proves that an experiment of 200 runs on Ray, served to eight clients that never pause, ends complete, that no request
-fails, and that runs have the bits that they have alone. Takes about 3 minutes.
+fails, and that runs have the bits that they have alone. Takes seven minutes.
 """
 
 import random

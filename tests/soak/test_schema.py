@@ -1,7 +1,7 @@
 """Many generated questions to the query API.
 
 Proves that none of about 5,000 questions, allowed by the schema or not, gets an answer that the schema does not allow,
-or a status of 500 and more. Takes about 3 minutes.
+or a status of 500 and more. Takes a minute.
 """
 
 from tests.integration.conftest import Service

@@ -1,7 +1,7 @@
 """Many kills of tracked trainings and of the workers that record them.
 
 Proves that at no moment a row that was handed over is lost, and that no step waits for a worker that starts again.
-Takes about half a minute for each seed.
+Takes about a minute for each seed.
 """
 
 from pathlib import Path

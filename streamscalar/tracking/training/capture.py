@@ -117,6 +117,9 @@ def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
         if isinstance(p, nn.parameter.UninitializedParameter):
             fix = "Pass one batch through the model before ss.track"
             raise BadCall("model", "must have parameters of known shape", f"lazy {name}", fix, Kind.DATA)
+        if type(p.data).__name__ == "DTensor" or hasattr(p, "ds_id"):
+            must, fix = "must have whole parameters in this process, not shards (FSDP, ZeRO-3)", "Track it unsharded"
+            raise BadCall("model", must, f"{name} of {type(p.data).__name__}", fix, Kind.DATA)
         if not p.is_floating_point() or p.layout != torch.strided:
             raise BadCall("model", "must have dense, real parameters", f"{name} of {p.dtype}", kind=Kind.DATA)
     indices = None

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim import Optimizer
 
 from streamscalar.missing import MISSING
 from streamscalar.tracking.notices import Notices
@@ -131,3 +132,9 @@ def _now(value: object) -> object:
 def gather(tensors: Sequence[Tensor]) -> Tensor:
     """Return one-element tensors of one device as a vector, float64."""
     return torch.stack([tensor.to(torch.float64) for tensor in tensors])
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, object]:
+    """Return the learning rate of each group of parameters as a metric."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return {f"learning_rate/{index}" if index else "learning_rate": rate for index, rate in enumerate(rates)}

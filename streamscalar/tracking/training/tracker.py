@@ -1,5 +1,6 @@
 """The tracker of a run: the part of `ss.track` in the training process."""
 
+import atexit
 import logging
 import os
 import threading
@@ -7,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from streamscalar.tracking.channel.messages import Facts, FinishRun, Opened
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
+from streamscalar.tracking.training.at_exit import end_at_exit
 from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.capture import Capture, Flight, Selection
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
-from streamscalar.tracking.training.metrics import Metrics, gather
+from streamscalar.tracking.training.metrics import Metrics, gather, learning_rates
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,8 +49,8 @@ class Tracker:
     """Records a training step by step; made by `track`.
 
     `step` and `finish` never raise: problems are reported as a `TrackingWarning`, once per kind. `step` does not wait
-    for the disk; `finish` waits until everything is stored. Use the tracker as a context manager, or call `finish`: a
-    training that ends without either counts as failed and can be resumed.
+    for the disk; `finish` waits until everything is stored. A script that ends without it finishes the run by itself;
+    one that ends with an exception, or is killed, leaves a failed run, which can be resumed.
 
     Parameters
     ----------
@@ -106,7 +108,9 @@ class Tracker:
             self._capture.copy(row, self._replicas())
         self._pending: list[_PendingRow] = []
         self._pid = os.getpid()
+        self._is_told = False
         self._is_over = opened is None
+        self._at_exit = end_at_exit(self._end)
         self._has_begun = False
         # -1 means no row yet. Steps that the caller does not number count from 1, because each follows an update.
         self._newest, self._last = -1, 0
@@ -142,7 +146,10 @@ class Tracker:
         **metrics
             Numbers, or tensors of one element, by name. The names are fixed at the first recorded step.
         """
-        if self._is_over or os.getpid() != self._pid:
+        if self._is_over:
+            return
+        if os.getpid() != self._pid:
+            self._tell_child()
             return
         with self._lock:
             self._take_step(step, batch, metrics)
@@ -196,6 +203,20 @@ class Tracker:
             dict(self._notices.counts),
         )
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: a tracker belongs to the process that made it.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError("a Tracker cannot be pickled or sent to another process; call ss.track() in that process")
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return the tracker itself, so that an object that holds it can be copied."""
+        return self
+
     def __enter__(self) -> Self:
         return self
 
@@ -240,6 +261,13 @@ class Tracker:
         self._is_open = True
         self._budget.took_row(time.thread_time() - started_s)
         return True
+
+    def _tell_child(self) -> None:
+        """Warn once in a process that was forked from the one that records."""
+        if not self._is_told:
+            self._is_told = True
+            text = "this process was forked from the one that is recorded, and its steps are not; call ss.track() here"
+            self._notices.warn("forked", f"run {self.run_id}: {text}")
 
     def _settle(self) -> None:
         """Send what came for the newest row after it, and that nothing more will."""
@@ -327,6 +355,7 @@ class Tracker:
         if self._is_over or os.getpid() != self._pid:
             return self.summary()
         self._is_over = True
+        atexit.unregister(self._at_exit)
         self._ended = time.perf_counter(), sum(self._ring.worker_s.tolist())
         try:
             self._companions.remove()
@@ -353,12 +382,6 @@ class _PendingRow:
     values: NDArray[np.float64]
     places: list[tuple[int, int]]
     flight: Flight | None
-
-
-def learning_rates(optimizer: Optimizer) -> dict[str, object]:
-    """Return the learning rate of each group of parameters as a metric."""
-    rates = [group.get("lr") for group in optimizer.param_groups]
-    return {f"learning_rate/{index}" if index else "learning_rate": rate for index, rate in enumerate(rates)}
 
 
 def _device_buffer(selection: Selection, n_replicas: int) -> Tensor:

@@ -1,7 +1,9 @@
 """Failures of a tracked training: bad calls, lost stores, full disks, many processes."""
 
+import copy
 import json
 import logging
+import pickle
 import resource
 import shutil
 import subprocess
@@ -222,3 +224,82 @@ def test_an_exception_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     assert status["phase"] == "failed"
     assert status["reason"] == "The training ended with RuntimeError: diverged"
     assert not ss.open(tmp_path / "s").run("a").is_complete
+
+
+@pytest.mark.parametrize(
+    ("end", "phase"), [("", "done"), ("raise SystemExit(0)", "done"), ("raise RuntimeError('lost')", "failed")]
+)
+def test_a_script_that_ends_by_itself_is_complete_and_a_crash_is_not(tmp_path: Path, end: str, phase: str) -> None:
+    script = f"""
+import torch
+from streamscalar.tracking import track
+def main():
+    run = track(torch.nn.Linear(3, 3), name="a", store={str(tmp_path / "s")!r}, every_n_steps=1)
+    for _ in range(3):
+        run.step(loss=1.0)
+main()
+{end}
+"""
+    subprocess.run([sys.executable, "-c", script], check=False, timeout=120, stderr=subprocess.DEVNULL)
+    status = Store.open(tmp_path / "s").status("a")
+    assert status["phase"] == phase
+    stored = ss.open(tmp_path / "s").run("a")
+    assert stored.steps().tolist() == [1, 2, 3]
+    assert stored.is_complete is (phase == "done")
+    if phase == "failed":
+        assert status["reason"] == "The training ended with RuntimeError: lost"
+
+
+def test_a_tracker_is_copied_with_its_owner_and_not_pickled(tmp_path: Path) -> None:
+    run = track(mlp(), name="a", store=tmp_path / "s", every_n_steps=1)
+    assert copy.deepcopy({"run": run})["run"] is run
+    with pytest.raises(TypeError, match=r"call ss.track\(\) in that process"):
+        pickle.dumps(run)
+    run.finish()
+
+
+RANK = """
+import sys
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+import streamscalar as ss
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+torch.manual_seed(0)
+model = DistributedDataParallel(nn.Linear(4, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+try:
+    ss.track(model, name="a", store=sys.argv[3], optimizer=optimizer, shadow=True, loss_fn=lambda m, b: m(b).sum())
+except ss.errors.BadCall as error:
+    print("refused", error.where)
+run = ss.track(model, name="a", store=sys.argv[3], optimizer=optimizer, every_n_steps=1)
+generator = torch.Generator().manual_seed(rank)
+for _ in range(10):
+    loss = model(torch.randn(8, 4, generator=generator)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    run.step(loss=loss)
+print(run.finish().n_recorded, [name for name, _ in model.module.named_parameters()])
+torch.save(model.module.state_dict(), sys.argv[3] + f".{rank}")
+distributed.destroy_process_group()
+"""
+
+
+def test_every_rank_calls_track_and_the_first_one_records(tmp_path: Path) -> None:
+    words = [str(tmp_path / "meeting"), str(tmp_path / "s")]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(rank), *words], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=180)[0].splitlines() for process in processes]
+    assert [lines[0] for lines in said] == ["refused shadow"] * 2
+    assert [lines[1].split()[0] for lines in said] == ["10", "0"]
+    store = Store.open(tmp_path / "s")
+    assert store.run_ids() == ["a"]
+    stored = ss.open(tmp_path / "s").run("a")
+    assert [layer.name for layer in stored.layout.layers] == ["weight", "bias"]
+    weights = [torch.load(f"{tmp_path / 's'}.{rank}") for rank in range(2)]
+    assert torch.equal(weights[0]["weight"], weights[1]["weight"])
+    np.testing.assert_array_equal(stored.weights(10)[0][:12], weights[0]["weight"].numpy().ravel())
