@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from streamscalar.tracking.training.stateful import Stateful
+from streamscalar.tracking.training.twin import options_of
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -210,10 +211,7 @@ class Recorder:
         if optimizer is not self._optimizer:
             return
         # Read at the update: a scheduler may change the learning rate before step() is called.
-        self.hyperparameters = [
-            {k: v.clone() if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"}
-            for group in optimizer.param_groups
-        ]
+        self.hyperparameters = [options_of(group) for group in optimizer.param_groups]
         self.n_updates += 1
 
 

@@ -17,6 +17,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+_MOST_ITEMS = 100
+"""Length from which a container is taken for data, and not searched."""
+
 _DEPTH = 3
 """Depth to which attributes and containers of the objects of a function are searched."""
 
@@ -88,10 +91,11 @@ def _reachable(function: Any, depth: int) -> Iterator[Any]:
         below = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         names = function.__globals__
         below += [names[name] for name in function.__code__.co_names if name in names]
-    elif isinstance(function, dict):
-        below = list(function.values())
-    elif isinstance(function, list | tuple):
-        below = list(function)
+    elif isinstance(function, dict | list | tuple):
+        # Data are no owners of a state.
+        below = (
+            [] if len(function) > _MOST_ITEMS else list(function.values() if isinstance(function, dict) else function)
+        )
     elif inspect.ismodule(function) or inspect.isbuiltin(function) or not hasattr(function, "__dict__"):
         return
     else:

@@ -97,7 +97,7 @@ class Twin:
         if [len(g["params"]) for g in source.param_groups] != [len(g["params"]) for g in own.param_groups]:
             raise RuntimeError("the optimizer has other groups of parameters than at ss.track()")
         for group, mine in zip(source.param_groups, own.param_groups, strict=True):
-            mine.update({k: copy.copy(v) for k, v in group.items() if k != "params"})
+            mine.update(options_of(group))
             for p, twin in zip(group["params"], mine["params"], strict=True):
                 state = source.state.get(p)
                 if state is None:
@@ -167,6 +167,11 @@ class Twin:
 
     def _copied_optimizer(self) -> Optimizer:
         return copy.deepcopy(self._source_optimizer, dict(self._twins()))
+
+
+def options_of(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a group of parameters, such as its learning rate; later changes of tensors do not reach it."""
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"}
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
