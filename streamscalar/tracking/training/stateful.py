@@ -92,10 +92,9 @@ def _reachable(function: Any, depth: int) -> Iterator[Any]:
         names = function.__globals__
         below += [names[name] for name in function.__code__.co_names if name in names]
     elif isinstance(function, dict | list | tuple):
-        # Data are no owners of a state.
-        below = (
-            [] if len(function) > _MOST_ITEMS else list(function.values() if isinstance(function, dict) else function)
-        )
+        # Data own no state.
+        items = function.values() if isinstance(function, dict) else function
+        below = list(items) if len(function) <= _MOST_ITEMS else []
     elif inspect.ismodule(function) or inspect.isbuiltin(function) or not hasattr(function, "__dict__"):
         return
     else:

@@ -170,7 +170,7 @@ class Twin:
 
 
 def options_of(group: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a group of parameters, such as its learning rate; later changes of tensors do not reach it."""
+    """Return the options of a group of parameters, such as its learning rate; tensors are copied."""
     return {k: v.clone() if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"}
 
 
