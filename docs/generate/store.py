@@ -92,7 +92,10 @@ def _streams(spec: schema.RunSpec) -> Iterator[list[str]]:
 
 def _arrays(spec: schema.RunSpec) -> Iterator[list[str]]:
     documents: Mapping[str, Mapping[str, Any]] = spec.arrays()
-    for path, document in documents.items():
+    # The name of the sample is a placeholder, which no metric is stored by.
+    placeholder = schema.metric_path(spec.metrics[0])
+    for stored, document in documents.items():
+        path = f"metrics/{spec.metrics[0]}" if stored == placeholder else stored
         rest = [_AXES.get(size, str(size)) for size in document["shape"][1:]]
         shape = f"({', '.join(['N', *rest])})"
         yield [code(path), document["data_type"], shape, described(path, schema.DESCRIPTIONS.get(path))]

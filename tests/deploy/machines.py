@@ -85,7 +85,7 @@ class Machine:
             time.sleep(0.2)
         return log
 
-    def run(self, command: str, timeout_s: float = 180.0) -> str:
+    def run(self, command: str, timeout_s: float = 600.0) -> str:
         """Run a shell command to its end; return what it printed."""
         done = subprocess.run(
             self._inside(command), capture_output=True, text=True, timeout=timeout_s, check=False, env=self._environ()

@@ -16,7 +16,7 @@ from tests.conftest import small_config
 from tests.deploy.machines import REPOSITORY, Machine, needs_namespaces, two_machines
 from tests.deploy.pages import DEPLOY
 
-pytestmark = needs_namespaces
+pytestmark = [needs_namespaces, pytest.mark.timeout(1500)]
 
 BASE = DEPLOY / "kubernetes" / "base"
 ONE = {"n_initial_conditions": 1}
@@ -113,7 +113,7 @@ def test_the_service_is_deployed_and_reads_its_tokens(pods: tuple[Machine, Machi
     (shared / "stores" / "serve.yaml").write_text(text)
     worker.run(f"serve deploy --address http://10.0.0.1:8265 {shared}/stores/serve.yaml")
     ask = "wget -q -T 5 -O - http://10.0.0.2:8000"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while "ok" not in head.run(f"{ask}/ready || true"):
         assert time.monotonic() < deadline, head.run("serve status --address http://10.0.0.1:8265")
         time.sleep(1)

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import Service, serving
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 DARK = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}
@@ -118,6 +118,17 @@ def test_the_theme_follows_the_system_until_somebody_chooses(home: Page, look: d
     home.reload()
     home.wait_for_selector("tr[data-id]")
     assert background(home) == chosen
+
+
+def test_an_experiment_is_analysed_to_its_end_although_nothing_changes(tab: Page, service: Service) -> None:
+    # A service that has just started has analysed nothing, and a request spends a second and a half.
+    with serving(service.folder) as (fresh, _):
+        tab.goto(fresh.link)
+        tab.wait_for_selector("tr[data-id]")
+        tab.evaluate("location.hash = '#/experiment/sweep'")
+        tab.wait_for_selector(".js-plotly-plot")
+        expect(tab.locator("header.title")).not_to_contain_text("analysed so far")
+        expect(tab.locator("section[aria-label=Settings] tbody tr")).to_have_count(3)
 
 
 @pytest.mark.parametrize("look", [PHONE], ids=["phone"])

@@ -10,6 +10,7 @@ import { fill } from "../parts/placeholders.js";
 import { quantity } from "../core/labels.js";
 
 const REFETCH_MS = 10_000;
+const AGAIN_MS = 500;
 const EXPONENTS = ["ftle", "nmle", "nmle_embedded", "nmle_random_direction"];
 const HOVER = "lr %{customdata[0]}: %{customdata[1]} (%{customdata[2]} to %{customdata[3]}), n = %{customdata[4]}";
 const BARS = "Bars are the intervals over initial conditions. Above 0, small differences grow.";
@@ -26,6 +27,7 @@ class ExperimentPage {
     this.name = name;
     this.abort = new AbortController();
     this.known = {};
+    this.nAnalysed = -1;
     this.rates = new Chart("Exponents over the learning rate");
     this.speed = new Chart("Steps to the target accuracy");
     this.places = {
@@ -46,6 +48,7 @@ class ExperimentPage {
 
   close() {
     this.abort.abort();
+    clearTimeout(this.again);
     for (const stop of this.stops) stop();
     this.rates.close();
     this.speed.close();
@@ -79,6 +82,12 @@ class ExperimentPage {
     this.put("about", [details.config, details.provenance], () => about(details));
     drawExponents(this.rates, details.settings);
     drawSpeed(this.speed, details.settings);
+    // A request analyses a few runs. Without a new row no event follows, so ask again while there are more of them.
+    const isMore = details.n_analysed > this.nAnalysed;
+    this.nAnalysed = details.n_analysed;
+    if (isMore && details.n_analysed < details.item.n_runs) {
+      this.again = setTimeout(() => this.load().catch(() => {}), AGAIN_MS);
+    }
   }
 
   put(name, content, make) {
