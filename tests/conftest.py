@@ -4,12 +4,16 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Hundreds of processes import the same modules: without bytecode each would compile them again, for seconds.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
 # Workers and the processes that they start keep all cores busy: threads of one operation would wait for each other,
 # ten times as long as they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
