@@ -88,10 +88,11 @@ class Companions:
         try:
             losses = self._step(batch, number)
         except NotReproducedError as error:
-            if self._has_repeated or self._procedure.train_step is None:
+            if self._has_repeated or self._has_rows or self._procedure.train_step is None:
                 self._refuse(str(error))
             else:
-                # Where the first step began is not known: generators may have been seeded after ss.track().
+                # Where the first step began is not known: generators may have been seeded after ss.track(). Copies can
+                # start after it as long as no row has their distances.
                 self._has_repeated = True
                 self._begin()
         except Exception as error:  # noqa: BLE001  (no error may reach the training)
@@ -102,11 +103,11 @@ class Companions:
 
     def growth(self) -> dict[str, object]:
         """Return the growth of the tangent vector since the last row as a metric; 0 at the first row."""
+        had_rows, self._has_rows = self._has_rows, True
         if self._tangent is None:
             return {}
-        growth = self._tangent.growth if self._has_rows else 0.0
+        growth = self._tangent.growth if had_rows else 0.0
         self._tangent.forget_growth()
-        self._has_rows = True
         return {METRIC: growth}
 
     def begin_again(self) -> None:
@@ -184,7 +185,7 @@ class Companions:
 
 
 class NoCompanions:
-    """Stands for companions where there are none."""
+    """Used where there are no companions."""
 
     refused = ""
     parameters: Sequence[Sequence[Tensor]] = ()

@@ -108,7 +108,7 @@ class Tracker:
             self._capture.copy(row, self._replicas())
         self._pending: list[_PendingRow] = []
         self._pid = os.getpid()
-        self._is_told = False
+        self._has_warned = False
         self._is_over = opened is None
         self._at_exit = end_at_exit(self._end)
         self._has_begun = False
@@ -149,7 +149,7 @@ class Tracker:
         if self._is_over:
             return
         if os.getpid() != self._pid:
-            self._tell_child()
+            self._warn_child()
             return
         with self._lock:
             self._take_step(step, batch, metrics)
@@ -262,10 +262,10 @@ class Tracker:
         self._budget.took_row(time.thread_time() - started_s)
         return True
 
-    def _tell_child(self) -> None:
+    def _warn_child(self) -> None:
         """Warn once in a process that was forked from the one that records."""
-        if not self._is_told:
-            self._is_told = True
+        if not self._has_warned:
+            self._has_warned = True
             text = "this process was forked from the one that is recorded, and its steps are not; call ss.track() here"
             self._notices.warn("forked", f"run {self.run_id}: {text}")
 

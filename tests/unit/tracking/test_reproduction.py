@@ -18,6 +18,7 @@ from streamscalar.tracking.notices import Notices, TrackingWarning
 from streamscalar.tracking.training import companions as module
 from streamscalar.tracking.training.capture import select
 from streamscalar.tracking.training.companions import Companions
+from streamscalar.tracking.training.control import NotReproducedError
 from streamscalar.tracking.training.shadow import Shadows
 from streamscalar.tracking.training.twin import Procedure
 
@@ -311,6 +312,19 @@ def test_a_seed_set_after_the_start_costs_the_first_step_alone(followed: Any) ->
     apart = [float((ours - theirs).abs().max()) for ours, theirs in zip(rows, expected, strict=True)]
     assert 0 < apart[0] <= 1e-6, "the shadow starts after the first step"
     assert torch.equal(flat(loop.model), expected[-1])
+
+
+def test_a_start_that_is_not_known_is_refused_once_a_row_has_its_distance(followed: Any) -> None:
+    companions, _ = followed(Noisy(OPTIMIZERS["sgd"]), Procedure(None, Loop(OPTIMIZERS["sgd"]).step), 0)
+    companions.growth()
+    companions._pending.clear()
+    companions._step = _not_repeated
+    companions.step(batch(1), 1)
+    assert companions.refused == "the update of step 1 was not repeated"
+
+
+def _not_repeated(*_: object) -> list[Tensor]:
+    raise NotReproducedError("the update of step 1 was not repeated")
 
 
 def test_a_step_that_trains_the_model_it_was_not_given_is_found_and_undone(followed: Any) -> None:
