@@ -108,7 +108,7 @@ class Metrics:
 
     def _put(self, values: NDArray[np.float64], name: str, replica: int, value: object) -> None:
         try:
-            values[self.names.index(name), replica] = float(value)  # type: ignore[arg-type]
+            values[self.names.index(name), replica] = float(value)  # type: ignore[arg-type]  # may raise
         except Exception as error:  # noqa: BLE001  (a value may be an object of the user)
             text = f"metric {name} must be one number that fits 64 bits; got {type(value).__name__}"
             self._notices.warn(f"metric {name}", f"{text} ({type(error).__name__})")

@@ -34,7 +34,7 @@ class Generators:
         """Return the current states."""
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         # A forward pass of a user may draw from the global generator of NumPy.
-        return cls(torch.get_rng_state(), cuda, random.getstate(), np.random.get_state())  # noqa: NPY002
+        return cls(torch.get_rng_state(), cuda, random.getstate(), np.random.get_state())  # noqa: NPY002  (the global one)
 
     def restore(self, device: torch.device) -> None:
         """Restore all generators to these states."""
@@ -42,7 +42,7 @@ class Generators:
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, device)
         random.setstate(self.python)
-        np.random.set_state(self.numpy)  # noqa: NPY002
+        np.random.set_state(self.numpy)  # noqa: NPY002  (the global one)
 
 
 @dataclass(frozen=True)
