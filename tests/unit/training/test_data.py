@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits, load_iris
 
 from streamscalar.config.models import TaskSection
 from streamscalar.errors import BadCall
@@ -33,6 +34,21 @@ def test_digits_are_the_1797_real_ones() -> None:
     assert data.x_train.min() == 0
     assert data.x_train.max() == 1
     assert sorted(set(data.y_test)) == list(range(10))
+
+
+def test_bundled_sets_are_those_of_scikit_learn() -> None:
+    for name, load, scale in (("digits", load_digits, 16.0), ("iris", load_iris, 1.0)):
+        x, y = load(return_X_y=True)
+        data = load_data(TaskSection(name=name))
+        for rows, expected in (([data.x_train, data.x_test], x / scale), ([data.y_train, data.y_test], y)):
+            order = np.argsort(_order(name, len(x)))
+            np.testing.assert_array_equal(np.concatenate(rows)[order], expected)
+
+
+def _order(name: str, n: int) -> NDArray[np.int64]:
+    """Return the samples in the order training, test."""
+    test = np.arange(n) >= n - 360 if name == "digits" else np.arange(n) % 5 == 4
+    return np.concatenate([np.flatnonzero(~test), np.flatnonzero(test)])
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
