@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from streamscalar.errors import BadCall
 from streamscalar.types import Estimate, Status
@@ -46,7 +46,7 @@ def student(values: NDArray[np.float64], confidence: float) -> tuple[float, floa
     """
     _check(values, confidence)
     n = len(values)
-    half = float(stats.t.ppf((1.0 + confidence) / 2.0, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1.0 + confidence) / 2.0)) * float(values.std(ddof=1)) / math.sqrt(n)
     mean = float(values.mean())
     return mean - half, mean + half
 
@@ -115,8 +115,8 @@ def binomial(n_hits: int, n: int, confidence: float) -> tuple[float, float]:
     if not 0 <= n_hits <= n or n == 0:
         raise BadCall("n_hits", f"must lie in 0..{n}, of at least one trial", str(n_hits))
     tail = (1.0 - confidence) / 2.0
-    low = float(stats.beta.ppf(tail, n_hits, n - n_hits + 1)) if n_hits else 0.0
-    high = float(stats.beta.ppf(1.0 - tail, n_hits + 1, n - n_hits)) if n_hits < n else 1.0
+    low = float(special.betaincinv(n_hits, n - n_hits + 1, tail)) if n_hits else 0.0
+    high = float(special.betaincinv(n_hits + 1, n - n_hits, 1.0 - tail)) if n_hits < n else 1.0
     return low, high
 
 

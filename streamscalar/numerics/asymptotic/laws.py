@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from streamscalar.types import Status
 
@@ -67,6 +67,13 @@ class SpacingFit:
     message: str
 
 
+def _stats() -> Any:
+    # Importing it takes as long as all else that an analysis imports, and most settings have no spacings to fit.
+    from scipy import stats
+
+    return stats
+
+
 def p_value_of(observed: float, drawn: Floats) -> float:
     """Return the share of draws, the observation among them, that reach the observation up to rounding."""
     return (1 + int((drawn >= observed * (1.0 - 1e-12)).sum())) / (1 + len(drawn))
@@ -78,15 +85,20 @@ SKEW_PARAMETERS = ("shape", "loc", "scale")
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A candidate: its SciPy distribution, its parameters in SciPy's order, and its maximum-likelihood fit."""
+    """A candidate: its distribution in `scipy.stats`, its parameters in SciPy's order, and its maximum-likelihood fit."""
 
     name: str
-    distribution: Any
+    scipy_name: str
     names: tuple[str, ...]
     fit: Callable[[Floats], tuple[float, ...]]
     bounds: tuple[float, float] | None = None
     limits: tuple[str, str] = ("", "")
     is_of_log10: bool = False
+
+    @property
+    def distribution(self) -> Any:
+        """The distribution of SciPy."""
+        return getattr(_stats(), self.scipy_name)
 
     def log_likelihood(self, spacings: Floats, parameters: tuple[float, ...]) -> float:
         """Return the log likelihood of the spacings themselves."""
@@ -117,7 +129,7 @@ def fit_law(law: Law, spacings: Floats, n_bootstrap: int, rng: np.random.Generat
     parameters = law.fit(x)
     log_likelihood = law.log_likelihood(spacings, parameters)
     distance = law.ks(x, parameters)
-    p_value = float(stats.kstwo.sf(distance, len(x)))
+    p_value = float(_stats().kstwo.sf(distance, len(x)))
     method = "plain: an upper bound, the parameters were fitted"
     if n_bootstrap and rng is not None:
         draws = law.distribution.rvs(*parameters, size=(n_bootstrap, len(x)), random_state=rng)
@@ -305,20 +317,20 @@ def _one_skew_normal(x: Floats) -> tuple[float, ...]:
 _SKEW_BOUNDS = (-LARGEST_SKEW, LARGEST_SKEW)
 _HALVES = ("a half normal to the left", "a half normal to the right")
 LAWS = (
-    Law("normal", stats.norm, ("loc", "scale"), _normal),
-    Law("skew normal", stats.skewnorm, SKEW_PARAMETERS, _one_skew_normal, _SKEW_BOUNDS, _HALVES),
-    Law("student t", stats.t, ("df", "loc", "scale"), _student, FREEDOMS, ("heavier tails", "a normal law")),
-    Law("laplace", stats.laplace, ("loc", "scale"), _laplace),
-    Law("logistic", stats.logistic, ("loc", "scale"), _logistic),
+    Law("normal", "norm", ("loc", "scale"), _normal),
+    Law("skew normal", "skewnorm", SKEW_PARAMETERS, _one_skew_normal, _SKEW_BOUNDS, _HALVES),
+    Law("student t", "t", ("df", "loc", "scale"), _student, FREEDOMS, ("heavier tails", "a normal law")),
+    Law("laplace", "laplace", ("loc", "scale"), _laplace),
+    Law("logistic", "logistic", ("loc", "scale"), _logistic),
     Law(
         "generalised normal",
-        stats.gennorm,
+        "gennorm",
         SKEW_PARAMETERS,
         _general_normal,
         POWERS,
         ("a sharper cusp", "a uniform law"),
     ),
-    Law("skew lognormal", stats.skewnorm, SKEW_PARAMETERS, _one_skew_normal, _SKEW_BOUNDS, _HALVES, is_of_log10=True),
+    Law("skew lognormal", "skewnorm", SKEW_PARAMETERS, _one_skew_normal, _SKEW_BOUNDS, _HALVES, is_of_log10=True),
 )
 
 

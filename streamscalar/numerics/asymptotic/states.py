@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from streamscalar.errors import BadCall
 from streamscalar.types import ADVICE, Estimate, Status
@@ -203,7 +203,7 @@ def _trend(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.f
     error = np.sqrt(squares / (n - 3) * a / determinant)
     ratio = np.divide(np.abs(slope), error, out=np.zeros_like(slope), where=error > 0.0)
     effective = np.clip(n * (1.0 - rho) / (1.0 + rho), LEAST_EFFECTIVE, n)
-    return slope * (len(rows) - 1) / 2.0, np.asarray(2.0 * stats.t.sf(ratio, effective - 1.0))
+    return slope * (len(rows) - 1) / 2.0, np.asarray(2.0 * special.stdtr(effective - 1.0, -ratio))
 
 
 def _autocorrelation(residuals: NDArray[np.float64], rounding: NDArray[np.float64]) -> NDArray[np.float64]:

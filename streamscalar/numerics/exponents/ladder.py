@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from streamscalar.errors import BadCall
 from streamscalar.numerics.intervals import LEAST_INITIAL_CONDITIONS, student
@@ -152,7 +152,7 @@ def _fit_sentence(
         n_judged += 1
         mean, error = abs(float(of_rung.mean())), float(of_rung.std(ddof=1)) / math.sqrt(n)
         deviation = 0.0 if mean <= rounding else mean / error if error > 0.0 else math.inf
-        quantile = float(stats.t.ppf(1.0 - (1.0 - confidence) / (2.0 * len(epsilons)), n - 1))
+        quantile = float(special.stdtrit(n - 1, 1.0 - (1.0 - confidence) / (2.0 * len(epsilons))))
         too_bad = too_bad or deviation > quantile
         if n_judged == 1 or deviation > worst:
             worst, worst_epsilon = deviation, float(epsilon)

@@ -34,7 +34,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from streamscalar.errors import BadCall
 from streamscalar.numerics.exponents.near_returns import (
@@ -273,7 +273,7 @@ def _fitted(
     # A ratio estimate, as batches hold different numbers of references.
     excess = np.bincount(batch, slopes - value, n_batches)
     error = math.sqrt(n_batches / (n_batches - 1) * float(excess @ excess)) / len(slopes)
-    half = float(stats.t.ppf((1.0 + confidence) / 2.0, n_batches - 1)) * error
+    half = float(special.stdtrit(n_batches - 1, (1.0 + confidence) / 2.0)) * error
     middle = (first + last) // 2
     parts = [float(_slopes(growth.log_d[a : b + 1]).mean()) for a, b in ((first, middle), (middle, last))]
     extra = allowance * abs(value)

@@ -20,7 +20,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from streamscalar.errors import BadCall
 from streamscalar.types import Estimate, Status
@@ -187,7 +187,7 @@ def trend(series: Floats, confidence: float = 0.95) -> Estimate:
     squares, correlation = _assumed_correlation(residual[None])
     error = math.sqrt(float(squares[0]) * float(np.interp(correlation[0], _GRID, noise.variance)))
     freedom = float(np.interp(correlation[0], _GRID, noise.freedom))
-    half = error * float(stats.t.isf((1.0 - confidence) / 2.0, freedom))
+    half = -error * float(special.stdtrit(freedom, (1.0 - confidence) / 2.0))
     return Estimate(value, Status.OK, value - half, value + half, confidence, TREND_BLOCKS, method)
 
 
@@ -234,7 +234,7 @@ def following(own: Floats, others: Floats, confidence: float = 0.95) -> Estimate
     value = min(1.0, max(-1.0, float(first @ second) / size))
     # Without a mean to estimate there is one more degree of freedom than usual; successive differences of independent
     # means correlate by -1/2, which makes the variance of r half as large again.
-    half = float(stats.norm.isf((1.0 - confidence) / 2.0)) * math.sqrt(1.5 / (FOLLOW_BLOCKS - 2.0))
+    half = -float(special.ndtri((1.0 - confidence) / 2.0)) * math.sqrt(1.5 / (FOLLOW_BLOCKS - 2.0))
     z = math.atanh(min(1.0 - 1e-12, max(1e-12 - 1.0, value)))
     low, high = min(value, math.tanh(z - half)), max(value, math.tanh(z + half))
     return Estimate(value, Status.OK, low, high, confidence, FOLLOW_BLOCKS, method)
@@ -259,7 +259,7 @@ def _test_windows(windows: Floats, n_before: int, run_length: float) -> Floats:
         forecast = -(1.0 / n_before + float(ahead.mean()) * slope_weights)
         noise = _noise(n_before, (*forecast, *(np.full(len(ahead), 1.0 / len(ahead)))))
         error = np.sqrt(squares * np.interp(correlation, _GRID, noise.variance))
-        threshold = stats.t.isf(0.5 / run_length, np.interp(correlation, _GRID, noise.freedom))
+        threshold = -special.stdtrit(np.interp(correlation, _GRID, noise.freedom), 0.5 / run_length)
         return np.stack([shift, shift / error, threshold, correlation])
 
 

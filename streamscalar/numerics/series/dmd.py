@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.numerics.blocks import power_of_two
@@ -161,7 +161,7 @@ def dmd(steps: NDArray[np.int64], scores: NDArray[np.float64], confidence: float
     missed = np.linalg.norm(following @ functions - now @ functions * values, axis=0)
     residuals = missed / np.maximum(np.linalg.norm(following @ functions, axis=0), np.finfo(np.float64).tiny)
     freedom = n_pairs - rank - 1
-    errors = missed * duals / math.sqrt(freedom) * float(stats.t.ppf((1.0 + confidence) / 2.0, freedom))
+    errors = missed * duals / math.sqrt(freedom) * float(special.stdtrit(freedom, (1.0 + confidence) / 2.0))
     every = float(gaps[0])
     order = np.lexsort((values.imag, -np.abs(values)))
     modes = [

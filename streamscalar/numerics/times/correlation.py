@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from streamscalar.errors import BadCall
 from streamscalar.types import Estimate, Status
@@ -99,7 +98,7 @@ def correlate_times(
             what = f"{message} The {name} time is {values[0]:g} in all of them."
             return Estimate.failed(Status.CONSTANT, n=len(pairs), method=method, what=what)
     r = float(np.clip(np.corrcoef(x, y)[0, 1], -1.0, 1.0))
-    message += f" Spearman's rho {float(stats.spearmanr(x, y).statistic):.3f}."
+    message += f" Spearman's rho {_spearman(x, y):.3f}."
     ends = _interval(x, y, confidence, rng) if 1.0 - r * r > 1e-12 else (r, r)
     if ends is None:
         message += " No interval: nearly all values of one time are equal."
@@ -152,3 +151,10 @@ def _left_out(first: Sequence[Estimate], second: Sequence[Estimate]) -> str:
             reasons[" and ".join(parts)] += 1
     counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
     return f" Left out: {counts}." if counts else ""
+
+
+def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    # Importing it takes as long as everything else that an analysis imports.
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(x, y).statistic)

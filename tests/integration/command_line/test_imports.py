@@ -14,6 +14,8 @@ import pytest
         ("streamscalar.tracking.worker.main", "torch ray"),
         # Every Ray actor imports it; torch and the estimators are for those that need them.
         ("streamscalar.runtime.ray.actors", "torch scipy.stats matplotlib"),
+        ("streamscalar.experiment", "torch scipy.stats ray pandas matplotlib sklearn"),
+        ("streamscalar.runtime.launch", "scipy.stats ray pandas matplotlib sklearn"),
         ("streamscalar.workers.embedder", "torch scipy.stats ray"),
         ("streamscalar.workers.coordinator", "torch scipy.stats ray"),
     ],
