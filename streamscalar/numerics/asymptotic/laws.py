@@ -85,7 +85,7 @@ SKEW_PARAMETERS = ("shape", "loc", "scale")
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A candidate: its distribution in `scipy.stats`, its parameters in SciPy's order, and its maximum-likelihood fit."""
+    """A candidate: its name in `scipy.stats`, its parameters in SciPy's order, and its maximum-likelihood fit."""
 
     name: str
     scipy_name: str
