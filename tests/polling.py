@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from streamscalar import Experiment
 from streamscalar.errors import StreamscalarError
 from streamscalar.store import Store
@@ -21,9 +19,8 @@ class PollingReader(threading.Thread):
     def __init__(self, store: Path, truth: Experiment) -> None:
         super().__init__(daemon=True)
         self._store, self._truth = store, truth
-        self._expected = {
-            name: np.stack([run.weights(int(step)) for step in run.steps()]) for name, run in truth.runs.items()
-        }
+        readers = {name: truth.store.reader(name) for name in truth.runs}
+        self._expected = {name: reader.weights(0, reader.n_rows) for name, reader in readers.items()}
         self._over = threading.Event()
         self.n_polls = 0
         self.wrong: list[str] = []
