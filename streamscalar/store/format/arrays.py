@@ -18,7 +18,7 @@ chunks of a shard and its index, so each writer puts its mark there: see `stream
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -34,7 +34,6 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from streamscalar.errors import Kind, WorkFailed
-from streamscalar.store.media.files import fsync_path
 from streamscalar.store.media.medium import Medium
 from streamscalar.store.media.objects import Place
 
@@ -91,19 +90,18 @@ class StoredArray:
             return tuple(outer["configuration"]["chunk_shape"])
         return self.grid
 
-    def put(self, scratch: Path, first: int, values: NDArray[Any]) -> list[str]:
-        """Encode whole chunks into files under `scratch`, durably; return their names.
+    def put(self, aside: Path, first: int, values: NDArray[Any]) -> dict[str, Path]:
+        """Encode whole chunks into files whose paths begin with `aside`; return them by name.
 
         `first` is a multiple of the rows per file, and so is the number of rows, but for the last file of an array.
         """
         names = list(self.files(first, first + len(values)))
         if self._is_series:
-            self._put_series(scratch, names, values)
-        else:
-            self._opened(StorePath(LocalStore(scratch)), first + len(values))[first:] = values
-        for name in names:
-            fsync_path(scratch / name)
-        return names
+            files = {name: aside.with_name(f"{aside.name}-{name}") for name in names}
+            self._put_series(list(files.values()), values)
+            return files
+        self._opened(StorePath(LocalStore(aside)), first + len(values))[first:] = values
+        return {name: aside / name for name in names}
 
     def with_shape(self, n_rows: int) -> dict[str, Any]:
         """Return the metadata of the array with `n_rows` rows."""
@@ -170,15 +168,15 @@ class StoredArray:
     def _is_sharded(self) -> bool:
         return bool(self.document["codecs"][0]["name"] == "sharding_indexed")
 
-    def _put_series(self, scratch: Path, names: list[str], values: NDArray[Any]) -> None:
+    def _put_series(self, files: Sequence[Path], values: NDArray[Any]) -> None:
         n_rows = self.grid[0]
-        for index, name in enumerate(names):
+        for index, file in enumerate(files):
             chunk = np.zeros(self.grid, self.dtype.newbyteorder("<"))
             part = values[index * n_rows : (index + 1) * n_rows]
             chunk[: len(part), ...] = part.reshape(len(part), *self.row_shape)
             data = _with_checksum(chunk.tobytes())
             entry = _with_checksum(_ENTRY.pack(0, len(data))) if self._is_sharded else b""
-            (scratch / name).write_bytes(data + entry)
+            file.write_bytes(data + entry)
 
     def _read_series(self, first: int, stop: int) -> NDArray[Any]:
         chunks = []

@@ -28,7 +28,6 @@ from streamscalar.store.media.files import (
     read_group,
     storage_errors,
     sweep,
-    waiting,
 )
 from streamscalar.store.media.folder_fence import FolderFence
 from streamscalar.store.media.medium import Medium, RunParts, Stream
@@ -309,11 +308,6 @@ class BucketPublication(Publication):
         super().__init__(log, log, fence.attempt)
         self._fence = fence
         self._ended: list[tuple[GrowingArray, int]] = []
-
-    def put(self, array: GrowingArray, first: int, values: Any) -> None:
-        """Write whole files into the scratch, without waiting for the disk, as they are uploaded from there."""
-        with waiting(False):
-            super().put(array, first, values)
 
     def end(self, array: GrowingArray, n_rows: int) -> None:
         """Write the shape of an array with this publication."""

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -294,8 +295,10 @@ class FolderStream(Stream[Path]):
 class FolderPublication(Publication):
     """A publication on a file system.
 
-    Under the stream's lock the files are renamed into place, the shapes of the arrays follow, and the new length is
-    written by an atomic rename; each step is durable before the next. A writer that was locked out renames nothing.
+    Once all files are written, they are made durable together: waiting for each of a dozen small files before the next
+    is written takes three times as long. Under the stream's lock they are then renamed into place, the new shapes of
+    the arrays last, and once that is durable, the new length is written by an atomic rename. A writer that was locked
+    out renames nothing.
     """
 
     def __init__(self, log: Path, group: Path, fence: FolderFence) -> None:
@@ -308,13 +311,18 @@ class FolderPublication(Publication):
 
     def commit(self, attributes: Mapping[str, Any]) -> None:
         """Rename everything into place and write the attributes."""
+        moves = [(aside, path) for aside, path, _ in self._moves]
+        for index, (array, n_rows) in enumerate(self._lengths):
+            aside = self._scratch / f"{index}.json"
+            self._guarded(partial(aside.write_bytes, json_bytes(array.with_shape(n_rows))))
+            moves.append((aside, array.path / "zarr.json"))
+        for aside, _ in moves:
+            self._guarded(partial(fsync_path, aside))
         with storage_errors(self._group), self._fence.held():
-            for aside, path, _ in self._moves:
+            for aside, path in moves:
                 aside.replace(path)
-            for directory in {path.parent for _, path, _ in self._moves}:
+            for directory in {path.parent for _, path in moves}:
                 fsync_path(directory)
-            for array, n_rows in self._lengths:
-                write_durable(array.path / "zarr.json", json_bytes(array.with_shape(n_rows)))
             write_group(self._group, attributes)
 
     def _check(self) -> None:

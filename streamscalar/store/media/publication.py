@@ -9,12 +9,14 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from numpy.typing import NDArray
 
-from streamscalar.store.media.files import PARTIAL, fsync_path, storage_errors
+from streamscalar.store.media.files import PARTIAL, storage_errors
 from streamscalar.store.media.objects import Place
+
+Written = TypeVar("Written")
 
 
 class GrowingArray(Protocol):
@@ -30,8 +32,8 @@ class GrowingArray(Protocol):
         """Its `zarr.json`."""
         ...
 
-    def put(self, scratch: Path, first: int, values: NDArray[Any]) -> list[str]:
-        """Encode rows from `first` on into files under `scratch`; return their names."""
+    def put(self, aside: Path, first: int, values: NDArray[Any]) -> dict[str, Path]:
+        """Encode rows from `first` on into files whose paths begin with `aside`; return them by name."""
         ...
 
     def with_shape(self, n_rows: int) -> dict[str, Any]:
@@ -73,22 +75,15 @@ class Publication(ABC):
 
     def put(self, array: GrowingArray, first: int, values: NDArray[Any]) -> None:
         """Write whole files of an array whose metadata is in place."""
-        target = self._scratch / f"{len(self._lengths)}"
-        self._guarded(target.mkdir)
-        names: list[str] = []
-        self._guarded(lambda: names.extend(array.put(target, first, values)))
-        self._moves += [(target / name, array.path / name, array) for name in names]
+        aside = self._scratch / f"{len(self._lengths)}"
+        files = self._guarded(lambda: array.put(aside, first, values))
+        self._moves += [(path, array.path / name, array) for name, path in files.items()]
         self._lengths.append((array, first + len(values)))
 
     def put_file(self, path: Place, data: bytes) -> None:
         """Write a plain file, under a name from `Stream.own_name`."""
         aside = self._scratch / path.name
-
-        def write() -> None:
-            aside.write_bytes(data)
-            fsync_path(aside)
-
-        self._guarded(write)
+        self._guarded(lambda: aside.write_bytes(data))
         self._moves.append((aside, path, None))
 
     @abstractmethod
@@ -111,10 +106,10 @@ class Publication(ABC):
     def _check(self) -> None:
         """Raise `Fenced` where a newer attempt exists."""
 
-    def _guarded(self, write: Callable[[], object]) -> None:
+    def _guarded(self, write: Callable[[], Written]) -> Written:
         try:
             with storage_errors(self._named):
-                write()
+                return write()
         except FileNotFoundError:
             # A newer attempt removes the scratch of older ones.
             self._check()
