@@ -82,7 +82,8 @@ def track(
         the metric `learning_rate` (`learning_rate/1`... for further groups of parameters). Required by `shadow` and
         `tangent`.
     metrics
-        Names of metrics that are not yet passed to the first `step`.
+        Names of metrics that rows carry although they are not passed to the first `step`. Not required: every metric
+        is stored with its own steps, and aligned to the rows when it is read.
     every_n_steps
         Number of steps between rows; by default as few as `max_overhead` allows.
     max_overhead
@@ -171,6 +172,7 @@ def track(
         ),
         seed=seed,
         n_slots=n_slots_for(layout),
+        n_values=ring.values.n_values,
     )
     procedure = Procedure(loss_fn, train_step)
     companions = _companions(model, optimizer, procedure, n_shadows, tangent, size, selection, seed, notices)
@@ -189,7 +191,7 @@ def track(
         notices.warn(note, note)
     names = (*metrics, *(learning_rates(optimizer) if optimizer else ()), *([METRIC] if tangent else []))
     budget = Budget(max_overhead, WORKER_WEIGHT, every_n_steps)
-    held = Metrics(names, layout.n_replicas, notices)
+    held = Metrics(names, layout.n_replicas, notices, ring.values)
     return Tracker(
         Identity(model, selection), optimizer, ring, link, opened, budget, held, companions, layout.n_replicas, notices
     )
