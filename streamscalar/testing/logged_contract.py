@@ -52,6 +52,9 @@ class LoggedContract(MediumContract):
                 assert writer.n_logged == stop
                 if self.shows_log:
                     assert len(reader.logged.entries()) == stop
+            if self.shows_log:
+                # Series of which the caller gave no value are none of the run.
+                assert len(reader.logged.entries().series) == 2 * len(NAMES)
             with pytest.raises(WorkFailed, match=f"needs entry {stop} next"):
                 writer.log(stop + 1, values(0, 1))
             sample_run.write(writer, rows)

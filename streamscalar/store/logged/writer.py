@@ -139,16 +139,16 @@ class LoggedWriter:
         remove_published(self._stream.log, attributes.get("logged", 0), complete=attributes["complete"])
 
     def _own(self, entries: Entries) -> Entries:
-        """Return entries with the series of the run."""
+        """Return entries with the series of the run, to which those that they use are added."""
         theirs, mapping = self._mapping
         if theirs != entries.series[: len(theirs)]:
-            theirs, mapping = (), np.empty(0, np.int32)
-        if len(entries.series) > len(theirs):
-            added = [self._table.setdefault(one, len(self._table)) for one in entries.series[len(theirs) :]]
-            mapping = np.concatenate([mapping, np.array(added, np.int32)])
-            self._mapping = entries.series, mapping
-        which = mapping[entries.which] if len(mapping) else entries.which
-        return Entries(tuple(self._table), entries.steps, which, entries.values)
+            mapping = np.empty(0, np.int32)
+        mapping = np.concatenate([mapping, np.full(len(entries.series) - len(mapping), -1, np.int32)])
+        used = np.flatnonzero(np.bincount(entries.which, minlength=len(mapping)))
+        for index in used[mapping[used] < 0].tolist():
+            mapping[index] = self._table.setdefault(entries.series[index], len(self._table))
+        self._mapping = entries.series, mapping
+        return Entries(tuple(self._table), entries.steps, mapping[entries.which], entries.values)
 
     def _open_arrays(self) -> dict[str, StoredArray]:
         medium = self._files.medium

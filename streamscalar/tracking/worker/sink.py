@@ -166,7 +166,8 @@ class StoreSink:
             self._close_writer()
         self._embedding.drain()
         for run_id in self._written:
-            self._embedding.embedder.finalise(run_id, "all")
+            if self._store.reader(run_id).n_published:  # A run may have values of metrics alone.
+                self._embedding.embedder.finalise(run_id, "all")
         if self._written:
             self._set_status("done", "")
 
@@ -191,7 +192,7 @@ class StoreSink:
     def _append(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64]) -> None:
         writer = self._require_writer()
         row = writer.n_durable
-        # A run of an earlier version may have more metrics than rows carry.
+        # A run of an earlier version may have more.
         named = dict.fromkeys(self._metrics, np.full(metrics.shape[1], MISSING))
         writer.append(row, step, weights, named | dict(zip(self._metrics, metrics, strict=False)))
         self._newest = step
