@@ -33,6 +33,15 @@ class Series:
     values: NDArray[np.floating]
     n_moved: int = 0
 
+    def __getitem__(self, part: slice) -> "Series":
+        return Series(self.name, self.steps[part], self.values[part], self.n_moved)
+
+    def __add__(self, later: "Series") -> "Series":
+        """Return the values of both, of which the other has later steps."""
+        steps = np.concatenate([self.steps, later.steps])
+        values = np.concatenate([self.values, later.values])
+        return Series(later.name, steps, values, self.n_moved + later.n_moved)
+
     def reported(self) -> "Series":
         """Return the steps for which any replica has a value."""
         there = ~is_missing(self.values.astype(np.float64, copy=False)).all(axis=1)

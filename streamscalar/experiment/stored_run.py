@@ -21,7 +21,7 @@ from streamscalar.numerics.embedding.shared_axes import Basis
 from streamscalar.numerics.exponents.local import LocalExponents, local_exponents
 from streamscalar.numerics.series.dmd import Modes, dmd
 from streamscalar.store import RunReader
-from streamscalar.store.logged.reader import by_step
+from streamscalar.store.logged.reader import by_step, unknown_metric
 from streamscalar.types import DISTANCES, REFERENCE, EmbeddingDistance, Layout
 from streamscalar.workers.embedder import StoredSnapshots
 from streamscalar.workers.exact_embedding import ExactEmbedding, embed_exactly
@@ -205,8 +205,8 @@ class Run:
         Parameters
         ----------
         name
-            Name as given to `Tracker.step` or `Tracker.log`. For a metric that was only recorded with rows, such as
-            those of an experiment, the result is that of `metrics` without rows that have no value.
+            Name as given to `Tracker.step` or `Tracker.log`. Metrics that were recorded with rows alone, such as those
+            of an experiment, have the steps of the rows.
 
         Returns
         -------
@@ -220,7 +220,14 @@ class Run:
             The run has no metric of that name.
         """
         steps, values, n_moved = by_step(self._reader.logged.entries(), self._known(name), self.layout.n_replicas)
-        return Series(name, steps, values, n_moved) if len(steps) else self.metrics(name).reported()
+        logged = Series(name, steps, values, n_moved)
+        if name not in self._reader.spec.metrics:
+            return logged
+        # Rows of an earlier version, before the first logged value.
+        rows = self._reader.row_metrics(name)
+        recorded = Series(name, self.steps()[: len(rows)], rows).reported()
+        n_before = int(np.searchsorted(recorded.steps, steps[0])) if len(steps) else len(recorded.steps)
+        return recorded[:n_before] + logged
 
     def estimates(self, n_rows: int | None = None) -> RunEstimates:
         """Return the estimates of this run alone.
@@ -363,8 +370,7 @@ class Run:
 
     def _known(self, name: str) -> str:
         if name not in self._reader.metric_names:
-            must = f"must be one of {', '.join(self._reader.metric_names)}"
-            raise BadCall("metric", must, repr(name), kind=Kind.CONFIG)
+            raise unknown_metric(name, self._reader.metric_names)
         return name
 
     def _row(self, step: int) -> int:

@@ -18,7 +18,7 @@ from streamscalar.missing import MISSING, is_missing
 from streamscalar.store.embedding_reader import EmbeddingReader
 from streamscalar.store.format.arrays import StoredArray
 from streamscalar.store.format.codec import Integers, decode, encode, from_ordered, ordered
-from streamscalar.store.logged.reader import LoggedReader, aligned, by_step
+from streamscalar.store.logged.reader import LoggedReader, aligned, by_step, unknown_metric
 from streamscalar.store.media.files import read_group
 from streamscalar.store.media.objects import Place
 from streamscalar.store.schema import RunFiles, RunSpec, metric_path
@@ -185,8 +185,7 @@ class RunReader:
         elif any(name == other for other, _ in entries.series):
             found = np.full((self.n_rows, self.layout.n_replicas), MISSING)
         else:
-            must = f"must be one of {', '.join(self.metric_names)}"
-            raise BadCall("metric", must, got=name, kind=Kind.DATA)
+            raise unknown_metric(name, self.metric_names)
         if len(entries):
             after = -1 if self.spec.parent is None else self.spec.parent[1]
             steps, values, _ = by_step(entries, name, self.layout.n_replicas)

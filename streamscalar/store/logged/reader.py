@@ -1,7 +1,7 @@
 """Read the logged values of a run: every value of every metric, with the step that it was given for."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
-from streamscalar.errors import Kind, WorkFailed
+from streamscalar.errors import BadCall, Kind, WorkFailed
 from streamscalar.missing import MISSING, is_missing
 from streamscalar.store.logged.log import Entries, Series, ValuesLogReader
 from streamscalar.store.media.files import json_bytes, read_group
@@ -144,3 +144,9 @@ def aligned(
         there[there] = own_steps[newest[there]] > before[there]
         found[there, replica] = own_values[newest[there]]
     return found
+
+
+def unknown_metric(name: str, known: Sequence[str]) -> BadCall:
+    """Return the error for a name that is none of the known ones."""
+    more = f" and {len(known) - 20} others" if len(known) > 20 else ""
+    return BadCall("metric", f"must be one of {', '.join(known[:20])}{more}", repr(name), kind=Kind.DATA)

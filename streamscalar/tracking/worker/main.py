@@ -219,7 +219,7 @@ def store_values(sink: RowSink, values: ValueRing, report: Report, *, is_last: b
     try:
         sink.log(first, values.series(), entries)
     except Exception as error:  # noqa: BLE001  (sent to the training process, which warns)
-        report("values", f"values of metrics are not stored: {describe(error)}")
+        report("store", f"values of metrics are not stored: {describe(error)}")
         if not is_last:
             return
         is_lost = True
