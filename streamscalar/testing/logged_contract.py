@@ -108,13 +108,14 @@ class LoggedContract(MediumContract):
     def test_rows_have_the_newest_value_since_the_row_before(self, root: Root, spool: str) -> None:
         rows = sample_run.trajectory(4, (3, 13))
         store = self.store(root, rows)
-        before = run_stamp(store.place / "runs" / "r", is_complete=False)[0]
+        run = store.place / "runs" / "r"
         numbers = np.array([1, 2, 3, 4, 5, np.nan])
         columns = np.array([9, 10, 21, 20, 20, 1]), np.array([0, 0, 0, 0, 0, 1], np.int32), numbers
         with store.weights_writer("r", spool=spool) as writer:
+            before = run_stamp(run, is_complete=False)[0]
             writer.log(0, Entries((("val", 0), ("nan", 0)), *columns))
+            assert (run_stamp(run, is_complete=False)[0] != before) is self.shows_log
             sample_run.write(writer, rows)
-            assert (run_stamp(store.place / "runs" / "r", is_complete=False)[0] != before) is self.shows_log
             writer.finish()
         reader = store.reader("r")
         # Rows are at steps 0, 10, 20 and 30.
