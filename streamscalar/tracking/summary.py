@@ -49,7 +49,8 @@ class Summary:
             parts[0] += f" (every {_ordinal(self.stride)} at the end)"
         lost = (self.n_dropped, "dropped"), (self.n_lost, "lost"), (self.n_values_lost, "values of metrics lost")
         parts += [f"{n:,} {what}" for n, what in lost if n]
-        parts.append(f"{self.overhead:.1%} overhead")
+        if self.n_steps:
+            parts.append(f"{self.overhead:.1%} overhead")
         if self.companions:
             parts.append(f"{self.companions:.0%} for shadow and tangent")
         is_thin = self.n_recorded < FEW_ROWS < self.n_steps

@@ -366,7 +366,9 @@ class Tracker:
     def _end(self, failure: str) -> Summary:
         if self._is_over or os.getpid() != self._pid:
             return self.summary()
-        self._is_over = True
+        with self._lock:
+            # A call of another thread ends first.
+            self._is_over = True
         atexit.unregister(self._at_exit)
         self._ended = time.perf_counter(), sum(self._ring.worker_s.tolist())
         try:

@@ -227,7 +227,11 @@ class RunPage {
       this.head.basis(answer.basis, this.details.exact.method);
     } else if (name === "divergence")
       this.charts.divergence.summarise(describeDivergence(answer, this.fit(answer), exponent));
-    else this.charts[name].summarise(describeMetric(answer, name === "accuracy" ? percent : number));
+    else {
+      // A tracked training reports values at more steps than it has rows.
+      const what = this.details.setting.is_tracked ? "values" : "rows";
+      this.charts[name].summarise(describeMetric(answer, what, name === "accuracy" ? percent : number));
+    }
   }
 
   fit(answer) {
