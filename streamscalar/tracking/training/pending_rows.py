@@ -33,6 +33,11 @@ class PendingRows:
         Shared memory of the rows.
     send
         Takes a row whose copy is complete.
+
+    Attributes
+    ----------
+    pending : list
+        The rows.
     """
 
     def __init__(self, selection: Selection, n_replicas: int, ring: Ring, send: Send) -> None:
@@ -41,7 +46,7 @@ class PendingRows:
         self._slots = [torch.from_numpy(row) for row in ring.rows]
         self._flat = _device_buffer(selection, n_replicas) if selection.device.type == "cuda" else None
         self._send = send
-        self._pending: list[_PendingRow] = []
+        self.pending: list[_PendingRow] = []
         self._sent_to = 0
 
     def warm_up(self, replicas: Sequence[Sequence[Tensor]]) -> None:
@@ -52,7 +57,7 @@ class PendingRows:
     @property
     def slots(self) -> set[int] | None:
         """The slots in use; `None` where no further row can be copied."""
-        return None if len(self._pending) >= MAX_PENDING else {row.slot for row in self._pending}
+        return None if len(self.pending) >= MAX_PENDING else {row.slot for row in self.pending}
 
     def add(
         self,
@@ -72,12 +77,12 @@ class PendingRows:
             self._capture.copy(self._flat, replicas)
             on_device.append(self._flat)
         flight = Flight.start(on_device) if on_device else None
-        self._pending.append(_PendingRow(slot, step, values, places, flight))
+        self.pending.append(_PendingRow(slot, step, values, places, flight))
         self.send_complete()
 
     def settle(self, step: int, late: NDArray[np.float64]) -> bool:
         """Add metrics to the newest row, which is that of `step`; return whether it was sent already."""
-        waiting = [row for row in self._pending if row.step == step]
+        waiting = [row for row in self.pending if row.step == step]
         into = waiting[0].values if waiting else self._ring.metrics[self._sent_to][: len(late)]
         known = ~is_missing(late)
         into[known] = late[known]
@@ -85,8 +90,8 @@ class PendingRows:
 
     def send_complete(self, *, wait: bool = False) -> None:
         """Send the rows whose copies are complete, in order; with `wait`, wait for all of them."""
-        while self._pending:
-            row = self._pending[0]
+        while self.pending:
+            row = self.pending[0]
             if row.flight is not None:
                 if wait:
                     row.flight.event.synchronize()
@@ -97,7 +102,7 @@ class PendingRows:
                     self._slots[row.slot].copy_(numbers.pop())
                 for (name, replica), value in zip(row.places, numbers[0].tolist() if numbers else [], strict=True):
                     row.values[name, replica] = value
-            del self._pending[0]
+            del self.pending[0]
             self._ring.metrics[row.slot][: len(row.values)] = row.values
             self._sent_to = row.slot
             self._send(row.slot, row.step)

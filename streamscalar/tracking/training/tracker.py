@@ -135,9 +135,10 @@ class Tracker:
             Numbers, or tensors of one element, by name. Each is stored with the number of the step, whether or not
             the weights are.
         """
-        if self._is_here():
-            with self._lock:
-                self._take_step(step, batch, metrics)
+        if self._is_over or (os.getpid() != self._pid and self._warn_child()):
+            return
+        with self._lock:
+            self._take_step(step, batch, metrics)
 
     def log(self, values: Mapping[str, object] | None = None, /, *, step: int | None = None, **metrics: object) -> None:
         """Store values of metrics apart from a step of the training, from any thread and in any order.
@@ -152,13 +153,14 @@ class Tracker:
         **metrics
             Further values.
         """
-        if self._is_here():
-            with self._lock:
-                self._take_values(step, {**(values or {}), **metrics})
+        if self._is_over or (os.getpid() != self._pid and self._warn_child()):
+            return
+        with self._lock:
+            self._take_values(step, {**(values or {}), **metrics})
 
     def _take_step(self, step: int | None, batch: object, metrics: dict[str, object]) -> None:
         try:
-            number = _checked(self._last + 1 if step is None else step)
+            number = self._last + 1 if step is None else _checked(step)
             is_repeated = number == self._last and self._budget.n_steps > 0
             if number <= self._newest and not is_repeated:
                 self._go_back(number)
@@ -174,9 +176,10 @@ class Tracker:
             self._settle()
             self._n_calls += 1
             if self._n_calls % CALLS_TIMED:
-                self._metrics.update(number, metrics)
+                if metrics:
+                    self._metrics.update(number, metrics)
+                    self._hand_over()
                 self._step(number)
-                self._hand_over()
                 return
             # CPU time of this thread: waiting for a processor that others use is no cost of the recording.
             started_s = time.thread_time()
@@ -189,7 +192,7 @@ class Tracker:
 
     def _take_values(self, step: int | None, values: dict[str, object]) -> None:
         try:
-            number = _checked(self._last if step is None else step)
+            number = self._last if step is None else _checked(step)
             if number == self._newest == self._last and self._is_open:
                 self._metrics.update_late(number, values)
             elif self._newest < number <= self._last:
@@ -266,7 +269,8 @@ class Tracker:
 
     def _step(self, number: int) -> bool:
         """Record a step if it is due; return whether it was."""
-        self._rows.send_complete()
+        if self._rows.pending:
+            self._rows.send_complete()
         if number == self._last and self._budget.n_steps:
             return False
         self._last = number
@@ -298,15 +302,13 @@ class Tracker:
         self._budget.took_row(time.thread_time() - started_s)
         return True
 
-    def _is_here(self) -> bool:
-        """Return whether this process records; warn once in one that was forked from it."""
-        if self._is_over or os.getpid() == self._pid:
-            return not self._is_over
+    def _warn_child(self) -> bool:
+        """Warn once in a process that was forked from the one that records."""
         if not self._has_warned:
             self._has_warned = True
             text = "this process was forked from the one that is recorded, and its steps are not; call ss.track() here"
             self._notices.warn("forked", f"run {self.run_id}: {text}")
-        return False
+        return True
 
     def _settle(self) -> None:
         """Send what came for the newest row after it, and that nothing more will."""
@@ -366,8 +368,7 @@ class Tracker:
     def _end(self, failure: str) -> Summary:
         if self._is_over or os.getpid() != self._pid:
             return self.summary()
-        with self._lock:
-            # A call of another thread ends first.
+        with self._lock:  # A call of another thread ends first.
             self._is_over = True
         atexit.unregister(self._at_exit)
         self._ended = time.perf_counter(), sum(self._ring.worker_s.tolist())
