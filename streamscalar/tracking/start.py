@@ -48,6 +48,7 @@ def track(
     every_n_steps: int | None = None,
     max_overhead: float = 0.02,
     probe: int | None = None,
+    buffers: bool = False,
     shadow: bool | int = False,
     tangent: bool = False,
     loss_fn: LossFunction | None = None,
@@ -90,6 +91,9 @@ def track(
         Maximum share of the training time spent on recording.
     probe
         Record only about this many coordinates, the same at every step: a sample stratified by layer.
+    buffers
+        Whether floating-point buffers that belong to the state of the model, such as batch-norm statistics, are
+        recorded after the parameters, as further layers. The embedding and all distances then include them.
     shadow
         Number of perturbed copies of the model to train in parallel; `True` is one. Each costs as much as the training.
         Requires `optimizer`, `step(batch=...)`, and `loss_fn` or `train_step`. Every update is
@@ -139,7 +143,7 @@ def track(
             raise BadCall(field, "must be a list of words", repr(words), f"Write [{words!r}]", Kind.CONFIG)
     if rank() > 0:
         return IdleTracker(name or "run")
-    selection = select(model, probe, seed)
+    selection = select(model, probe, seed, buffers=buffers)
     notices = Notices()
     size = checked_epsilon(selection, epsilon) if n_shadows else None
     layout = selection.layout(n_shadows)
@@ -266,6 +270,8 @@ def _companions(
     if tangent and procedure.loss_fn is None:
         fix = "Use shadow=True with train_step"
         raise BadCall("loss_fn", "must be given with tangent, which differentiates it twice", "", fix, Kind.CONFIG)
+    if tangent and selection.buffers:
+        raise BadCall("buffers", "must be left out with tangent, which needs weights alone", kind=Kind.CONFIG)
     if tangent and selection.indices is not None:
         raise BadCall("probe", "must be left out with tangent, which needs all weights", kind=Kind.CONFIG)
     carried = Tangent(optimizer, procedure.function, selection, seed) if tangent else None
