@@ -57,7 +57,6 @@ class LoggedWriter:
         self._log = ValuesLog(stream.log, stream.fence, fsync)
         attributes = stream.attributes()
         self._first = int(attributes.get("logged", 0))
-        self._table: dict[Series, int] = {}
         self._mapping: tuple[tuple[Series, ...], NDArray[np.int32]] = (), np.empty(0, np.int32)
         self._arrays: dict[str, StoredArray] = {}
         self._n_named = 0
@@ -73,6 +72,7 @@ class LoggedWriter:
             found = log.entries(self._first, published)
             published = found.series
         self._table = {series: index for index, series in enumerate(published)}
+        self._series: tuple[Series, ...] = published
         if len(found):
             self._pending.append(found)
         self.n_durable = self._first + len(found)
@@ -148,7 +148,10 @@ class LoggedWriter:
         for index in used[mapping[used] < 0].tolist():
             mapping[index] = self._table.setdefault(entries.series[index], len(self._table))
         self._mapping = entries.series, mapping
-        return Entries(tuple(self._table), entries.steps, mapping[entries.which], entries.values)
+        if len(self._series) != len(self._table):
+            # One tuple for all pending entries until there is another name.
+            self._series = tuple(self._table)
+        return Entries(self._series, entries.steps, mapping[entries.which], entries.values)
 
     def _open_arrays(self) -> dict[str, StoredArray]:
         medium = self._files.medium

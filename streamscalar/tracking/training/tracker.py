@@ -230,7 +230,7 @@ class Tracker:
         """Return a summary of the recording so far."""
         budget = self._budget
         now_s, worker_s = self._ended or (time.perf_counter(), sum(self._ring.worker_s.tolist()))
-        elapsed_s = budget.elapsed_s(now_s)
+        elapsed_s, values = budget.elapsed_s(now_s), self._ring.values
         return Summary(
             self.run_id,
             budget.n_steps,
@@ -241,8 +241,8 @@ class Tracker:
             budget.overhead(now_s, worker_s),
             self._companions_s / elapsed_s if elapsed_s > 0 else 0.0,
             dict(self._notices.counts),
-            self._ring.values.n_sent,
-            self._ring.values.n_dropped + self._ring.values.counts[ValueRing.LOST],
+            values.n_sent,
+            values.n_dropped + values.counts[ValueRing.LOST] + (values.n_waiting if self._link.is_down else 0),
         )
 
     def __reduce__(self) -> NoReturn:
