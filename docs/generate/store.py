@@ -49,7 +49,7 @@ def store_page() -> str:
         "In `runs/<id>/zarr.json`; they never change.",
         table(["attribute", "meaning"], _definition(spec)),
         "## Attributes of the streams",
-        "In `weights/zarr.json` and `embedding/zarr.json`; they change with every segment.",
+        "In `weights/zarr.json`, `embedding/zarr.json` and `logged/zarr.json`; they change with every segment.",
         table(["attribute", "at the start", "meaning"], _streams(spec)),
         "## Arrays",
         "N entries (one per row unless stated), R replicas (reference, M perturbed, control), P parameters, "
@@ -88,10 +88,12 @@ def _streams(spec: schema.RunSpec) -> Iterator[list[str]]:
         for name, value in attributes.items():
             key = f"{group}.{name}"
             yield [code(key), code(repr(value)), described(key, schema.DESCRIPTIONS.get(key))]
+    for key in ("weights.logged", "logged.series", "logged.crc32c"):
+        yield [code(key), "absent", described(key, schema.DESCRIPTIONS.get(key))]
 
 
 def _arrays(spec: schema.RunSpec) -> Iterator[list[str]]:
-    documents: Mapping[str, Mapping[str, Any]] = spec.arrays()
+    documents: Mapping[str, Mapping[str, Any]] = spec.arrays() | spec.logged_arrays()
     # The name of the sample is a placeholder, which no metric is stored by.
     placeholder = schema.metric_path(spec.metrics[0])
     for stored, document in documents.items():

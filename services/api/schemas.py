@@ -122,7 +122,7 @@ class RunDetails(Document):
     replicas: list[str]
     """Meaning of the replica axis: `reference`, `perturbed 1`..., `control`."""
     metrics: list[str]
-    """Names of the metrics."""
+    """Names of the metrics: those of the rows, then those that were only logged."""
     n_embedded: int
     """Rows that have coordinates."""
     n_components: int
@@ -138,9 +138,10 @@ class RunDetails(Document):
 class SeriesDocument(Document):
     """A sampled series, one list of values per replica.
 
-    Rows are a power of two apart (`stride`), counted from row 0, so that points never move: a longer series only
-    gains points, or loses every second one. The last point is always the newest row. The answer to a cursor begins
-    with the last point that is a multiple of `stride`: drop the points from its first step on, then append.
+    A point is a row, or for a metric a step for which a value was reported. Points are a power of two apart (`stride`),
+    counted from the first, so that they never move: a longer series only gains points, or loses every second one. The
+    last point is always the newest. The answer to a cursor begins with the last point that is a multiple of `stride`:
+    drop the points from its first step on, then append.
     """
 
     run: RunKey
@@ -150,18 +151,18 @@ class SeriesDocument(Document):
     """Meaning of each list of values: `reference`, `perturbed 1`..., `control`."""
     steps: list[int]
     """Training step of each point."""
-    values: list[list[Number]]
-    """By replica, then step."""
+    values: list[list[Number | None]]
+    """By replica, then step; null where a replica has no value of a metric."""
     n: int
     """Points in this answer."""
     of: int
-    """Rows in the requested range."""
+    """Points of the series in the requested range."""
     stride: int
-    """Rows from one point to the next."""
+    """Points of the series from one to the next in this answer."""
     basis: str | None
     """`exact`, or the version of the live basis, for coordinates; null otherwise."""
     reset: bool
-    """Whether the basis or stride of the cursor has changed: replace all points by these."""
+    """Whether basis, earlier values or stride have changed since the cursor: replace all points by these."""
     cursor: str
     """Pass it to get only newer points."""
 

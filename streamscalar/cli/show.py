@@ -12,12 +12,14 @@ from rich.table import Table
 
 from streamscalar.analysis.quantities import QUANTITIES
 from streamscalar.errors import BadCall, Kind, WorkFailed
-from streamscalar.types import Regime, Status
+from streamscalar.missing import is_missing
+from streamscalar.types import Regime, Status, json_float
 
 if TYPE_CHECKING:
     from streamscalar.analysis.claims import ClaimResult
     from streamscalar.analysis.table import Table as Analysis
     from streamscalar.bench import Figure
+    from streamscalar.experiment import Series
     from streamscalar.runtime import Prepared
 
 COLOURS = {
@@ -176,11 +178,21 @@ def details(path: str, run_id: str | None, *, as_json: bool) -> None:
             "status": experiment.store.status(run_id),
             "estimates": run.estimates().to_json(),
             "exact": run.exact_info(),
+            "metrics": {name: _metric(run.logged(name)) for name in run.metric_names},
         }
     if as_json:
         document({"schema": 1, **data})
     else:
         Console().print_json(json.dumps(data))
+
+
+def _metric(series: "Series") -> dict[str, Any]:
+    """Return how many values of a metric there are, and the last one of the reference."""
+    there = ~is_missing(series.values[:, 0].astype("float64"))
+    if not there.any():
+        return {"n": 0, "last_step": None, "last_value": None}
+    last = float(series.values[there][-1, 0])
+    return {"n": int(there.sum()), "last_step": int(series.steps[there][-1]), "last_value": json_float(last)}
 
 
 def verification(path: str, *, as_json: bool, quiet: bool) -> None:

@@ -16,7 +16,8 @@ from streamscalar.analysis.variants import variants_of
 from streamscalar.config import Config
 from streamscalar.config.plan import plan_more, plan_runs
 from streamscalar.errors import BadCall
-from streamscalar.experiment.stored_run import Run, Series
+from streamscalar.experiment.series import Series
+from streamscalar.experiment.stored_run import Run
 from streamscalar.numerics.embedding.exact import exact_cmds
 from streamscalar.numerics.embedding.joint import joint_source
 from streamscalar.store import Store, run_digest

@@ -1,12 +1,11 @@
-"""Handle on one stored run, and the series that it returns.
+"""Handle on one stored run.
 
 Arrays are read from the store when a method is called; the handle keeps only what the reader caches.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,43 +15,19 @@ from streamscalar.analysis.run import RunEstimates, analyze_run
 from streamscalar.analysis.series import RunSeries
 from streamscalar.config.models import EmbeddingSection
 from streamscalar.errors import BadCall, Kind
+from streamscalar.experiment.series import Series
 from streamscalar.numerics.embedding.online import OnlineCMDS
 from streamscalar.numerics.embedding.shared_axes import Basis
 from streamscalar.numerics.exponents.local import LocalExponents, local_exponents
 from streamscalar.numerics.series.dmd import Modes, dmd
 from streamscalar.store import RunReader
+from streamscalar.store.logged.reader import by_step, unknown_metric
 from streamscalar.types import DISTANCES, REFERENCE, EmbeddingDistance, Layout
 from streamscalar.workers.embedder import StoredSnapshots
 from streamscalar.workers.exact_embedding import ExactEmbedding, embed_exactly
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Values per recorded step and replica.
-
-    Attributes
-    ----------
-    name
-        Name of the quantity, such as `embedding`, `l1` or `loss`.
-    steps
-        Training steps, shape (N,), int64, ascending.
-    values
-        Values, shape (N, R), float32 or float64; replica 0 is the reference.
-    """
-
-    name: str
-    steps: NDArray[np.int64]
-    values: NDArray[np.floating]
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """Return a data frame with one row per step and one column per replica."""
-        import pandas as pd
-
-        columns = [f"replica {index}" for index in range(self.values.shape[1])]
-        return pd.DataFrame(self.values, index=pd.Index(self.steps, name="step"), columns=columns)
+ANALYSED = ("loss", "accuracy")
+"""Metrics that the analysis reads whether rows carry them or not."""
 
 
 class Run:
@@ -200,8 +175,16 @@ class Run:
         values = np.abs(self._reader.embedding.divergence(distance))
         return Series(distance, self.steps()[: len(values)], values)
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics, recorded with rows or logged apart from them."""
+        return self._reader.metric_names
+
     def metrics(self, name: str = "loss") -> Series:
-        """Return a recorded metric of every replica.
+        """Return a metric of every replica at the recorded steps.
+
+        A row of a tracked training has the newest value that was given for a step since the row before, and
+        `missing.MISSING`, a NaN, where none was. `logged` returns all values.
 
         Parameters
         ----------
@@ -213,11 +196,38 @@ class Run:
         BadCall
             The run has no metric of that name.
         """
-        if name not in self._reader.metric_names:
-            known = ", ".join(self._reader.metric_names)
-            raise BadCall("metric", f"must be one of {known}", repr(name), kind=Kind.CONFIG)
-        values = self._reader.metrics(name)
+        values = self._reader.metrics(self._known(name))
         return Series(name, self.steps()[: len(values)], values)
+
+    def logged(self, name: str = "loss") -> Series:
+        """Return all values of a metric, each with the step that a tracked training gave it for.
+
+        Parameters
+        ----------
+        name
+            Name as given to `Tracker.step` or `Tracker.log`. Metrics that were recorded with rows alone, such as those
+            of an experiment, have the steps of the rows.
+
+        Returns
+        -------
+        Series
+            Each step once, ascending; of several values for a step the last one. `missing.MISSING`, a NaN, where a
+            replica has none: shadows have a `loss` only.
+
+        Raises
+        ------
+        BadCall
+            The run has no metric of that name.
+        """
+        steps, values, n_moved = by_step(self._reader.logged.entries(), self._known(name), self.layout.n_replicas)
+        logged = Series(name, steps, values, n_moved)
+        if name not in self._reader.spec.metrics:
+            return logged
+        # Rows of an earlier version, before the first logged value.
+        rows = self._reader.row_metrics(name)
+        recorded = Series(name, self.steps()[: len(rows)], rows).reported()
+        n_before = int(np.searchsorted(recorded.steps, steps[0])) if len(steps) else len(recorded.steps)
+        return recorded[:n_before] + logged
 
     def estimates(self, n_rows: int | None = None) -> RunEstimates:
         """Return the estimates of this run alone.
@@ -331,7 +341,8 @@ class Run:
         is_exact = n_rows is None and reader.embedding.has_exact
         scores = reader.embedding.scores().values if is_exact else reader.embedding.live_scores_at(n)
         divergence = {name: reader.embedding.divergence(name, live=not is_exact) for name in DISTANCES}
-        metrics = {name: reader.metrics(name) for name in reader.metric_names}
+        known = {*reader.spec.metrics, *(name for name in ANALYSED if name in reader.metric_names)}
+        metrics = {name: reader.metrics(name) for name in known}
         found = RunSeries(
             run_id=reader.run_id,
             # A tracked run may have no learning rate, and without a shadow it has no perturbation.
@@ -356,6 +367,11 @@ class Run:
         )
         why = reader.status().get("not_reproduced", "")
         return found.alone(why) if why else found
+
+    def _known(self, name: str) -> str:
+        if name not in self._reader.metric_names:
+            raise unknown_metric(name, self._reader.metric_names)
+        return name
 
     def _row(self, step: int) -> int:
         rows = np.flatnonzero(self.steps() == step)

@@ -6,6 +6,7 @@ takes tens of milliseconds and is billed: poll less often there, and concurrentl
 
 from collections.abc import Hashable
 
+from streamscalar.store.logged.log import VALUES_SUFFIX
 from streamscalar.store.media.objects import Place
 from streamscalar.store.media.opening import medium_of
 from streamscalar.store.schema import RunFiles
@@ -27,7 +28,7 @@ def list_stamp(store: Place) -> Hashable:
 
 
 def run_stamp(run: Place, *, is_complete: bool) -> tuple[Hashable, float]:
-    """Return what changes with a row, a basis or the state of a run, and the time of the last change.
+    """Return what changes with a row, a logged value, a basis or the state of a run, and the time of the last change.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def run_stamp(run: Place, *, is_complete: bool) -> tuple[Hashable, float]:
     if stamps[0] is None:
         raise FileNotFoundError(str(run))
     if not is_complete:
-        stamps += medium.log_stamps(files.weights_log, LOG_SUFFIX)
+        stamps += medium.log_stamps(files.weights_log, (LOG_SUFFIX, VALUES_SUFFIX))
     return tuple(None if one is None else one[0] for one in stamps), max(one[1] for one in stamps if one is not None)
 
 

@@ -11,7 +11,7 @@ from streamscalar.types import DISTANCES
 
 
 def run_digest(reader: RunReader) -> bytes:
-    """Return a sha256 over definition, steps, hashes of the weights, metrics, coordinates and separations.
+    """Return a sha256 over definition, steps, hashes of the weights, metrics, logged values, coordinates, separations.
 
     Attempts, times, hosts, segments and retention have no effect on it.
     """
@@ -24,12 +24,16 @@ def run_digest(reader: RunReader) -> bytes:
         "steps": reader.steps(),
         "sha256": reader.row_sha256(),
         "live": live,
-        **{f"metrics/{name}": reader.metrics(name) for name in reader.metric_names},
+        **{f"metrics/{name}": reader.row_metrics(name) for name in reader.spec.metrics},
         **{f"divergence/{name}": reader.embedding.divergence(name) for name in DISTANCES},
         "divergence/pairs": reader.embedding.pairs(),
         "increments": reader.embedding.increments(),
         **{f"exact/{name}": values for name, values in exact.items()},
     }
+    logged = reader.logged.entries()
+    if len(logged):
+        total.update(json_bytes([list(one) for one in logged.series]))
+        series |= {f"logged/{name}": column for name, column in logged.columns.items()}
     for name in sorted(series):
         values = np.ascontiguousarray(series[name])
         little = values.astype(values.dtype.newbyteorder("<"), copy=False)

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from streamscalar.config import RunSetting
 from streamscalar.errors import BadCall, Kind, WorkFailed
+from streamscalar.missing import MISSING, is_missing
 from streamscalar.store.embedding_reader import EmbeddingReader
 from streamscalar.store.format.arrays import StoredArray
 from streamscalar.store.format.codec import Integers, decode, encode, from_ordered, ordered
+from streamscalar.store.logged.reader import LoggedReader, aligned, by_step, unknown_metric
 from streamscalar.store.media.files import read_group
 from streamscalar.store.media.objects import Place
 from streamscalar.store.schema import RunFiles, RunSpec, metric_path
@@ -94,12 +96,12 @@ class RunReader:
         Seed of its initial condition.
     n_planned : int or None
         Planned rows; `None` where the number is unknown.
-    metric_names : tuple of str
-        Names that `metrics` takes.
     segment_rows : int
         Rows per segment, the unit of publication.
     embedding : EmbeddingReader
         Reader of the embedding stream.
+    logged : LoggedReader
+        Reader of the logged values.
     """
 
     def __init__(self, path: Place, *, hash_weights: bool = True) -> None:
@@ -110,14 +112,14 @@ class RunReader:
         self.setting: RunSetting = self.spec.setting
         self.seed: int = self.spec.seed
         self.n_planned: int | None = self.spec.n_planned
-        self.metric_names: tuple[str, ...] = self.spec.metrics
         self.segment_rows: int = self.spec.segment_rows
-        shape = len(self.metric_names), self.layout.n_replicas
+        shape = len(self.spec.metrics), self.layout.n_replicas
         log = self._files.medium.readable_log(self._files.weights_log)
         self._log = None if log is None else LogReader(log, *shape, hash_weights=hash_weights)
         self._arrays: dict[str, StoredArray] = {}
         self._known: dict[str, NDArray[Any]] = {}
         self.embedding = EmbeddingReader(self._files, self._prefix)
+        self.logged = LoggedReader(self._files, log, self._prefix)
 
     def status(self) -> dict[str, Any]:
         """Return the small changing facts about the run; empty where there are none."""
@@ -150,12 +152,12 @@ class RunReader:
         rows = self._rows()
         if rows.frames:
             frame = rows.frames[-1]
-            return Newest(rows.total, frame.step, dict(zip(self.metric_names, frame.metrics, strict=True)))
+            return Newest(rows.total, frame.step, dict(zip(self.spec.metrics, frame.metrics, strict=True)))
         if not rows.published:
             return None
         last = rows.published - 1
         step = int(self._array("weights/steps").read(last, last + 1)[0])
-        found = {name: self._array(metric_path(name)).read(last, last + 1)[0] for name in self.metric_names}
+        found = {name: self._array(metric_path(name)).read(last, last + 1)[0] for name in self.spec.metrics}
         return Newest(rows.published, step, found)
 
     # Small series.
@@ -166,12 +168,34 @@ class RunReader:
         tail = np.array([frame.step for frame in rows.frames], np.int64)
         return np.concatenate([self._prefix("weights/steps", rows.published), tail])
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names that `metrics` takes: those of the rows, then those that were only logged."""
+        return tuple(dict.fromkeys((*self.spec.metrics, *self.logged.names())))
+
     def metrics(self, name: str) -> NDArray[np.float64]:
-        """Return a metric of every row, shape (N, R), float64."""
-        if name not in self.metric_names:
-            raise BadCall("metric", f"must be one of {', '.join(self.metric_names)}", got=name, kind=Kind.DATA)
+        """Return a metric of every row, shape (N, R), float64.
+
+        A row has the value that it was recorded with; where it has none, the newest one that was logged for a step
+        after the row before and up to its own; else `missing.MISSING`.
+        """
+        entries = self.logged.entries()
+        if name in self.spec.metrics:
+            found = self.row_metrics(name)
+        elif any(name == other for other, _ in entries.series):
+            found = np.full((self.n_rows, self.layout.n_replicas), MISSING)
+        else:
+            raise unknown_metric(name, self.metric_names)
+        if len(entries):
+            after = -1 if self.spec.parent is None else self.spec.parent[1]
+            steps, values, _ = by_step(entries, name, self.layout.n_replicas)
+            found = np.where(is_missing(found), aligned(self.steps()[: len(found)], after, steps, values), found)
+        return found
+
+    def row_metrics(self, name: str) -> NDArray[np.float64]:
+        """Return a metric as the rows were recorded with it, shape (N, R)."""
         rows = self._rows()
-        index = self.metric_names.index(name)
+        index = self.spec.metrics.index(name)
         tail = [frame.metrics[index] for frame in rows.frames]
         return np.concatenate([self._prefix(metric_path(name), rows.published), *([np.stack(tail)] if tail else [])])
 

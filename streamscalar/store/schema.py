@@ -9,6 +9,8 @@
     weights/zarr.json                 published length of the weights stream, whether it is complete
     weights/deltas, keyframes, keyframe_rows, steps, sha256, state/<name>
     metrics/<name>
+    logged/zarr.json                  names of the logged values; only where a training has logged any
+    logged/steps, series, values
     embedding/zarr.json               published length of the embedding stream, exact solution, retention
     embedding/scores, increments, exact/<name>
     embedding/bases/{version, first_row, rotation, shift, singular_values, total_variance}
@@ -33,7 +35,7 @@ import numpy as np
 from typing_extensions import TypeVar
 
 from streamscalar.config import RunSetting
-from streamscalar.store.format.arrays import Codec, series_document, trajectory_document
+from streamscalar.store.format.arrays import Codec, column_document, series_document, trajectory_document
 from streamscalar.store.media.medium import Medium
 from streamscalar.store.media.objects import Place
 from streamscalar.store.media.opening import medium_of
@@ -43,6 +45,9 @@ SCHEMA_VERSION = 1
 
 _MIN_CHUNK, _MAX_CHUNK, _CHUNK_BYTES = 4096, 65536, 2 * 2**20
 _KEYFRAME_ROWS = 64
+
+LOGGED_CHUNK = 2**14
+"""Entries of the logged values in one file."""
 
 
 def segment_rows(n_rows: int, row_bytes: int) -> int:
@@ -195,6 +200,11 @@ class RunSpec:
         documents["embedding/increments"] = series_document((n_members, n_members), "float64", rows)
         return documents
 
+    def logged_arrays(self) -> dict[str, dict[str, Any]]:
+        """Return the metadata of the arrays that a run gets with its first logged value, by their paths in the run."""
+        columns = {"logged/steps": "int64", "logged/series": "int32", "logged/values": "float64"}
+        return {name: column_document(dtype, LOGGED_CHUNK, self.codec) for name, dtype in columns.items()}
+
 
 def metric_path(name: str) -> str:
     """Return the path in a run of the array of a metric, which may have any name.
@@ -248,6 +258,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "divergence/pairs": "L1 distance of each pair of reference and perturbed replicas: (0, 1), (0, 2), ...",
     "metrics/<name>": "One metric of each replica, such as the loss. A name that is no plain folder name, such as "
     "`val/loss`, is replaced by `~` and 24 digits of its sha256; the attributes of the run list the names themselves.",
+    "logged/steps": "Step of each logged value, in the order in which they were given.",
+    "logged/series": "Index of the series of each logged value in the attribute `series` of the group.",
+    "logged/values": "The logged values.",
     "weights/state/<name>": "One array of the optimiser's state; one entry per key frame.",
     "embedding/exact/scores": "Exact coordinates (N, R, K).",
     "embedding/exact/separation": "Signed separation from the reference along the exact scalar (N, R).",
@@ -258,6 +271,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "weights.complete": "Whether no row will follow.",
     "weights.n_keyframes": "Number of key frames.",
     "weights.state": "Names of the arrays of the optimiser's state.",
+    "weights.logged": "Logged values that readers may use; absent where there are none.",
+    "logged.series": "Name and replica of each series of logged values, in the order of their first value.",
+    "logged.crc32c": "Checksum of `series` as JSON.",
     "weights.attempt": "Number of the newest writer of the weights; older ones may no longer write.",
     "embedding.length": "Embedded rows that readers may use.",
     "embedding.n_bases": "Number of versions of the live basis.",
@@ -288,6 +304,11 @@ class RunFiles(Generic[AnyPlace]):
     def embedding(self) -> AnyPlace:
         """Group of the embedding stream; its attributes are the stream's commit point."""
         return self._part("embedding")
+
+    @property
+    def logged(self) -> AnyPlace:
+        """Group of the logged values; its attributes hold their names."""
+        return self._part("logged")
 
     @property
     def weights_log(self) -> AnyPlace:

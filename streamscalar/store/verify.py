@@ -77,8 +77,9 @@ def _series(reader: RunReader) -> Iterator[Finding]:
         "embedding/increments": reader.embedding.increments,
         "divergence/pairs": reader.embedding.pairs,
         "embedding/exact": reader.embedding.exact_arrays,
+        "logged": reader.logged.entries,
     }
-    reads |= {f"metrics/{name}": partial(reader.metrics, name) for name in reader.metric_names}
+    reads |= {f"metrics/{name}": partial(reader.row_metrics, name) for name in reader.spec.metrics}
     reads |= {f"divergence/{name}": partial(reader.embedding.divergence, name) for name in DISTANCES}
     for what, read in reads.items():
         try:

@@ -4,47 +4,32 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamscalar.errors import BadCall, Kind, WorkFailed
+from streamscalar.errors import Kind, WorkFailed
 from streamscalar.store import wal
 from streamscalar.store.format.arrays import StoredArray, block_document, stored_document
 from streamscalar.store.format.codec import encode
 from streamscalar.store.format.packing import little_endian
+from streamscalar.store.logged.log import Entries
+from streamscalar.store.logged.writer import LoggedWriter, Part
 from streamscalar.store.media.files import fsync_path, read_group, waiting
 from streamscalar.store.media.objects import Place
 from streamscalar.store.media.publication import Publication
 from streamscalar.store.reader import KeyFrame, RunReader
+from streamscalar.store.rows import RowRecord, Segment, checked_metrics, form_of, require_alike
 from streamscalar.store.schema import RunFiles, metric_path
 
 _N_HELD = 2
 """Published blocks held for `take_published`: no more can be sealed between two calls of `append`."""
 
 
-@dataclass(frozen=True)
-class _RowRecord:
-    step: int
-    sha256: bytes
-    metrics: NDArray[np.float64]
-
-
-@dataclass
-class _Segment:
-    """Rows of a shard that is not sealed yet; `state` is set where the first row is a key frame."""
-
-    first: int
-    weights: NDArray[Any]
-    rows: list[_RowRecord]
-    state: dict[str, NDArray[Any]] | None = None
-
-
 class WeightsWriter:
-    """The only writer of a run's weights, metrics and steps; use it as a context manager, from one thread.
+    """The only writer of a run's weights, steps, metrics and logged values; a context manager, used from one thread.
 
     A row is written to the log and is then acknowledged. Full segments are sealed by one background thread, at most
     one at a time, so a slow disk slows `append`. Memory holds two segments, one encoded copy, and at most two published
@@ -86,8 +71,9 @@ class WeightsWriter:
         self._failure: Exception | None = None
         self._guard = threading.Lock()
         self._published_blocks: deque[tuple[int, NDArray[Any]]] = deque(maxlen=_N_HELD)
-        self._rows: dict[int, _RowRecord] = {}
-        self._stored_segment: tuple[int, list[_RowRecord]] = (-1, [])
+        self._rows: dict[int, RowRecord] = {}
+        self._stored_segment: tuple[int, list[RowRecord]] = (-1, [])
+        self._logged = LoggedWriter(self._files, self._spec, self._stream, fsync)
 
         attributes = self._stream.attributes()
         self._published = int(attributes["length"])
@@ -120,6 +106,11 @@ class WeightsWriter:
     def n_durable(self) -> int:
         """Rows acknowledged so far by any attempt; the next new row."""
         return self._n_durable
+
+    @property
+    def n_logged(self) -> int:
+        """Logged values acknowledged so far by any attempt; the index of the next one."""
+        return self._logged.n_durable
 
     def last_keyframe(self, at_most: int | None = None) -> KeyFrame | None:
         """Return the newest published key frame, up to row `at_most`; `None` to start from the beginning."""
@@ -165,7 +156,7 @@ class WeightsWriter:
             The disk is full; a row was left out; or a row differs from the stored one (`NOT_REPRODUCIBLE`).
         """
         self._raise_failure()
-        record = self._checked(weights, metrics)
+        record = checked_metrics(self._spec, weights, metrics)
         weights = np.ascontiguousarray(weights, np.dtype(self._spec.layout.dtype).newbyteorder("<"))
         if row < self._n_durable:
             self._compare(row, step, weights, record)
@@ -176,11 +167,29 @@ class WeightsWriter:
         kept = None
         if self.needs_state(row):
             kept = {name: np.array(little_endian(np.asarray(a), name)) for name, a in (state or {}).items()}
-            self._require_alike(kept)
+            require_alike(self._state_form, kept, self._context)
         number = row // self.segment_rows
         digest = self._log.append(number, row, step, weights, record, kept)
         self._n_durable += 1
-        self._take(row, weights, _RowRecord(step, digest, record), kept)
+        self._take(row, weights, RowRecord(step, digest, record), kept)
+
+    def log(self, first: int, entries: Entries) -> None:
+        """Store values apart from rows, from index `first` of the run on; they are acknowledged when this returns.
+
+        Raises
+        ------
+        Fenced
+            A newer attempt owns the stream.
+        WorkFailed
+            The disk is full, the run is complete, or a value was left out.
+        """
+        self._raise_failure()
+        if self._is_complete:
+            raise WorkFailed("run", "is complete", got=f"value {first}", context=self._context)
+        self._logged.append(first, entries)
+        if self._logged.has_full_chunk:
+            self._wait()
+            self._sealing = self._pool.submit(self._seal, None, self._logged.take(), complete=False)
 
     def take_published(self) -> list[tuple[int, NDArray[Any]]]:
         """Return (first row, weights (S, R, P)) of the segments published since the last call, oldest first.
@@ -199,7 +208,7 @@ class WeightsWriter:
         self._wait()
         if self._is_complete:
             return
-        self._seal(self._segment, complete=True)
+        self._seal(self._segment, self._logged.take(is_last=True), complete=True)
         self._is_complete = True
         self._segment = self._new_segment(self._n_durable)
 
@@ -211,40 +220,6 @@ class WeightsWriter:
             self._pool.shutdown()
             self._log.close()
             self._stream.close(is_complete=self._is_complete)
-
-    def _checked(self, weights: NDArray[Any], metrics: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        layout, names = self._spec.layout, self._spec.metrics
-        if weights.shape != self._spec.row_shape or weights.dtype != np.dtype(layout.dtype):
-            raise BadCall(
-                "weights",
-                f"must be {layout.dtype} of shape {self._spec.row_shape}",
-                got=f"{weights.dtype} of shape {weights.shape}",
-                kind=Kind.DATA,
-                context=self._context,
-            )
-        if set(metrics) != set(names) or any(np.shape(metrics[name]) != (layout.n_replicas,) for name in names):
-            raise BadCall(
-                "metrics",
-                f"must be {', '.join(names) or 'empty'} of shape ({layout.n_replicas},)",
-                got=", ".join(f"{name} {np.shape(value)}" for name, value in metrics.items()),
-                kind=Kind.DATA,
-                context=self._context,
-            )
-        record = np.empty((len(names), layout.n_replicas), "<f8")
-        for index, name in enumerate(names):
-            record[index] = metrics[name]
-        return record
-
-    def _require_alike(self, state: dict[str, NDArray[Any]]) -> None:
-        form = _form(state)
-        if self._state_form is not None and form != self._state_form:
-            raise BadCall(
-                "state",
-                f"must hold the same arrays at every key frame: {self._state_form or 'none'}",
-                got=str(form or "none"),
-                kind=Kind.DATA,
-                context=self._context,
-            )
 
     def _compare(self, row: int, step: int, weights: NDArray[Any], metrics: NDArray[np.float64]) -> None:
         stored = self._rows.get(row) or self._stored(row)
@@ -259,7 +234,7 @@ class WeightsWriter:
                 context=f"{self._context}, step {step}",
             )
 
-    def _stored(self, row: int) -> _RowRecord:
+    def _stored(self, row: int) -> RowRecord:
         number = row // self.segment_rows
         if self._stored_segment[0] != number:
             first = number * self.segment_rows
@@ -271,7 +246,7 @@ class WeightsWriter:
             table = np.empty((len(steps), len(metrics), self._spec.layout.n_replicas), "<f8")
             for index, metric in enumerate(metrics):
                 table[:, index] = metric
-            rows = [_RowRecord(int(s), d.tobytes(), m) for s, d, m in zip(steps, digests, table, strict=True)]
+            rows = [RowRecord(int(s), d.tobytes(), m) for s, d, m in zip(steps, digests, table, strict=True)]
             self._stored_segment = (number, rows)
         return self._stored_segment[1][row % self.segment_rows]
 
@@ -290,57 +265,64 @@ class WeightsWriter:
                 break
             self._n_durable += 1
             state = frame.state() if self.needs_state(frame.row) else None
-            self._take(frame.row, weights, _RowRecord(frame.step, frame.sha256, frame.metrics), state)
+            self._take(frame.row, weights, RowRecord(frame.step, frame.sha256, frame.metrics), state)
 
-    def _take(self, row: int, weights: NDArray[Any], record: _RowRecord, state: dict[str, NDArray[Any]] | None) -> None:
+    def _take(self, row: int, weights: NDArray[Any], record: RowRecord, state: dict[str, NDArray[Any]] | None) -> None:
         segment = self._segment
         segment.weights[row - segment.first] = weights
         segment.rows.append(record)
         if state is not None:
-            segment.state, self._state_form = state, _form(state)
+            segment.state, self._state_form = state, form_of(state)
         self._rows[row] = record
         if len(segment.rows) == self.segment_rows:
             self._wait()
             self._rows = {k: v for k, v in self._rows.items() if k >= segment.first}
-            self._sealing = self._pool.submit(self._seal, segment, complete=False)
+            self._sealing = self._pool.submit(self._seal, segment, None, complete=False)
             self._segment = self._new_segment(segment.first + self.segment_rows)
 
-    def _new_segment(self, first: int) -> _Segment:
+    def _new_segment(self, first: int) -> Segment:
         shape = (self.segment_rows, *self._spec.row_shape)
-        return _Segment(first, np.empty(shape, self._spec.layout.dtype), [])
+        return Segment(first, np.empty(shape, self._spec.layout.dtype), [])
 
-    def _seal(self, segment: _Segment, *, complete: bool) -> None:
+    def _seal(self, segment: Segment | None, logged: Part | None, *, complete: bool) -> None:
         with waiting(self._fsync != "none"):
-            self._publish(segment, complete=complete)
+            self._publish(segment, logged, complete=complete)
 
-    def _publish(self, segment: _Segment, *, complete: bool) -> None:
-        n, first = len(segment.rows), segment.first
-        attributes = self._stream.attributes()
+    def _publish(self, segment: Segment | None, logged: Part | None, *, complete: bool) -> None:
+        attributes = self._stream.attributes() | {"complete": complete, "attempt": self.attempt}
         with self._stream.publication() as publication:
-            if n:
-                rows = segment.weights[:n]
-                publication.put(self._array("weights/deltas"), first, encode(rows, self._previous))
-                publication.put(self._array("weights/steps"), first, np.array([x.step for x in segment.rows]))
-                digests = np.frombuffer(b"".join(x.sha256 for x in segment.rows), np.uint8).reshape(n, 32)
-                publication.put(self._array("weights/sha256"), first, digests)
-                for index, name in enumerate(self._spec.metrics):
-                    values = np.stack([x.metrics[index] for x in segment.rows])
-                    publication.put(self._array(metric_path(name)), first, values)
-                if self.needs_state(first):
-                    self._put_keyframe(publication, attributes, segment)
-                self._previous = rows[-1]
-            length = first + n
+            if segment is not None:
+                self._put_segment(publication, attributes, segment)
+            if logged is not None:
+                attributes |= self._logged.put(publication, logged)
             if complete:
-                self._end_arrays(publication, length, attributes)
-            publication.commit({**attributes, "length": length, "complete": complete, "attempt": self.attempt})
-        wal.remove_below(self._stream.log, self._first_logged(length, complete=complete))
-        if n:
-            block = segment.weights[:n]
+                self._end_arrays(publication, attributes)
+            publication.commit(attributes)
+        wal.remove_below(self._stream.log, self._first_logged(attributes["length"], complete=complete))
+        self._logged.remove_published(attributes)
+        if segment is not None and segment.rows:
+            block = segment.weights[: len(segment.rows)]
             block.flags.writeable = False
             with self._guard:
-                self._published_blocks.append((first, block))
+                self._published_blocks.append((segment.first, block))
 
-    def _put_keyframe(self, publication: Publication, attributes: dict[str, Any], segment: _Segment) -> None:
+    def _put_segment(self, publication: Publication, attributes: dict[str, Any], segment: Segment) -> None:
+        n, first = len(segment.rows), segment.first
+        if n:
+            rows = segment.weights[:n]
+            publication.put(self._array("weights/deltas"), first, encode(rows, self._previous))
+            publication.put(self._array("weights/steps"), first, np.array([x.step for x in segment.rows]))
+            digests = np.frombuffer(b"".join(x.sha256 for x in segment.rows), np.uint8).reshape(n, 32)
+            publication.put(self._array("weights/sha256"), first, digests)
+            for index, name in enumerate(self._spec.metrics):
+                values = np.stack([x.metrics[index] for x in segment.rows])
+                publication.put(self._array(metric_path(name)), first, values)
+            if self.needs_state(first):
+                self._put_keyframe(publication, attributes, segment)
+            self._previous = rows[-1]
+        attributes["length"] = first + n
+
+    def _put_keyframe(self, publication: Publication, attributes: dict[str, Any], segment: Segment) -> None:
         k = segment.first // self._spec.keyframe_every
         state = segment.state or {}
         publication.put(self._array("weights/keyframes"), k, segment.weights[:1])
@@ -358,14 +340,15 @@ class WeightsWriter:
             self._stream.make_array(self._arrays[key])
         return self._array(key)
 
-    def _end_arrays(self, publication: Publication, length: int, attributes: dict[str, Any]) -> None:
-        n_keyframes = attributes["n_keyframes"]
+    def _end_arrays(self, publication: Publication, attributes: dict[str, Any]) -> None:
+        length, n_keyframes = attributes["length"], attributes["n_keyframes"]
         metrics = map(metric_path, self._spec.metrics)
         for name in ("weights/deltas", "weights/steps", "weights/sha256", *metrics):
             publication.end(self._array(name), length)
         states = (f"weights/state/{name}" for name in attributes["state"])
         for name in ("weights/keyframes", "weights/keyframe_rows", *states):
             publication.end(self._array(name), n_keyframes)
+        self._logged.end(publication, attributes)
 
     def _array(self, name: str) -> StoredArray:
         if name not in self._arrays:
@@ -392,8 +375,3 @@ class WeightsWriter:
             self._wait()
         if self._failure is not None:
             raise self._failure
-
-
-def _form(state: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Return type and shape of every array."""
-    return {name: f"{value.dtype} {value.shape}" for name, value in sorted(state.items())}

@@ -14,10 +14,11 @@ from streamscalar.store import run_digest, verify
 from streamscalar.store.change_stamps import n_attempts, run_stamp, segment_written_at
 from streamscalar.store.format.codec import encode
 from streamscalar.testing import sample_run
-from streamscalar.testing.medium_contract import MediumContract, Root
+from streamscalar.testing.logged_contract import LoggedContract
+from streamscalar.testing.medium_contract import Root
 
 
-class StoreContract(MediumContract):
+class StoreContract(LoggedContract):
     """Tests that every medium of a store passes.
 
     Subclass it under a name that begins with `Test`, and override `make_root`; pytest then collects all tests. Faults

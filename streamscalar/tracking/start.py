@@ -48,6 +48,7 @@ def track(
     every_n_steps: int | None = None,
     max_overhead: float = 0.02,
     probe: int | None = None,
+    buffers: bool = False,
     shadow: bool | int = False,
     tangent: bool = False,
     loss_fn: LossFunction | None = None,
@@ -82,13 +83,17 @@ def track(
         the metric `learning_rate` (`learning_rate/1`... for further groups of parameters). Required by `shadow` and
         `tangent`.
     metrics
-        Names of metrics that are not yet passed to the first `step`.
+        Names of metrics that rows carry although they are not passed to the first `step`. Not required: every metric
+        is stored with its own steps, and aligned to the rows when it is read.
     every_n_steps
         Number of steps between rows; by default as few as `max_overhead` allows.
     max_overhead
         Maximum share of the training time spent on recording.
     probe
         Record only about this many coordinates, the same at every step: a sample stratified by layer.
+    buffers
+        Whether floating-point buffers that belong to the state of the model, such as batch-norm statistics, are
+        recorded after the parameters, as further layers. The embedding and all distances then include them.
     shadow
         Number of perturbed copies of the model to train in parallel; `True` is one. Each costs as much as the training.
         Requires `optimizer`, `step(batch=...)`, and `loss_fn` or `train_step`. Every update is
@@ -138,7 +143,7 @@ def track(
             raise BadCall(field, "must be a list of words", repr(words), f"Write [{words!r}]", Kind.CONFIG)
     if rank() > 0:
         return IdleTracker(name or "run")
-    selection = select(model, probe, seed)
+    selection = select(model, probe, seed, buffers=buffers)
     notices = Notices()
     size = checked_epsilon(selection, epsilon) if n_shadows else None
     layout = selection.layout(n_shadows)
@@ -171,6 +176,7 @@ def track(
         ),
         seed=seed,
         n_slots=n_slots_for(layout),
+        n_values=ring.values.n_values,
     )
     procedure = Procedure(loss_fn, train_step)
     companions = _companions(model, optimizer, procedure, n_shadows, tangent, size, selection, seed, notices)
@@ -189,7 +195,7 @@ def track(
         notices.warn(note, note)
     names = (*metrics, *(learning_rates(optimizer) if optimizer else ()), *([METRIC] if tangent else []))
     budget = Budget(max_overhead, WORKER_WEIGHT, every_n_steps)
-    held = Metrics(names, layout.n_replicas, notices)
+    held = Metrics(names, layout.n_replicas, notices, ring.values)
     return Tracker(
         Identity(model, selection), optimizer, ring, link, opened, budget, held, companions, layout.n_replicas, notices
     )
@@ -264,6 +270,8 @@ def _companions(
     if tangent and procedure.loss_fn is None:
         fix = "Use shadow=True with train_step"
         raise BadCall("loss_fn", "must be given with tangent, which differentiates it twice", "", fix, Kind.CONFIG)
+    if tangent and selection.buffers:
+        raise BadCall("buffers", "must be left out with tangent, which needs weights alone", kind=Kind.CONFIG)
     if tangent and selection.indices is not None:
         raise BadCall("probe", "must be left out with tangent, which needs all weights", kind=Kind.CONFIG)
     carried = Tangent(optimizer, procedure.function, selection, seed) if tangent else None

@@ -27,6 +27,8 @@ class Summary:
         Share of the training time spent on shadows and tangent vector.
     warnings
         Number of occurrences of each kind of problem.
+    n_values, n_values_lost
+        Values of metrics that were handed over, and that were dropped or could not be stored.
     """
 
     run_id: str
@@ -38,13 +40,17 @@ class Summary:
     overhead: float
     companions: float
     warnings: Mapping[str, int]
+    n_values: int = 0
+    n_values_lost: int = 0
 
     def __str__(self) -> str:
         parts = [f"run {self.run_id}: recorded {self.n_recorded:,} of {self.n_steps:,} steps"]
         if self.stride > 1:
             parts[0] += f" (every {_ordinal(self.stride)} at the end)"
-        parts += [f"{n:,} {what}" for n, what in ((self.n_dropped, "dropped"), (self.n_lost, "lost")) if n]
-        parts.append(f"{self.overhead:.1%} overhead")
+        lost = (self.n_dropped, "dropped"), (self.n_lost, "lost"), (self.n_values_lost, "values of metrics lost")
+        parts += [f"{n:,} {what}" for n, what in lost if n]
+        if self.n_steps:
+            parts.append(f"{self.overhead:.1%} overhead")
         if self.companions:
             parts.append(f"{self.companions:.0%} for shadow and tangent")
         is_thin = self.n_recorded < FEW_ROWS < self.n_steps

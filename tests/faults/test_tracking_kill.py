@@ -75,6 +75,7 @@ def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
     assert len(killed) >= 1
     assert run._link.is_down
     assert summary.n_dropped > 0
+    assert summary.n_values_lost > 0
     texts = [str(w.message) for w in caught]
     assert sum("died" in text or "does not start" in text for text in texts) >= 2
     assert {w.category for w in caught} == {TrackingWarning}

@@ -67,6 +67,9 @@ def test_an_actor_that_dies_is_replaced_and_loses_nothing(local_ray: None, tmp_p
     assert len(run.steps()) == summary.n_recorded > 30
     for step in run.steps().tolist():
         np.testing.assert_array_equal(run.weights(step)[0], [*first, *second][step - 1])
+    # Values wait until there is an actor; none is stored twice.
+    assert summary.n_values_lost == 0
+    assert ss.open(tmp_path / "s").store.reader("far").logged.entries().steps.tolist() == list(range(1, 61))
 
 
 def test_without_a_cluster_the_run_is_recorded_here(tmp_path: Path) -> None:

@@ -244,14 +244,14 @@ def _data_routes(options: ServiceOptions) -> APIRouter:
         """Return the distance of every replica from the reference."""
         return _json(monitor.queries.divergence(run, distance, part))
 
-    @router.get("/v1/runs/{run}/metrics/{metric}", response_model=SeriesDocument)
+    @router.get("/v1/runs/{run}/metrics/{metric:path}", response_model=SeriesDocument)
     def metric(
         run: RunId,
-        metric: Annotated[str, InPath(max_length=200, description="Name of the metric, such as `loss`")],
+        metric: Annotated[str, InPath(max_length=1000, description="Name of the metric, such as `loss`")],
         monitor: Living,
         part: part,
     ) -> Response:
-        """Return a metric of all replicas."""
+        """Return all values of a metric of all replicas, by the steps for which they were reported."""
         return _json(monitor.queries.metric(run, metric, part))
 
     @router.get("/v1/runs/{run}/estimates", response_model=RunEstimatesDocument)

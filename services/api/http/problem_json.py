@@ -18,6 +18,8 @@ MEDIA_TYPE = "application/problem+json"
 def problem(status: int, detail: str, kind: str = "about:blank", headers: dict[str, str] | None = None) -> JSONResponse:
     """Return an error document."""
     document = {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    # JSON has no lone surrogates, which names in Python may have.
+    document["detail"] = detail.encode("utf-8", "backslashreplace").decode()
     return JSONResponse(document, status, headers, MEDIA_TYPE)
 
 

@@ -86,7 +86,7 @@ def _curve(readers: Readers, entry: Entry, name: str) -> Curve:
             with np.errstate(divide="ignore", invalid="ignore"):
                 means = np.exp(np.log(perturbed).mean(axis=1)) if perturbed.shape[1] else np.zeros(0)
             return found.steps[: len(means)], means
-        found = run.metrics(name)
+        found = run.logged(name)
         return found.steps, found.values[:, REFERENCE].astype(np.float64)
 
 

@@ -3,17 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from streamscalar.analysis.run import RunEstimates
 from streamscalar.analysis.setting_estimates import SettingEstimates
 from streamscalar.analysis.table import tabulate
 from streamscalar.errors import BadCall, Kind
-from streamscalar.experiment import Run
+from streamscalar.experiment import Run, Series
 from streamscalar.types import Estimate, Layout
 from streamscalar_services.api.estimate_schemas import EstimateDocument, RunEstimatesDocument, SettingDocument, number
 from streamscalar_services.api.query.listing import Clock, item, matcher, ordered, page
@@ -136,7 +133,8 @@ class Queries:
             dtype=layout.dtype,
             layers=layout.to_json()["layers"],
             replicas=replica_names(layout),
-            metrics=list(reader.metric_names),
+            # JSON has no lone surrogates, which names in Python may have.
+            metrics=[name.encode("utf-8", "backslashreplace").decode() for name in reader.metric_names],
             n_embedded=reader.embedding.n_rows,
             n_components=reader.spec.n_components,
             bases=[int(version) for version in reader.embedding.bases()["version"]],
@@ -166,44 +164,48 @@ class Queries:
         `basis` is `best` (exact if it exists), `exact`, `live` (the newest version), or a version.
         """
 
-        def read(run: Run) -> tuple[NDArray[np.float64], str]:
+        def read(run: Run) -> _Read:
             scores, name = run.coordinates(basis)
             if not 0 <= component < scores.shape[2]:
                 must = f"must be 0 to {scores.shape[2] - 1}"
                 raise BadCall("component", must, str(component), kind=Kind.CONFIG)
-            return scores[..., component], name
+            values = scores[..., component]
+            return _Read(Series(f"embedding {component}", run.steps()[: len(values)], values), name, name)
 
-        return self._series(run_id, f"embedding {component}", read, window)
+        return self._series(run_id, read, window)
 
     def divergence(self, run_id: str, distance: str, window: Window) -> SeriesDocument:
         """Return the distance of every replica from the reference."""
-        return self._series(run_id, distance, lambda run: (run.divergence(distance).values, None), window)
+        return self._series(run_id, lambda run: _Read(run.divergence(distance)), window)
 
     def metric(self, run_id: str, name: str, window: Window) -> SeriesDocument:
-        """Return a metric."""
-        return self._series(run_id, name, lambda run: (run.metrics(name).values, None), window)
+        """Return all values of a metric, by their own steps."""
 
-    def _series(
-        self, run_id: str, name: str, read: Callable[[Run], tuple[NDArray[np.floating], str | None]], window: Window
-    ) -> SeriesDocument:
+        def read(run: Run) -> _Read:
+            found = run.logged(name)
+            return _Read(found, version=str(found.n_moved))
+
+        return self._series(run_id, read, window)
+
+    def _series(self, run_id: str, read: Callable[[Run], "_Read"], window: Window) -> SeriesDocument:
         entry = self._catalog.entry(run_id)
         run, lock = self.readers.take(entry)
         with lock:
-            values, basis = read(run)
-            steps = run.steps()[: len(values)]
+            found = read(run)
+        steps, values = found.series.steps, found.series.values
         first, stop = window.rows(steps)
         n_points = min(window.max_points, 10 * self._options.max_points // max(1, values.shape[1]))
-        chosen = sample(first, stop, n_points, basis or "-", window.cursor)
+        chosen = sample(first, stop, n_points, found.version, window.cursor)
         return SeriesDocument.model_construct(
             run=entry.id,
-            name=name,
+            name=found.series.name,
             replicas=replica_names(run.layout),
             steps=steps[chosen.rows].tolist(),
             values=[numbers(values[chosen.rows, replica]) for replica in range(values.shape[1])],
             n=len(chosen.rows),
             of=stop - first,
             stride=chosen.cursor.stride,
-            basis=basis,
+            basis=found.basis,
             reset=chosen.is_reset,
             cursor=str(chosen.cursor),
         )
@@ -224,6 +226,15 @@ class Queries:
             created_at=source.created_at,
             updated_at=max((entry.updated_at for entry in entries), default=source.created_at),
         )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A series, its basis if it is made of coordinates, and what tells that earlier points have changed."""
+
+    series: Series
+    basis: str | None = None
+    version: str = "-"
 
 
 def _setting(setting: SettingEstimates) -> SettingDocument:

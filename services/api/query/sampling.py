@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.missing import is_missing
 from streamscalar.types import json_float
 
 Numbers = list[Any]
@@ -20,7 +21,7 @@ class Cursor:
     Attributes
     ----------
     basis
-        Basis of the coordinates, `-` for other series.
+        Basis of the coordinates; of a metric the number of values that changed earlier points; `-` for other series.
     stride
         Rows from one point to the next.
     row
@@ -116,6 +117,9 @@ class Window:
 
 
 def numbers(values: NDArray[np.floating]) -> Numbers:
-    """Return floats in the form of the documents; fast where all are finite."""
+    """Return floats in the form of the documents, null for what was not reported; fast where all are finite."""
     found: Numbers = values.tolist()
-    return found if np.isfinite(values).all() else [json_float(value) for value in found]
+    if np.isfinite(values).all():
+        return found
+    missing = is_missing(values.astype(np.float64, copy=False)).tolist()
+    return [None if is_absent else json_float(value) for value, is_absent in zip(found, missing, strict=True)]

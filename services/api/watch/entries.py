@@ -114,7 +114,7 @@ class Entry:
         """Return its state."""
         if self.phase == "failed" or self.phase == "cancelled":
             return "failed" if self.phase == "failed" else "cancelled"
-        if self.has_exact:
+        if self.has_exact or (self.is_complete and not self.n_rows):
             return "done"
         if now - self.updated_at > silent_after_s:
             return "silent"

@@ -278,6 +278,14 @@ def series_document(row_shape: tuple[int, ...], dtype: str, n_rows: int) -> dict
 
 
 @lru_cache(maxsize=256)
+def column_document(dtype: str, n_rows: int, codec: Codec) -> dict[str, Any]:
+    """Return the metadata of an array of numbers, `n_rows` of them to a file, compressed with a checksum."""
+    itemsize = np.dtype(dtype).itemsize
+    compressors = [BloscCodec(cname=codec, clevel=1, shuffle="bitshuffle", typesize=itemsize), Crc32cCodec()]
+    return _document(shape=(0,), dtype=dtype, shards=None, chunks=(n_rows,), filters=[], compressors=compressors)
+
+
+@lru_cache(maxsize=256)
 def block_document(row_shape: tuple[int, ...], dtype: str, codec: Codec) -> dict[str, Any]:
     """Return the metadata of an array of large rows, compressed, each row in files of at most 64 MiB."""
     chunk = [1, *(max(1, size) for size in row_shape)]

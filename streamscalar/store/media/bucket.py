@@ -223,9 +223,9 @@ class Bucket(Medium[ObjectPath]):
     def readable_log(self, log: ObjectPath) -> None:
         """Return `None`: write-ahead files lie on the writer's machine."""
 
-    def log_stamps(self, log: ObjectPath, suffix: str) -> list[tuple[Hashable, float]]:
+    def log_stamps(self, log: ObjectPath, suffixes: tuple[str, ...]) -> list[tuple[Hashable, float]]:
         """Return nothing: a log changes only where its writer is."""
-        del log, suffix
+        del log, suffixes
         return []
 
     def n_attempts(self, group: ObjectPath, log: ObjectPath) -> int:

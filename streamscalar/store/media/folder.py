@@ -212,12 +212,12 @@ class Folder(Medium[Path]):
         """Return `log`."""
         return log
 
-    def log_stamps(self, log: Path, suffix: str) -> list[tuple[Hashable, float]]:
+    def log_stamps(self, log: Path, suffixes: tuple[str, ...]) -> list[tuple[Hashable, float]]:
         """Return name, size and time of each file."""
         found: list[tuple[Hashable, float]] = []
         with os.scandir(log) as entries:
             for entry in entries:
-                if entry.name.endswith(suffix):
+                if entry.name.endswith(suffixes):
                     facts = entry.stat()
                     found.append(((entry.name, facts.st_size), facts.st_mtime))
         return found

@@ -241,8 +241,8 @@ class Medium(ABC, Generic[PlaceT]):
         """Return the folder in which readers find write-ahead files; `None` where only the writer has them."""
 
     @abstractmethod
-    def log_stamps(self, log: PlaceT, suffix: str) -> list[tuple[Hashable, float]]:
-        """Return what changes when a row is added to the log, with its time, for each file that ends in `suffix`."""
+    def log_stamps(self, log: PlaceT, suffixes: tuple[str, ...]) -> list[tuple[Hashable, float]]:
+        """Return what changes when a row is added to the log, with its time, for each file with one of `suffixes`."""
 
     @abstractmethod
     def n_attempts(self, group: PlaceT, log: PlaceT) -> int:

@@ -13,9 +13,6 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 import streamscalar
 from streamscalar.errors import Kind, WorkFailed
 from streamscalar.tracking.channel.messages import (
@@ -32,6 +29,7 @@ from streamscalar.tracking.channel.messages import (
     Row,
     Settle,
     Trouble,
+    Wake,
 )
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.notices import Notices
@@ -115,17 +113,23 @@ class Link:
                 self._begin_restart()
         return free
 
-    def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> None:
+    def begin(self, run: int, metrics: tuple[str, ...], fork_step: int | None) -> None:
         """Send the order to start the run, or a child of it."""
-        self._send(Begin(self._n_orders, metrics, fork_step))
+        self._send(Begin(self._n_orders, run, metrics, fork_step))
 
-    def put(self, slot: int, step: int, metrics: NDArray[np.float64], facts: Facts) -> None:
+    def wake(self) -> None:
+        """Let the worker take the values of the ring now."""
+        with self._lock:
+            if self._is_up:
+                self._write(Wake())
+
+    def put(self, slot: int, step: int, facts: Facts) -> None:
         """Send the order to store the row in `slot`."""
-        self._send(Row(self._n_orders, slot, step, metrics.tobytes(), facts))
+        self._send(Row(self._n_orders, slot, step, facts))
 
-    def settle(self, step: int, metrics: NDArray[np.float64]) -> None:
-        """Send the metrics that came for a row after it, as the last ones."""
-        self._send(Settle(self._n_orders, step, metrics.tobytes()))
+    def settle(self, step: int) -> None:
+        """Tell that the slot of a row has all of its metrics."""
+        self._send(Settle(self._n_orders, step))
 
     def _send(self, order: Begin | Row | Settle) -> None:
         self._n_orders += 1
@@ -174,6 +178,8 @@ class Link:
 
     def _spawn(self, request: Open) -> Opened:
         ours, theirs = socket.socketpair()
+        # The kernel grants less where its own limit is lower, which still holds two orders for each slot.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
         path = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         arguments = [str(theirs.fileno()), str(self._ring.file), str(os.getpid())]
         try:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from streamscalar.config import RunSetting
+from streamscalar.tracking.channel.values import N_VALUES
 from streamscalar.types import Layout
 
 Resume = Literal["never", "allow", "must"]
@@ -27,8 +28,8 @@ class Open:
         Whether the run has shadows or a tangent vector, which cannot be restored: it is resumed as a child.
     layout, setting, seed
         Definition of the run.
-    n_slots
-        Number of slots of the ring.
+    n_slots, n_values
+        Number of slots of the ring, and of its values in transit.
     attach
         Name of the run that an earlier worker of this tracker wrote; `None` for the first worker.
     """
@@ -45,6 +46,7 @@ class Open:
     setting: RunSetting
     seed: int
     n_slots: int
+    n_values: int = N_VALUES
     attach: str | None = None
 
 
@@ -56,13 +58,16 @@ class Begin:
     ----------
     number
         Number of the order, counted per tracker.
+    run
+        Number of the run in this tracker, from 1; see `ValueRing`.
     metrics
-        Names of the metrics.
+        Names of the metrics of its rows.
     fork_step
         Last step that a child has in common with its parent; `None` for the first run.
     """
 
     number: int
+    run: int
     metrics: tuple[str, ...]
     fork_step: int | None
 
@@ -71,6 +76,7 @@ class Begin:
 class Facts:
     """Facts for the status of the run: steps without a row, dropped rows, share of the training time.
 
+    `n_values_dropped` counts values of metrics that found no room.
     `not_reproduced` says why shadows and tangent vector do not follow the training, `stopped` why no row is recorded
     any more; both are empty where that is not so.
     """
@@ -80,32 +86,33 @@ class Facts:
     overhead: float
     not_reproduced: str = ""
     stopped: str = ""
+    n_values_dropped: int = 0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row in slot `slot` of the ring, and its metrics, shape (metrics, R), float64; `number` as in `Begin`.
-
-    Metrics are sent as bytes, because pickling an array takes the thread of the training ten times as long.
-    """
+    """A row in slot `slot` of the ring, and its metrics; `number` as in `Begin`."""
 
     number: int
     slot: int
     step: int
-    metrics: bytes
     facts: Facts
 
 
 @dataclass(frozen=True)
 class Settle:
-    """No more metrics will come for the row of step `step`; `metrics` as in `Row`, `MISSING` where nothing is new.
+    """No more metrics will come for the row of step `step`.
 
     Until then, or until the next order, the worker does not store the row.
     """
 
     number: int
     step: int
-    metrics: bytes
+
+
+@dataclass(frozen=True)
+class Wake:
+    """Take the values that wait now."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class FinishRun:
     failure: str
 
 
-Order = Begin | Row | Settle | FinishRun
+Order = Begin | Row | Settle | Wake | FinishRun
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,8 @@ class Opened:
         Newest recorded step of a resumed run; `None` for a new one.
     metrics
         Names of the metrics of a resumed run.
+    n_logged
+        Number of logged values of a resumed run.
     must_fork
         Whether the next row belongs to a new child of that run.
     notes
@@ -140,6 +149,7 @@ class Opened:
     run_id: str
     newest: int | None
     metrics: tuple[str, ...]
+    n_logged: int
     must_fork: bool
     notes: tuple[str, ...]
 

@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from streamscalar.tracking.channel import values
+from streamscalar.tracking.channel.values import ValueRing, value_bytes
 from streamscalar.types import Layout
 
 RING_BYTES = 32 * 2**20
@@ -23,6 +25,10 @@ N_LARGE_SLOTS = 2
 LARGE_ROW_BYTES = 256 * 2**20
 """Size of a row from which a ring has `N_LARGE_SLOTS` slots; below, it has at least `N_SLOTS`."""
 
+MOST_ROW_METRICS = 8
+"""Maximum number of metrics that rows carry. Each has an array of its own, with a file and some waits for the disk in
+every segment: 1,000 rows took 2 s with one metric, and 29 s with 32. Readers align the others to the rows."""
+
 _HEADER_BYTES = 4096
 
 
@@ -33,7 +39,7 @@ def n_slots_for(layout: Layout) -> int:
 
 
 class Ring:
-    """Slots for rows, and counters of the worker, in anonymous memory that both processes share.
+    """Slots for rows, a ring of values, and counters of the worker, in anonymous memory that both processes share.
 
     The slots survive the death of either process. Each counter has one writer and is aligned, so it is never read half
     written. A slot is filled before its order is sent, and filled again only after `DONE` counts that order.
@@ -46,6 +52,8 @@ class Ring:
         Shape and type of a row.
     n_slots
         Number of slots.
+    n_values
+        Number of values in transit.
 
     Attributes
     ----------
@@ -53,6 +61,10 @@ class Ring:
         The descriptor, which the worker inherits.
     rows : list of ndarray
         Slots, shape (R, P) each.
+    metrics : list of ndarray
+        Metrics of the row in each slot, shape (`MOST_ROW_METRICS`, R), float64.
+    values : ValueRing
+        Values of metrics, apart from rows.
     worker_s : ndarray
         Shape (2,): CPU time of the workers so far in seconds, see `ROWS` and `OTHER`.
     counts : ndarray
@@ -65,18 +77,23 @@ class Ring:
     DONE, STORED, LOST, SAID = range(4)
     """Orders carried out; rows among them; rows that could not be stored; replies sent."""
 
-    def __init__(self, file: int, layout: Layout, n_slots: int) -> None:
+    def __init__(self, file: int, layout: Layout, n_slots: int, n_values: int = values.N_VALUES) -> None:
         self.file = file
-        size = _HEADER_BYTES + n_slots * _row_bytes(layout)
-        memory = mmap.mmap(file, size)
+        start = _HEADER_BYTES + _aligned(value_bytes(n_values))
+        memory = mmap.mmap(file, start + n_slots * _slot_bytes(layout))
+        self.values = ValueRing(memory, _HEADER_BYTES, n_values)
         self.worker_s: NDArray[np.float64] = np.frombuffer(memory, np.float64, 2)
         self.counts: NDArray[np.int64] = np.frombuffer(memory, np.int64, 4, 16)
         shape = (layout.n_replicas, layout.n_parameters)
-        count = shape[0] * shape[1]
-        self.rows: list[NDArray[Any]] = [
-            np.frombuffer(memory, layout.dtype, count, _HEADER_BYTES + slot * _row_bytes(layout)).reshape(shape)
-            for slot in range(n_slots)
-        ]
+        self.rows: list[NDArray[Any]] = []
+        self.metrics: list[NDArray[np.float64]] = []
+        for slot in range(n_slots):
+            offset = start + slot * _slot_bytes(layout)
+            row = np.frombuffer(memory, layout.dtype, shape[0] * shape[1], offset)
+            self.rows.append(row.reshape(shape))
+            n = MOST_ROW_METRICS * shape[0]
+            metrics = np.frombuffer(memory, np.float64, n, offset + _row_bytes(layout))
+            self.metrics.append(metrics.reshape(MOST_ROW_METRICS, shape[0]))
 
     @classmethod
     def create(cls, layout: Layout) -> Self:
@@ -87,8 +104,8 @@ class Ring:
         OSError
             There is not enough memory.
         """
-        n_slots = n_slots_for(layout)
-        size = _HEADER_BYTES + n_slots * _row_bytes(layout)
+        n_slots, n_values = n_slots_for(layout), values.N_VALUES
+        size = _HEADER_BYTES + _aligned(value_bytes(n_values)) + n_slots * _slot_bytes(layout)
         if hasattr(os, "memfd_create"):
             file = os.memfd_create("streamscalar-ring")
         else:
@@ -98,7 +115,7 @@ class Ring:
             os.ftruncate(file, size)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file, 0, size)
-            ring = cls(file, layout, n_slots)
+            ring = cls(file, layout, n_slots, n_values)
         except BaseException:
             os.close(file)
             raise
@@ -114,5 +131,12 @@ class Ring:
 
 
 def _row_bytes(layout: Layout) -> int:
-    n_bytes = layout.n_replicas * layout.n_parameters * np.dtype(layout.dtype).itemsize
+    return _aligned(layout.n_replicas * layout.n_parameters * np.dtype(layout.dtype).itemsize)
+
+
+def _slot_bytes(layout: Layout) -> int:
+    return _row_bytes(layout) + _aligned(MOST_ROW_METRICS * layout.n_replicas * 8)
+
+
+def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // 64) * 64

@@ -25,7 +25,7 @@ class Selection:
     Attributes
     ----------
     parameters
-        Trainable parameters in the order of `named_parameters()`, tied ones once.
+        Trainable parameters in the order of `named_parameters()`, tied ones once; then the recorded buffers.
     layers
         Their positions on the flat axis; with a probe, those of the selected coordinates.
     indices
@@ -34,13 +34,16 @@ class Selection:
         Names of the parameters that do not require a gradient, left out.
     tied
         Further names of recorded parameters, with the name they are recorded under.
+    buffers
+        Names of the recorded buffers.
     """
 
-    parameters: tuple[nn.Parameter, ...]
+    parameters: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
     indices: tuple[Tensor, ...] | None
     frozen: tuple[str, ...]
     tied: dict[str, str]
+    buffers: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -54,11 +57,15 @@ class Selection:
 
     def rebound(self, model: nn.Module) -> "Selection":
         """Return this selection over the parameters that the model has under the same names now."""
-        named = named_parameters(model)
-        parameters = tuple(named[layer.name] for layer in self.layers)
+        parameters = self.of(model)
         if all(ours is theirs for ours, theirs in zip(self.parameters, parameters, strict=True)):
             return self
         return replace(self, parameters=parameters)
+
+    def of(self, model: nn.Module) -> tuple[Tensor, ...]:
+        """Return the parameters and buffers of these names of a model, such as a copy."""
+        named: dict[str, Tensor] = {**named_buffers(model), **named_parameters(model)}
+        return tuple(named[layer.name] for layer in self.layers)
 
     def layout(self, n_shadows: int) -> Layout:
         """Return the layout of the rows."""
@@ -75,6 +82,8 @@ class Selection:
             },
             "device": str(self.device),
         }
+        if self.buffers:
+            facts["buffers"] = list(self.buffers)
         if self.indices is not None:
             facts["probe"] = {
                 "n_parameters": sum(p.numel() for p in self.parameters),
@@ -90,15 +99,33 @@ WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_
 
 def named_parameters(model: nn.Module, *, remove_duplicate: bool = True) -> dict[str, nn.Parameter]:
     """Return the parameters by name, without what wrappers add to the names."""
-    inner = model
-    while isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        inner = inner.module
-    pairs = inner.named_parameters(remove_duplicate=remove_duplicate)
+    pairs = _inner(model).named_parameters(remove_duplicate=remove_duplicate)
     return {WRAPPERS.sub("", name): p for name, p in pairs}
 
 
-def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
-    """Select the parameters of a model to record.
+def named_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the floating-point buffers that belong to the state of a model, such as batch-norm statistics, by name."""
+    inner = _inner(model)
+    transient = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in inner.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+    return {
+        WRAPPERS.sub("", name): buffer
+        for name, buffer in inner.named_buffers()
+        if name not in transient and buffer.is_floating_point() and buffer.numel()
+    }
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        model = model.module
+    return model
+
+
+def select(model: nn.Module, probe: int | None, seed: int, *, buffers: bool = False) -> Selection:
+    """Select the parameters of a model to record, and with `buffers` its floating-point buffers.
 
     Raises
     ------
@@ -122,19 +149,21 @@ def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
             raise BadCall("model", must, f"{name} of {type(p.data).__name__}", fix, Kind.DATA)
         if not p.is_floating_point() or p.layout != torch.strided:
             raise BadCall("model", "must have dense, real parameters", f"{name} of {p.dtype}", kind=Kind.DATA)
+    beside = named_buffers(model) if buffers else {}
+    chosen: dict[str, Tensor] = {**trainable, **beside}
     indices = None
-    counts = [p.numel() for p in trainable.values()]
+    counts = [p.numel() for p in chosen.values()]
     if probe is not None:
         indices = _sample(counts, probe, generator(seed, SeedStream.PROBE))
         counts = [len(index) for index in indices]
-    shapes = [tuple(p.shape) if probe is None else (n,) for p, n in zip(trainable.values(), counts, strict=True)]
+    shapes = [tuple(p.shape) if probe is None else (n,) for p, n in zip(chosen.values(), counts, strict=True)]
     offsets = np.cumsum([0, *counts])[:-1].tolist()
-    layers = tuple(Layer(name, offset, shape) for name, offset, shape in zip(trainable, offsets, shapes, strict=True))
+    layers = tuple(Layer(name, offset, shape) for name, offset, shape in zip(chosen, offsets, shapes, strict=True))
     on_device = None
     if indices is not None:
-        places = zip(indices, trainable.values(), strict=True)
+        places = zip(indices, chosen.values(), strict=True)
         on_device = tuple(torch.from_numpy(index).to(p.device) for index, p in places)
-    return Selection(tuple(trainable.values()), layers, on_device, frozen, tied)
+    return Selection(tuple(chosen.values()), layers, on_device, frozen, tied, tuple(beside))
 
 
 def _sample(sizes: Sequence[int], n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ...]:

@@ -1,8 +1,8 @@
 """Notices when a model no longer has the parameters that a run records."""
 
-from torch import nn
+from torch import Tensor, nn
 
-from streamscalar.tracking.training.capture import Selection, named_parameters
+from streamscalar.tracking.training.capture import Selection, named_buffers, named_parameters
 
 
 class Identity:
@@ -56,16 +56,20 @@ class Identity:
 
     def _facts(self) -> list[tuple[int, object, object, object, bool]]:
         """Return what tells at once whether anything has changed: about a microsecond for each parameter."""
-        return [(id(p), p.shape, p.dtype, p.device, p.requires_grad) for p in self._model.parameters()]
+        tensors: list[Tensor] = list(self._model.parameters())
+        if self.selection.buffers:
+            tensors += self._model.buffers()
+        return [(id(p), p.shape, p.dtype, p.device, p.requires_grad) for p in tensors]
 
     def _now(self) -> dict[str, tuple[tuple[int, ...], str, str]]:
-        """Return shape, type and device of each parameter that is trained, or was at the start."""
+        """Return shape, type and device of each parameter that is trained, or was at the start, and of the buffers."""
         recorded = {layer.name for layer in self.selection.layers}
-        return {
-            name: (tuple(p.shape), str(p.dtype), str(p.device))
-            for name, p in named_parameters(self._model).items()
-            if p.requires_grad or name in recorded
+        found: dict[str, Tensor] = {
+            name: p for name, p in named_parameters(self._model).items() if p.requires_grad or name in recorded
         }
+        if self.selection.buffers:
+            found |= named_buffers(self._model)
+        return {name: (tuple(p.shape), str(p.dtype), str(p.device)) for name, p in found.items()}
 
 
 def _words(facts: tuple[tuple[int, ...], str, str] | None) -> str:

@@ -1,6 +1,7 @@
 """The tracker of a process that does not record."""
 
 import os
+from collections.abc import Mapping
 from types import TracebackType
 
 from streamscalar.tracking.summary import Summary
@@ -30,6 +31,9 @@ class IdleTracker(Tracker):
         return os.getpid()
 
     def step(self, *, step: int | None = None, batch: object = None, **metrics: object) -> None:
+        """Do nothing."""
+
+    def log(self, values: Mapping[str, object] | None = None, /, *, step: int | None = None, **metrics: object) -> None:
         """Do nothing."""
 
     def finish(self) -> Summary:

@@ -1,73 +1,99 @@
-"""Newest values of the metrics, which are read only when a row is recorded."""
+"""Values of the metrics: all of them for the worker, and the newest ones for the next row."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from streamscalar.missing import MISSING
+from streamscalar.tracking.channel.ring import MOST_ROW_METRICS
+from streamscalar.tracking.channel.values import ValueRing
 from streamscalar.tracking.notices import Notices
+from streamscalar.tracking.training.device_values import DeviceValues
+
+FIRST = ("loss", "accuracy")
+"""Metrics of which rows carry a value whatever others there are: the analysis of a live run reads them."""
 
 
 class Metrics:
-    """Holds the newest value of each metric since the last row.
+    """Hands every value to the worker, and holds the newest value of each metric since the last row.
 
-    The names are fixed at the first row, and kept as given. A value is that of the time of the call: a tensor on the
-    CPU is read, one on a device is copied there, and read with the copy of the row.
+    Names are kept as given. A value is that of the time of the call: a tensor on the CPU is read, one on a device is
+    copied there, and read later. The names of the rows are fixed when the run begins.
 
     Parameters
     ----------
     declared
-        Names that are known at the start.
+        Names that rows carry from the start.
     n_replicas
-        Values per metric: the training reports that of the reference, and the others are NaN.
+        Values per metric of a row: the training reports that of the reference.
     notices
-        Receives names that come too late and values that are not numbers.
+        Receives values that are not numbers, or find no room.
+    values
+        Takes every value.
     """
 
-    def __init__(self, declared: Iterable[str], n_replicas: int, notices: Notices) -> None:
+    def __init__(self, declared: Iterable[str], n_replicas: int, notices: Notices, values: ValueRing) -> None:
         self._declared = tuple(declared)
         self._n_replicas = n_replicas
         self._notices = notices
-        self._newest: dict[str, object] = {}
-        self._late: dict[str, object] = {}
-        self._others: dict[str, Sequence[object]] = {}
+        self._values = values
+        self._on_device = DeviceValues(self._put)
+        self._newest: dict[str, float | Tensor] = {}
+        self._late: dict[str, float | Tensor] = {}
+        self._others: dict[str, Sequence[float | Tensor]] = {}
+        self._places: dict[str, int] = {}
         self.names: tuple[str, ...] = ()
 
-    def update(self, values: Mapping[str, object]) -> None:
-        """Store the values of one step."""
+    def log(self, step: int, values: Mapping[str, object]) -> None:
+        """Take values that concern no row."""
         for name, value in values.items():
-            self._newest[name] = _now(value)
+            self._take(step, name, 0, value)
 
-    def update_late(self, values: Mapping[str, object]) -> None:
-        """Store values for the row that was recorded last."""
+    def update(self, step: int, values: Mapping[str, object]) -> None:
+        """Take the values of a step, also for the next row."""
+        put, newest = self._values.put, self._newest
         for name, value in values.items():
-            self._late[name] = _now(value)
+            # Most values are floats: this way they take a third of the time less.
+            if type(value) is not float:
+                newest[name] = self._take(step, name, 0, value)
+                continue
+            newest[name] = value
+            if not put(step, name, 0, value):
+                self._warn_full()
+
+    def update_late(self, step: int, values: Mapping[str, object]) -> None:
+        """Take values, also for the row that was recorded last."""
+        for name, value in values.items():
+            self._late[name] = self._take(step, name, 0, value)
+
+    def offer(self, step: int, values: Mapping[str, object]) -> None:
+        """Take values of metrics for which the training reported none since the last row."""
+        self.update(step, {k: v for k, v in values.items() if v is not None and k not in self._newest})
+
+    def update_others(self, step: int, name: str, values: Sequence[object]) -> None:
+        """Take the values of the replicas after the reference, also for the next row."""
+        self._others[name] = [self._take(step, name, index + 1, value) for index, value in enumerate(values)]
 
     def take_late(self) -> NDArray[np.float64]:
         """Return the values for the row that was recorded last, shape (names, R), and clear them; reads devices."""
         values = np.full((len(self.names), self._n_replicas), MISSING)
         for name, value in self._late.items():
-            if self._is_known(name):
-                self._put(values, name, 0, value)
+            if name in self._places:
+                values[self._places[name], 0] = float(value)
         self._late.clear()
         return values
 
-    def offer(self, values: Mapping[str, object]) -> None:
-        """Store values of names that are known, where the training reported none."""
-        self.update({k: v for k, v in values.items() if k in self.names and v is not None and k not in self._newest})
-
-    def update_others(self, name: str, values: Sequence[object]) -> None:
-        """Store the values of the replicas after the reference."""
-        self._others[name] = values
-
     def fix(self, names: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Fix the names, by default all that occurred so far; return them."""
-        seen = (*self._declared, *self.names, *self._newest) if names is None else names
-        self.names = tuple(dict.fromkeys(seen))
+        """Fix the names of the rows, by default those that occurred so far; return them."""
+        if names is None:
+            seen = list(dict.fromkeys([*self._declared, *self.names, *self._newest]))
+            kept = sorted(seen, key=lambda name: name not in FIRST)[:MOST_ROW_METRICS]
+            names = [name for name in seen if name in kept]
+        self.names = tuple(names)[:MOST_ROW_METRICS]
+        self._places = {name: index for index, name in enumerate(self.names)}
         return self.names
 
     def take(self) -> tuple[NDArray[np.float64], list[tuple[int, int]], list[Tensor]]:
@@ -85,53 +111,57 @@ class Metrics:
         values = np.full((len(self.names), self._n_replicas), MISSING)
         places, tensors = [], []
         for name, replica, value in self._all():
-            if replica and name not in self.names:
+            place = self._places.get(name)
+            if place is None:
                 continue
-            if not self._is_known(name):
-                continue
-            if isinstance(value, Tensor) and value.is_cuda and value.numel() == 1:
-                places.append((self.names.index(name), replica))
-                tensors.append(value.reshape(()))
+            if isinstance(value, Tensor):
+                places.append((place, replica))
+                tensors.append(value)
             else:
-                self._put(values, name, replica, value)
+                values[place, replica] = value
         self._newest.clear()
         self._others.clear()
         return values, places, tensors
 
-    def _is_known(self, name: str) -> bool:
-        """Return whether a metric has a place in the rows; warn where it has none."""
-        if name in self.names:
-            return True
-        text = f"metric {name} first occurred after the first row and is not stored; use track(metrics=[...])"
-        self._notices.warn(f"late metric {name}", text)
-        return False
+    def send(self, *, wait: bool = False) -> None:
+        """Hand over the values on devices whose copies are complete; with `wait`, wait for all of them."""
+        self._on_device.send(wait=wait)
 
-    def _put(self, values: NDArray[np.float64], name: str, replica: int, value: object) -> None:
+    def _take(self, step: int, name: str, replica: int, value: object) -> float | Tensor:
+        """Hand a value over; return what a row holds of it: `MISSING` for what is no number."""
+        if type(value) is not float:
+            if isinstance(value, Tensor) and value.numel() == 1 and value.is_cuda:
+                # Cloned, as a later step may change it; without its graph.
+                copied = value.detach().clone().reshape(())
+                self._on_device.add(step, name, replica, copied)
+                return copied
+            number = self._number(name, value)
+            if number is None:
+                return MISSING
+            value = number
+        self._put(step, name, replica, value)
+        return value
+
+    def _put(self, step: int, name: str, replica: int, value: float) -> None:
+        if not self._values.put(step, name, replica, value):
+            self._warn_full()
+
+    def _warn_full(self) -> None:
+        text = "values of metrics are dropped: they are reported faster than stored, or have too many names"
+        self._notices.warn("values", text)
+
+    def _number(self, name: str, value: object) -> float | None:
         try:
-            values[self.names.index(name), replica] = float(value)  # type: ignore[arg-type]  # may raise
+            # `float` of an array of one element is deprecated in NumPy.
+            return float(value.item() if isinstance(value, Tensor | np.ndarray) else value)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001  (a value may be an object of the user)
             text = f"metric {name} must be one number that fits 64 bits; got {type(value).__name__}"
             self._notices.warn(f"metric {name}", f"{text} ({type(error).__name__})")
+            return None
 
-    def _all(self) -> list[tuple[str, int, object]]:
+    def _all(self) -> list[tuple[str, int, float | Tensor]]:
         own = [(name, 0, value) for name, value in self._newest.items()]
         return own + [(name, j + 1, value) for name, values in self._others.items() for j, value in enumerate(values)]
-
-
-def _now(value: object) -> object:
-    """Return a value that later changes of a tensor or array do not reach; without its graph."""
-    if type(value) is float or not isinstance(value, Tensor | np.ndarray):
-        return value
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if value.numel() != 1:
-        return value.detach()
-    return value.detach().clone() if value.is_cuda else value.item()
-
-
-def gather(tensors: Sequence[Tensor]) -> Tensor:
-    """Return one-element tensors of one device as a vector, float64."""
-    return torch.stack([tensor.to(torch.float64) for tensor in tensors])
 
 
 def learning_rates(optimizer: Optimizer) -> dict[str, object]:

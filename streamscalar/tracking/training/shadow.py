@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.errors import BadCall, Kind
@@ -55,11 +55,14 @@ class Shadows:
         self._selection = selection
         self._seed = seed
         self.twins = [Twin(model, optimizer) for _ in range(n_shadows)]
-        self._own = [twin.matching(selection.parameters) for twin in self.twins]
+        self._own = [selection.of(twin.model) for twin in self.twins]
 
     @property
-    def parameters(self) -> list[list[nn.Parameter]]:
-        """The recorded parameters of each shadow."""
+    def parameters(self) -> Sequence[Sequence[Tensor]]:
+        """The recorded parameters and buffers of each shadow."""
+        if self._selection.buffers:
+            # A module may replace a buffer instead of changing it.
+            self._own = [self._selection.of(twin.model) for twin in self.twins]
         return self._own
 
     def start(self) -> None:
@@ -73,10 +76,12 @@ class Shadows:
                     p.copy_(p.double() + noise.to(p.device))
 
 
-def weights_of(selection: Selection, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+def weights_of(selection: Selection, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the parameters that are weights; all if there are only biases."""
-    weights = [p for layer, p in zip(selection.layers, parameters, strict=True) if layer.is_weight]
-    return weights or list(parameters)
+    named = zip(selection.layers, tensors, strict=True)
+    parameters = [(layer, p) for layer, p in named if layer.name not in selection.buffers]
+    weights = [p for layer, p in parameters if layer.is_weight]
+    return weights or [p for _, p in parameters]
 
 
 def moved_share(selection: Selection, epsilon: float) -> float:

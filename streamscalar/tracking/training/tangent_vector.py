@@ -98,7 +98,7 @@ class Tangent:
             raise RuntimeError(f"a tangent vector follows updates from one batch; this one is from {way.n_last}")
         update = self._before(twin, recorder)
         start, batch = pending[-1]
-        own = twin.matching(self._selection.parameters)
+        own = self._selection.of(twin.model)
         with recorder.replaying(twin.model, start, from_forward=way.from_forward), sdpa_kernel(SDPBackend.MATH):
             gradient, curved = self._hessian_product(twin.model, own, batch)
         direction, *others = self._moves
@@ -114,7 +114,7 @@ class Tangent:
         self._moves = tuple(part / length for part in moved)
         self._growth = self._growth + length.double().log()
 
-    def _hessian_product(self, model: nn.Module, own: Sequence[nn.Parameter], batch: object) -> tuple[Tensor, Tensor]:
+    def _hessian_product(self, model: nn.Module, own: Sequence[Tensor], batch: object) -> tuple[Tensor, Tensor]:
         """Return gradient and Hessian times the direction at the weights of `model`, shape (P,) each."""
         loss = self._loss_fn(model, batch)
         gradient = _gradient(loss, own, create_graph=True)
@@ -126,7 +126,7 @@ class Tangent:
         """Return the state before the update."""
         groups = zip(twin.optimizer.param_groups, recorder.hyperparameters, strict=True)
         owners = {id(p): values for group, values in groups for p in group["params"]}
-        parameters = twin.matching(self._selection.parameters)
+        parameters = self._selection.of(twin.model)
         states = [twin.optimizer.state.get(p, {}) for p in parameters]
         state = tuple(
             self._flat([s.get(name, torch.zeros_like(p)) for s, p in zip(states, parameters, strict=True)])

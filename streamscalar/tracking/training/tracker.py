@@ -5,29 +5,25 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import NoReturn, Self
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from streamscalar.missing import is_missing
 from streamscalar.tracking.channel.link import Link
 from streamscalar.tracking.channel.messages import Facts, FinishRun, Opened
 from streamscalar.tracking.channel.ring import Ring
+from streamscalar.tracking.channel.values import ValueRing
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
 from streamscalar.tracking.training.at_exit import end_at_exit
 from streamscalar.tracking.training.budget import Budget
-from streamscalar.tracking.training.capture import Capture, Flight, Selection
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
-from streamscalar.tracking.training.metrics import Metrics, gather, learning_rates
+from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.pending_rows import PendingRows
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,9 +36,6 @@ time). If no processor is free, the lowest priority gives the worker under 2 % o
 
 CALLS_TIMED = 16
 """One call of `step` in this many is timed, for all of them: the clock costs as much as the rest of a call."""
-
-MAX_PENDING = 2
-"""Maximum number of rows in transit from a device: one being copied, one waiting."""
 
 
 class Tracker:
@@ -87,7 +80,6 @@ class Tracker:
         n_replicas: int,
         notices: Notices,
     ) -> None:
-        selection = identity.selection
         self._identity = identity
         self._optimizer = optimizer
         self._stopped = ""
@@ -99,14 +91,8 @@ class Tracker:
         self._metrics = metrics
         self._companions = companions
         self._notices = notices
-        self._capture = Capture(selection, n_replicas)
-        self._is_on_device = selection.device.type == "cuda"
-        self._flat = _device_buffer(selection, n_replicas) if self._is_on_device else None
-        self._slots = [torch.from_numpy(row) for row in ring.rows]
-        for row in [self._flat] if self._flat is not None else self._slots:
-            # The first copy to a row takes ten times as long, so it is done before the training.
-            self._capture.copy(row, self._replicas())
-        self._pending: list[_PendingRow] = []
+        self._rows = PendingRows(identity.selection, n_replicas, ring, self._send_row)
+        self._rows.warm_up(self._replicas())
         self._pid = os.getpid()
         self._has_warned = False
         self._is_over = opened is None
@@ -114,6 +100,8 @@ class Tracker:
         self._has_begun = False
         # -1 means no row yet. Steps that the caller does not number count from 1, because each follows an update.
         self._newest, self._last = -1, 0
+        # Last step in common with a child run that begins with the next row; `None` while there is none.
+        self._fork_step: int | None = None
         self._n_calls = 0
         self._n_dropped = 0
         self._companions_s = 0.0
@@ -144,40 +132,92 @@ class Tracker:
         batch
             Batch for `loss_fn`; required by shadows and tangent vectors.
         **metrics
-            Numbers, or tensors of one element, by name. The names are fixed at the first recorded step.
+            Numbers, or tensors of one element, by name. Each is stored with the number of the step, whether or not
+            the weights are.
         """
-        if self._is_over:
-            return
-        if os.getpid() != self._pid:
-            self._warn_child()
+        if self._is_over or (os.getpid() != self._pid and self._warn_child()):
             return
         with self._lock:
             self._take_step(step, batch, metrics)
 
+    def log(self, values: Mapping[str, object] | None = None, /, *, step: int | None = None, **metrics: object) -> None:
+        """Store values of metrics apart from a step of the training, from any thread and in any order.
+
+        Parameters
+        ----------
+        values
+            Numbers, or tensors of one element, by name.
+        step
+            Number of the step that they belong to, which may be an earlier one; by default that of the last call of
+            `step`. Of several values of a metric for one step, readers get the last.
+        **metrics
+            Further values.
+        """
+        if self._is_over or (os.getpid() != self._pid and self._warn_child()):
+            return
+        with self._lock:
+            self._take_values(step, {**(values or {}), **metrics})
+
     def _take_step(self, step: int | None, batch: object, metrics: dict[str, object]) -> None:
         try:
-            number = self._last + 1 if step is None else int(step)
+            number = self._last + 1 if step is None else _checked(step)
+            is_repeated = number == self._last and self._budget.n_steps > 0
+            if number <= self._newest and not is_repeated:
+                self._go_back(number)
             if isinstance(self._companions, Companions):
                 before_s = time.perf_counter()
-                self._metrics.update_others("loss", self._companions.step(batch, number))
+                self._metrics.update_others(number, "loss", self._companions.step(batch, number))
                 self._companions_s += time.perf_counter() - before_s
-            if metrics and number == self._newest == self._last:
+            if is_repeated and number == self._newest:
                 # Metrics of a step may come in several calls; the row was recorded at the first.
-                self._metrics.update_late(metrics)
+                self._metrics.update_late(number, metrics)
+                self._hand_over()
                 return
             self._settle()
             self._n_calls += 1
             if self._n_calls % CALLS_TIMED:
-                self._metrics.update(metrics)
+                if metrics:
+                    self._metrics.update(number, metrics)
+                    self._hand_over()
                 self._step(number)
                 return
             # CPU time of this thread: waiting for a processor that others use is no cost of the recording.
             started_s = time.thread_time()
-            self._metrics.update(metrics)
+            self._metrics.update(number, metrics)
             if not self._step(number):
                 self._budget.took_none(CALLS_TIMED * (time.thread_time() - started_s))
+            self._hand_over()
         except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
             self._notices.failed("step", error)
+
+    def _take_values(self, step: int | None, values: dict[str, object]) -> None:
+        try:
+            number = self._last if step is None else _checked(step)
+            if number == self._newest == self._last and self._is_open:
+                self._metrics.update_late(number, values)
+            elif self._newest < number <= self._last:
+                self._metrics.update(number, values)
+            else:
+                self._metrics.log(number, values)
+            self._hand_over()
+        except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
+            self._notices.failed("log", error)
+
+    def _hand_over(self) -> None:
+        """Let the worker take the values where many wait; begin their run if it has no row yet."""
+        if self._ring.values.needs_wake():
+            if self._fork_step is not None or not self._has_begun:
+                self._begin()
+            self._link.wake()
+
+    def _go_back(self, number: int) -> None:
+        """Let what follows belong to a child run, which begins with its first row."""
+        if self._fork_step is None:
+            # What was reported before belongs to the parent.
+            self._metrics.send(wait=True)
+            self._ring.values.next_run()
+            self._fork_step = number - 1
+        self._fork_step = min(self._fork_step, number - 1)
 
     def finish(self) -> Summary:
         """Wait until everything is stored and embedded, with the exact solution; return a summary.
@@ -190,7 +230,7 @@ class Tracker:
         """Return a summary of the recording so far."""
         budget = self._budget
         now_s, worker_s = self._ended or (time.perf_counter(), sum(self._ring.worker_s.tolist()))
-        elapsed_s = budget.elapsed_s(now_s)
+        elapsed_s, values = budget.elapsed_s(now_s), self._ring.values
         return Summary(
             self.run_id,
             budget.n_steps,
@@ -201,6 +241,8 @@ class Tracker:
             budget.overhead(now_s, worker_s),
             self._companions_s / elapsed_s if elapsed_s > 0 else 0.0,
             dict(self._notices.counts),
+            values.n_sent,
+            values.n_dropped + values.counts[ValueRing.LOST] + (values.n_waiting if self._link.is_down else 0),
         )
 
     def __reduce__(self) -> NoReturn:
@@ -227,14 +269,12 @@ class Tracker:
 
     def _step(self, number: int) -> bool:
         """Record a step if it is due; return whether it was."""
-        if number < 0:
-            raise ValueError(f"a step must be at least 0; got {number}")
-        if self._pending:
-            self._send_complete(wait=False)
+        if self._rows.pending:
+            self._rows.send_complete()
         if number == self._last and self._budget.n_steps:
             return False
         self._last = number
-        goes_back = number <= self._newest
+        goes_back = self._fork_step is not None
         now_s = time.perf_counter()
         is_due = self._budget.is_on_grid(now_s)
         if is_due and not goes_back:
@@ -255,19 +295,20 @@ class Tracker:
                 self._budget.found_no_slot()
             return False
         if goes_back or not self._has_begun:
-            self._begin(number, goes_back=goes_back)
+            self._begin()
         self._record(slot, number)
         self._newest = number
         self._is_open = True
         self._budget.took_row(time.thread_time() - started_s)
         return True
 
-    def _warn_child(self) -> None:
+    def _warn_child(self) -> bool:
         """Warn once in a process that was forked from the one that records."""
         if not self._has_warned:
             self._has_warned = True
             text = "this process was forked from the one that is recorded, and its steps are not; call ss.track() here"
             self._notices.warn("forked", f"run {self.run_id}: {text}")
+        return True
 
     def _settle(self) -> None:
         """Send what came for the newest row after it, and that nothing more will."""
@@ -275,12 +316,8 @@ class Tracker:
             return
         self._is_open = False
         late = self._metrics.take_late()
-        waiting = [row for row in self._pending if row.step == self._newest]
-        if waiting:
-            known = ~is_missing(late)
-            waiting[0].values[known] = late[known]
-            return
-        self._link.settle(self._newest, late)
+        if self._rows.settle(self._newest, late):
+            self._link.settle(self._newest)
 
     def _is_stopped(self, number: int) -> bool:
         """Return whether the model has other parameters than the run; warn at the first time."""
@@ -293,74 +330,56 @@ class Tracker:
         return bool(changes)
 
     def _free_slot(self) -> int | None:
-        if len(self._pending) >= MAX_PENDING:
-            return None
-        free = self._link.free_slots() - {row.slot for row in self._pending}
-        return min(free, default=None)
+        used = self._rows.slots
+        return None if used is None else min(self._link.free_slots() - used, default=None)
 
-    def _begin(self, number: int, *, goes_back: bool) -> None:
-        """Start the run at its first row, or a child of it."""
-        self._send_complete(wait=True)
-        if goes_back:
+    def _begin(self) -> None:
+        """Start the run, or a child of it."""
+        self._rows.send_complete(wait=True)
+        if self._fork_step is not None:
             self._companions.begin_again()
-        fork_step = number - 1 if goes_back else self._newest
-        self._link.begin(self._metrics.fix(), None if self._newest < 0 else fork_step)
-        self._has_begun = True
+            self._newest = self._fork_step
+        # A finished run goes on in a child, too.
+        is_child = self._fork_step is not None or self._newest >= 0
+        self._link.begin(self._ring.values.run, self._metrics.fix(), self._newest if is_child else None)
+        self._has_begun, self._fork_step = True, None
 
     def _record(self, slot: int, number: int) -> None:
         """Copy the current weights to a slot, and send it to the worker once the copy is complete."""
-        self._metrics.update(self._companions.growth())
+        self._metrics.update(number, self._companions.growth())
         if self._optimizer is not None:
-            self._metrics.offer(learning_rates(self._optimizer))
-        values, places, tensors = self._metrics.take()
-        replicas = self._replicas()
-        on_device = [gather(tensors)] if tensors else []
-        if self._flat is None:
-            self._capture.copy(self._slots[slot], replicas)
-        else:
-            # One buffer is enough: on a stream, the next row is gathered after the copy of this one.
-            self._capture.copy(self._flat, replicas)
-            on_device.append(self._flat)
-        flight = Flight.start(on_device) if on_device else None
-        self._pending.append(_PendingRow(slot, number, values, places, flight))
-        self._send_complete(wait=False)
+            self._metrics.offer(number, learning_rates(self._optimizer))
+        self._metrics.send()
+        self._rows.add(slot, number, self._replicas(), *self._metrics.take())
 
     def _replicas(self) -> list[Sequence[Tensor]]:
         return [self._identity.selection.parameters, *self._companions.parameters]
 
-    def _send_complete(self, *, wait: bool) -> None:
-        """Send the rows whose copies are complete to the worker, in order."""
-        while self._pending:
-            row = self._pending[0]
-            if row.flight is not None:
-                if wait:
-                    row.flight.event.synchronize()
-                elif not row.flight.is_complete:
-                    return
-                numbers = list(row.flight.numbers)
-                if self._flat is not None:
-                    self._slots[row.slot].copy_(numbers.pop())
-                for (name, replica), value in zip(row.places, numbers[0].tolist() if numbers else [], strict=True):
-                    row.values[name, replica] = value
-            del self._pending[0]
-            self._link.put(row.slot, row.step, row.values, self._facts())
+    def _send_row(self, slot: int, step: int) -> None:
+        self._link.put(slot, step, self._facts())
 
     def _facts(self) -> Facts:
         budget = self._budget
         n_skipped = budget.n_steps - budget.n_recorded - self._n_dropped
         overhead = budget.overhead(time.perf_counter(), sum(self._ring.worker_s.tolist()))
-        return Facts(n_skipped, self._n_dropped, overhead, self._companions.refused, self._stopped)
+        refused, n_values = self._companions.refused, self._ring.values.n_dropped
+        return Facts(n_skipped, self._n_dropped, overhead, refused, self._stopped, n_values)
 
     def _end(self, failure: str) -> Summary:
         if self._is_over or os.getpid() != self._pid:
             return self.summary()
-        self._is_over = True
+        with self._lock:  # A call of another thread ends first.
+            self._is_over = True
         atexit.unregister(self._at_exit)
         self._ended = time.perf_counter(), sum(self._ring.worker_s.tolist())
         try:
             self._companions.remove()
-            self._send_complete(wait=True)
+            self._rows.send_complete(wait=True)
             self._settle()
+            self._metrics.send(wait=True)
+            if self._ring.values.has_values_of_run and (self._fork_step is not None or not self._has_begun):
+                # There are values, and no row yet.
+                self._begin()
             trouble = self._link.finish(FinishRun(self._facts(), failure))
             if trouble:
                 self._notices.warn("finish", f"run {self.run_id} is not complete: {trouble}")
@@ -373,18 +392,9 @@ class Tracker:
         return summary
 
 
-@dataclass(frozen=True)
-class _PendingRow:
-    """A row whose copy may not be complete; `places` are those of the metrics in the copy."""
-
-    slot: int
-    step: int
-    values: NDArray[np.float64]
-    places: list[tuple[int, int]]
-    flight: Flight | None
-
-
-def _device_buffer(selection: Selection, n_replicas: int) -> Tensor:
-    dtype = torch.float64 if selection.dtype == "float64" else torch.float32
-    n_parameters = sum(layer.size for layer in selection.layers)
-    return torch.empty((n_replicas, n_parameters), dtype=dtype, device=selection.device)
+def _checked(step: object) -> int:
+    """Return the number of a step."""
+    number = int(step)  # type: ignore[call-overload]  # may raise
+    if not 0 <= number < 2**63:
+        raise ValueError(f"a step must be at least 0; got {number}")
+    return int(number)

@@ -76,11 +76,6 @@ class Twin:
             must = "must be a model that can be copied with its optimizer, for a shadow or a tangent vector"
             raise BadCall("model", must, f"{type(error).__name__}: {error}", kind=Kind.DATA) from error
 
-    def matching(self, parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-        """Return the copies of parameters of the model."""
-        twins = self._twins()
-        return [twins[id(p)] for p in parameters]
-
     def follow(self) -> None:
         """Take the current weights and buffers of the model, and the state of its optimizer.
 

@@ -16,11 +16,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from streamscalar.errors import StreamscalarError
-from streamscalar.missing import is_missing
 from streamscalar.tracking.channel.messages import (
     Begin,
     Done,
@@ -37,11 +33,15 @@ from streamscalar.tracking.channel.messages import (
     Trouble,
 )
 from streamscalar.tracking.channel.ring import Ring
+from streamscalar.tracking.channel.values import ValueRing
 from streamscalar.tracking.worker.remote import connect
 from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink, describe
 
 CHECK_PARENT_S = 0.5
 """Interval of checking that the training process is alive: its children may hold the socket open after its death."""
+
+VALUES_S = 0.5
+"""Interval of storing the values of metrics: each time costs about as much as a small row."""
 
 BROKEN_OFF = "The training process ended without finish(); resume the run with resume='allow'."
 
@@ -73,8 +73,10 @@ class Worker:
         self._ring_file = ring_file
         self._parent = parent
         self._said: set[str] = set()
-        self._held: tuple[Row, NDArray[np.float64]] | None = None
+        self._held: Row | None = None
         self._counted_s = 0.0
+        self._sink: RowSink | None = None
+        self._stored_at_s = 0.0
 
     def run(self) -> None:
         """Carry out orders until the training is over."""
@@ -82,7 +84,7 @@ class Worker:
         if not isinstance(request, Open):
             return
         self._request = request
-        self._ring = Ring(self._ring_file, request.layout, request.n_slots)
+        self._ring = Ring(self._ring_file, request.layout, request.n_slots, request.n_values)
         try:
             sink, opened = open_sink(request, self._report)
         except Exception as error:  # noqa: BLE001  (the training process handles errors of the worker)
@@ -91,7 +93,10 @@ class Worker:
         if request.attach is None:
             # The imports of the first worker ran before the training, so their time does not count.
             self._counted_s = time.process_time()
+            if opened.newest is not None and not opened.must_fork:
+                self._ring.values.begin(1, opened.n_logged)
         self._run_id = opened.run_id
+        self._sink = sink
         self._reply(opened)
         while (order := self._next()) is not None:
             if isinstance(order, FinishRun):
@@ -100,8 +105,10 @@ class Worker:
                 return
             if isinstance(order, Begin | Row | Settle) and order.number >= self._ring.counts[Ring.DONE]:
                 self._take(sink, order)
+            self._store_values_if_due()
             self._count_time(is_row=isinstance(order, Row | Settle))
         self._store_held(sink)
+        self._store_values(sink, is_last=True)
         sink.close(BROKEN_OFF)
 
     def _next(self) -> "Order | Open | None":
@@ -110,6 +117,7 @@ class Worker:
             while not self._line.poll(CHECK_PARENT_S):
                 if os.getppid() != self._parent and not self._line.poll(0):
                     return None
+                self._store_values_if_due()
             return self._line.recv()
         except (EOFError, OSError):
             return None
@@ -121,35 +129,48 @@ class Worker:
 
     def _take(self, sink: RowSink, order: Begin | Row | Settle) -> None:
         """Hold a row until it is settled, or the next order comes; carry out other orders."""
-        if isinstance(order, Settle) and self._held is not None and self._held[0].step == order.step:
-            late = np.frombuffer(order.metrics).reshape(self._held[1].shape)
-            self._held = self._held[0], np.where(is_missing(late), self._held[1], late)
         self._store_held(sink)
         if isinstance(order, Row):
-            shape = -1, self._request.layout.n_replicas
-            self._held = order, np.frombuffer(order.metrics).reshape(shape)
+            self._held = order
             return
         if isinstance(order, Begin):
-            self._carry_out(sink, order, None)
+            self._carry_out(sink, order)
         self._ring.counts[Ring.DONE] = order.number + 1
 
     def _store_held(self, sink: RowSink) -> None:
         if self._held is not None:
-            (row, metrics), self._held = self._held, None
-            self._carry_out(sink, row, metrics)
+            row, self._held = self._held, None
+            self._carry_out(sink, row)
             self._ring.counts[Ring.DONE] = row.number + 1
 
-    def _carry_out(self, sink: RowSink, order: Begin | Row, metrics: NDArray[np.float64] | None) -> None:
+    def _store_values_if_due(self) -> None:
+        n = self._ring.values.n_waiting if self._sink is not None else 0
+        is_due = time.monotonic() - self._stored_at_s >= VALUES_S or n >= self._ring.values.n_values // 8
+        if n and is_due and self._sink is not None:
+            self._store_values(self._sink)
+            self._count_time(is_row=False)
+
+    def _store_values(self, sink: RowSink, *, is_last: bool = False) -> None:
+        self._stored_at_s = time.monotonic()
+        store_values(sink, self._ring.values, self._report, is_last=is_last)
+
+    def _carry_out(self, sink: RowSink, order: Begin | Row) -> None:
         counts = self._ring.counts
         try:
             if isinstance(order, Begin):
-                self._run_id = sink.begin(order.metrics, order.fork_step)
+                values = self._ring.values
+                if values.counts[ValueRing.RUN] != order.run:
+                    self._store_values(sink, is_last=True)
+                try:
+                    self._run_id = sink.begin(order.metrics, order.fork_step)
+                finally:
+                    # After the run is there: a worker that dies in between leaves the values to the next one.
+                    values.begin(order.run, 0)
                 if order.fork_step is not None:
                     self._reply(Named(self._run_id))
                 return
             counts[Ring.STORED] += 1
-            assert metrics is not None
-            sink.put(order.step, self._ring.rows[order.slot], metrics, order.facts)
+            sink.put(order.step, self._ring.rows[order.slot], self._ring.metrics[order.slot], order.facts)
         except Exception as error:  # noqa: BLE001  (rows that cannot be stored are counted; the next may be)
             if isinstance(order, Row):
                 counts[Ring.LOST] += 1
@@ -158,6 +179,7 @@ class Worker:
     def _finish(self, sink: RowSink, order: FinishRun) -> None:
         try:
             if order.failure:
+                self._store_values(sink, is_last=True)
                 sink.close(order.failure)
             elif runs := sink.pause():
                 request = replace(self._request, attach=self._run_id)
@@ -188,6 +210,22 @@ class Ending:
     facts: Facts
 
 
+def store_values(sink: RowSink, values: ValueRing, report: Report, *, is_last: bool) -> None:
+    """Store the values that wait; on failure keep them for the next call, unless this one is the last of a run."""
+    first, entries = values.waiting()
+    if not len(entries):
+        return
+    is_lost = False
+    try:
+        sink.log(first, values.series(), entries)
+    except Exception as error:  # noqa: BLE001  (sent to the training process, which warns)
+        report("store", f"values of metrics are not stored: {describe(error)}")
+        if not is_last:
+            return
+        is_lost = True
+    values.take(len(entries), is_lost=is_lost)
+
+
 def open_sink(request: Open, report: Report) -> tuple[RowSink, Opened]:
     """Return an open sink: on the requested cluster, or on this machine if the cluster does not answer."""
     if request.address is not None:
@@ -201,18 +239,20 @@ def open_sink(request: Open, report: Report) -> tuple[RowSink, Opened]:
     return local, local.open(request)
 
 
-def complete(ending: Ending, report: Report) -> str:
-    """Complete the runs; return what went wrong, empty if nothing did."""
+def complete(ending: Ending, ring_file: int, report: Report) -> str:
+    """Store the values that wait, and complete the runs; return what went wrong, empty if nothing did."""
     try:
         sink, _ = open_sink(ending.request, report)
         sink.resume(ending.runs)
+        ring = Ring(ring_file, ending.request.layout, ending.request.n_slots, ending.request.n_values)
+        store_values(sink, ring.values, report, is_last=True)
         sink.finish(ending.facts)
     except Exception as error:  # noqa: BLE001  (sent to the training process, which warns)
         return describe(error)
     return ""
 
 
-def fork_finisher(line: "Connection[Reply, Order | Open]") -> "Connection[Ending, None]":
+def fork_finisher(line: "Connection[Reply, Order | Open]", ring_file: int) -> "Connection[Ending, None]":
     """Fork the finisher and return the connection to it; it ends if the worker ends without sending it a run."""
     ours, theirs = Pipe()
     if os.fork():
@@ -223,7 +263,7 @@ def fork_finisher(line: "Connection[Reply, Order | Open]") -> "Connection[Ending
     os.setsid()
     with contextlib.suppress(EOFError, OSError):
         ending = theirs.recv()
-        line.send(Done(complete(ending, lambda kind, text: line.send(Trouble(kind, text)))))
+        line.send(Done(complete(ending, ring_file, lambda kind, text: line.send(Trouble(kind, text)))))
     os._exit(0)
 
 
@@ -240,7 +280,7 @@ def main() -> None:
     """Run the worker of the training process that started this one; see `channel.link`."""
     line_file, ring_file, parent = (int(argument) for argument in sys.argv[1:4])
     line: Connection[Reply, Order | Open] = Connection(line_file)
-    finisher = fork_finisher(line)
+    finisher = fork_finisher(line, ring_file)
     lower_priority()
     Worker(line, ring_file, parent, finisher).run()
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamscalar.errors import Kind, WorkFailed
+from streamscalar.store.logged.log import Series
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
 from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink
 
@@ -63,6 +64,10 @@ class _RemoteSink:
     def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
         """See `RowSink.put`."""
         self._call("put", step, weights, metrics, facts)
+
+    def log(self, first: int, series: tuple[Series, ...], values: NDArray[Any]) -> None:
+        """See `RowSink.log`."""
+        self._call("log", first, series, values)
 
     def finish(self, facts: Facts) -> None:
         """See `RowSink.finish`."""

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from streamscalar.config import Config
 from streamscalar.errors import BadCall, Kind, StreamscalarError, WorkFailed
+from streamscalar.missing import MISSING
 from streamscalar.store import Store, WeightsWriter
+from streamscalar.store.logged.log import Entries, Series
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
 from streamscalar.tracking.worker.name_lock import NameLock
 from streamscalar.workers.embedder import Embedder
@@ -40,7 +42,14 @@ class RowSink(Protocol):
         ...
 
     def put(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64], facts: Facts) -> None:
-        """Store a row: weights (R, P), metrics (names, R), which are not kept. A stored step is skipped."""
+        """Store a row: weights (R, P), metrics (names or more, R), which are not kept. A stored step is skipped."""
+        ...
+
+    def log(self, first: int, series: tuple[Series, ...], values: NDArray[Any]) -> None:
+        """Store values apart from rows, from index `first` of the run on; those that are stored are skipped.
+
+        `values` has the fields `step`, `which` (index in `series`) and `value`.
+        """
         ...
 
     def finish(self, facts: Facts) -> None:
@@ -96,7 +105,7 @@ class StoreSink:
             notes: tuple[str, ...] = ()
             if self._run_id != request.name and request.is_named:
                 notes = (f"run {request.name} exists; this one is {self._run_id}",)
-            return Opened(self._run_id, None, (), must_fork=False, notes=notes)
+            return Opened(self._run_id, None, (), 0, must_fork=False, notes=notes)
         return self._resume()
 
     def begin(self, metrics: tuple[str, ...], fork_step: int | None) -> str:
@@ -121,14 +130,27 @@ class StoreSink:
             The row could not be stored.
         """
         self._facts = facts
-        if self._writer is None:
-            if time.monotonic() < self._retry_at_s:
-                raise WorkFailed("row", f"is lost: writing to the store failed less than {RETRY_S:g} s ago")
-            self._open_writer()
+        self._require_writer()
         if step <= self._newest:
             return
         try:
             self._append(step, weights, metrics)
+        except Exception:
+            self._drop_writer()
+            raise
+
+    def log(self, first: int, series: tuple[Series, ...], values: NDArray[Any]) -> None:
+        """See `RowSink.log`.
+
+        Raises
+        ------
+        StreamscalarError, OSError
+            The values could not be stored.
+        """
+        writer = self._require_writer()
+        try:
+            which = values["which"].astype(np.int32)
+            writer.log(first, Entries(series, values["step"].copy(), which, values["value"].copy()))
         except Exception:
             self._drop_writer()
             raise
@@ -144,7 +166,8 @@ class StoreSink:
             self._close_writer()
         self._embedding.drain()
         for run_id in self._written:
-            self._embedding.embedder.finalise(run_id, "all")
+            if self._store.reader(run_id).n_published:  # A run may have values of metrics alone.
+                self._embedding.embedder.finalise(run_id, "all")
         if self._written:
             self._set_status("done", "")
 
@@ -167,13 +190,22 @@ class StoreSink:
             self._set_status("failed", reason)
 
     def _append(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64]) -> None:
-        writer = self._writer
-        if writer is None:
-            raise WorkFailed("row", "has no open run")
+        writer = self._require_writer()
         row = writer.n_durable
-        writer.append(row, step, weights, dict(zip(self._metrics, metrics, strict=True)))
+        # A run of an earlier version may have more.
+        named = dict.fromkeys(self._metrics, np.full(metrics.shape[1], MISSING))
+        writer.append(row, step, weights, named | dict(zip(self._metrics, metrics, strict=False)))
         self._newest = step
         self._hand_on(writer)
+
+    def _require_writer(self) -> WeightsWriter:
+        if self._writer is None:
+            if time.monotonic() < self._retry_at_s:
+                raise WorkFailed("store", f"failed less than {RETRY_S:g} s ago")
+            self._open_writer()
+        if self._writer is None:
+            raise WorkFailed("row", "has no open run")
+        return self._writer
 
     def _hand_on(self, writer: WeightsWriter) -> None:
         """Embed the blocks published since the last call."""
@@ -242,6 +274,7 @@ class StoreSink:
             recorded=self._store.reader(self._run_id, hash_weights=False).n_rows,
             skipped=facts.n_skipped,
             dropped=facts.n_dropped,
+            values_dropped=facts.n_values_dropped,
             overhead=facts.overhead,
             not_reproduced=facts.not_reproduced,
         )
@@ -279,14 +312,14 @@ class StoreSink:
         newest = None
         if name in self._store.run_ids():
             reader = self._store.reader(name)
-            self._metrics = reader.metric_names
+            self._metrics = reader.spec.metrics
             if reader.is_complete:
                 self._written.append(name)
                 self._attempt = 0
             else:
                 self._open_writer()
                 newest = self._newest
-        return Opened(name, newest, self._metrics, must_fork=False, notes=())
+        return Opened(name, newest, self._metrics, 0, must_fork=False, notes=())
 
     def _resume(self) -> Opened:
         request = self._request
@@ -298,7 +331,7 @@ class StoreSink:
                 runs = ", ".join(self._store.run_ids()[-5:]) or "none"
                 fix = "Use resume='allow' to start it"
                 raise BadCall("name", f"must be a run of {request.store} to resume (there: {runs})", repr(name), fix)
-            return Opened(name, None, (), must_fork=False, notes=())
+            return Opened(name, None, (), 0, must_fork=False, notes=())
         reader = self._store.reader(name)
         if reader.layout != request.layout:
             must = f"must have the parameters of run {name} ({reader.layout.n_parameters:,} of them)"
@@ -306,13 +339,13 @@ class StoreSink:
             raise BadCall("model", must, f"{request.layout.n_parameters:,}, or others", fix, Kind.DATA)
         steps = reader.steps()
         newest = int(steps[-1]) if len(steps) else -1
-        self._metrics = reader.metric_names
+        self._metrics = reader.spec.metrics
         must_fork = reader.is_complete or request.keeps_pace
         notes: tuple[str, ...] = ()
         if must_fork:
             why = "is finished" if reader.is_complete else "has shadows or a tangent vector, which start again"
             notes = (f"run {name} {why}: recording continues in a child run",)
-        return Opened(name, newest, reader.metric_names, must_fork, notes)
+        return Opened(name, newest, self._metrics, len(reader.logged.entries()), must_fork, notes)
 
 
 class _Embedding:

@@ -22,9 +22,10 @@ import streamscalar as ss
 from streamscalar.config import Config, RunSetting
 from streamscalar.config.models import PerturbationSection, TaskSection
 from streamscalar.errors import BadCall
+from streamscalar.missing import is_missing
 from streamscalar.store import Store
 from streamscalar.tracking import TrackingWarning, track
-from streamscalar.tracking.channel import ring
+from streamscalar.tracking.channel import ring, values
 from streamscalar.tracking.channel.messages import Facts, Open
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.worker.sink import StoreSink
@@ -107,6 +108,7 @@ def test_a_full_disk_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     # The worker inherits a limit on the size of a file: the log of a segment outgrows it after some rows, and so would
     # a large ring.
     monkeypatch.setattr(ring, "MOST_SLOTS", 4)
+    monkeypatch.setattr(values, "N_VALUES", 64)
     model = nn.Linear(500, 4)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     row_bytes = 4 * 2004
@@ -127,7 +129,7 @@ def test_a_full_disk_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert reader.n_rows == 20 - summary.n_lost
 
 
-def test_a_row_that_is_handed_over_again_is_stored_once(tmp_path: Path) -> None:
+def test_a_row_or_value_that_is_handed_over_again_is_stored_once(tmp_path: Path) -> None:
     layout = Layout((Layer("weight", 0, (5,)),), "float32", 0, has_control=False)
     config = Config(
         task=TaskSection(name="tracked"), perturbation=PerturbationSection(n_perturbed=0, control=False)
@@ -136,11 +138,18 @@ def test_a_row_that_is_handed_over_again_is_stored_once(tmp_path: Path) -> None:
     request = Open(str(tmp_path / "s"), config, {}, None, "a", True, "never", False, layout, setting, 0, 4)
     sink = StoreSink(lambda kind, text: pytest.fail(f"{kind}: {text}"))
     assert sink.open(request).run_id == "a"
-    sink.begin(("loss",), None)
+    # As a run of an earlier version, whose rows may have any number of metrics.
+    sink.begin(("loss", *(f"m{index}" for index in range(99))), None)
+    entries = np.zeros(3, [("step", "<i8"), ("which", "<u4"), ("value", "<f8")])
+    entries["value"] = [1.0, 2.0, 3.0]
+    for first in (0, 0, 2):
+        sink.log(first, (("val", 0),), entries)
     for step, value in ((1, 1.0), (1, 9.0), (4, 4.0), (2, 9.0), (5, 5.0)):
         sink.put(step, np.full((1, 5), value, np.float32), np.array([[value]]), Facts(0, 0, 0.0))
     sink.finish(Facts(0, 0, 0.0))
     reader = Store.open(tmp_path / "s").reader("a")
+    assert reader.logged.entries().values.tolist() == [1.0, 2.0, 3.0, 2.0, 3.0]
+    assert is_missing(reader.metrics("m98")).all()
     assert reader.steps().tolist() == [1, 4, 5]
     assert reader.weights()[:, 0, 0].tolist() == reader.metrics("loss")[:, 0].tolist() == [1.0, 4.0, 5.0]
 

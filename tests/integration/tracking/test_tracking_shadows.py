@@ -134,3 +134,33 @@ def test_ftle_and_tangent_agree_with_the_same_run_as_an_experiment(tmp_path: Pat
     assert growth[0][0] == 0.0
     np.testing.assert_allclose(growth[0][1:], growth[1][1:], rtol=1e-6, atol=1e-8)
     assert ours["tangent_exponent"].value == pytest.approx(theirs["tangent_exponent"].value, rel=1e-6)
+
+
+def test_buffers_of_model_and_shadow_are_recorded_with_their_weights(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.Linear(9, 3)).double()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    run = track(
+        model, name="a", store=tmp_path / "s", optimizer=optimizer, loss_fn=loss_of, shadow=1, buffers=True,
+        every_n_steps=1,
+    )  # fmt: skip
+    seen = {}
+    for step, batch in enumerate(batches(8, torch.float64), 1):
+        optimizer.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        optimizer.step()
+        run.step(batch=batch, loss=loss)
+        (shadow,) = run._companions.shadows
+        seen[step] = [
+            np.concatenate([flat(one), one.get_buffer("1.running_mean"), one.get_buffer("1.running_var")])
+            for one in (model, shadow)
+        ]
+    assert run.finish().warnings == {}
+    stored = ss.open(tmp_path / "s").run("a")
+    assert stored.setting["buffers"] == ["1.running_mean", "1.running_var"]
+    assert [layer.name for layer in stored.layout.layers][-2:] == ["1.running_mean", "1.running_var"]
+    for step in stored.steps().tolist():
+        np.testing.assert_array_equal(stored.weights(step), seen[step])
+    # The shadow starts with the buffers of the model, unperturbed, and has its own from the first step on.
+    assert 0 < np.abs(seen[8][0][-9:] - seen[8][1][-9:]).max() < 1e-6

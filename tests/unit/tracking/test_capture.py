@@ -7,6 +7,7 @@ from torch import nn
 
 from streamscalar.errors import BadCall
 from streamscalar.tracking.training.capture import Capture, select
+from streamscalar.tracking.training.identity import Identity
 
 
 class _Tied(nn.Module):
@@ -99,3 +100,44 @@ def test_models_without_numbers_to_record_are_bad_calls() -> None:
     ):
         with pytest.raises(BadCall, match=words):
             select(model, None, 0)
+
+
+class _Normed(nn.Module):
+    """A buffer that is changed, one that is replaced, and one that is no state."""
+
+    mean: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("table", torch.ones(9), persistent=False)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.as_tensor(self.head(self.norm(x)))
+        self.mean = self.mean + y.detach().mean(0)
+        return y
+
+
+def test_buffers_follow_the_parameters_with_their_names_and_values() -> None:
+    model = torch.compile(_Normed(), backend="eager")
+    assert isinstance(model, nn.Module)
+    plain = select(model, None, 0)
+    assert "buffers" not in plain.setting()
+    selection = select(model, None, 0, buffers=True)
+    identity = Identity(model, selection)
+    names = [layer.name for layer in selection.layers]
+    assert names == [*(layer.name for layer in plain.layers), "mean", "norm.running_mean", "norm.running_var"]
+    assert (selection.setting()["buffers"], selection.dtype) == (names[-3:], "float64")
+    model.get_submodule("_orig_mod")(torch.randn(8, 3))
+    assert identity.changes() == []
+    row = torch.zeros((1, selection.layout(0).n_parameters), dtype=torch.float64)
+    Capture(selection, 1).copy(row, [identity.selection.parameters])
+    for layer, tensor in zip(selection.layers, selection.of(model), strict=True):
+        assert torch.equal(row[0, layer.offset : layer.offset + layer.size].view(layer.shape), tensor.double())
+    assert bool(row[0, selection.layers[-3].offset :].all())
+    model.get_submodule("_orig_mod.norm").running_mean = torch.zeros(5)
+    assert identity.changes() == ["norm.running_mean was 3 float32 on cpu and is 5 float32 on cpu"]
+    # A probe takes some of each.
+    assert [layer.name for layer in select(model, 4, 0, buffers=True).layers] == names

@@ -29,3 +29,37 @@ def test_large_rows_have_fewer_slots() -> None:
         layout = Layout((Layer("weight", 0, (n_parameters,)),), "float32", 0, has_control=False)
         found[n_parameters] = n_slots_for(layout)
     assert found == {10: MOST_SLOTS, 2**18: 32, 2**22: N_SLOTS, 2**26: N_LARGE_SLOTS}
+
+
+def test_values_of_a_child_run_wait_until_the_worker_has_begun_it() -> None:
+    layout = Layout((Layer("weight", 0, (7,)),), "float32", 0, has_control=False)
+    ring = Ring.create(layout)
+    ours, theirs = ring.values, Ring(ring.file, layout, N_SLOTS).values
+    assert ours.put(1, "loss", 0, 1.0)
+    assert len(theirs.waiting()[1]) == 0
+    theirs.begin(1, n_before=5)
+    ours.next_run()
+    assert not ours.has_values_of_run
+    assert ours.put(2, "\ud800", 1, 2.0)
+    first, entries = theirs.waiting()
+    assert (first, entries["value"].tolist(), theirs.series()) == (5, [1.0], (("loss", 0), ("\ud800", 1)))
+    # A new worker begins with the first value that was not taken.
+    again = Ring(ring.file, layout, N_SLOTS).values
+    assert again.waiting()[1]["value"].tolist() == [1.0]
+    again.take(1)
+    assert len(again.waiting()[1]) == 0
+    again.begin(2, n_before=0)
+    first, entries = again.waiting()
+    assert (first, entries["step"].tolist(), again.series()) == (0, [2], theirs.series())
+    ring.close()
+
+
+def test_a_name_that_finds_no_room_costs_its_own_values() -> None:
+    layout = Layout((Layer("weight", 0, (7,)),), "float32", 0, has_control=False)
+    ring = Ring.create(layout)
+    size = 2 * ring.values.n_values
+    assert ring.values.put(1, "a", 0, 1.0)
+    assert not ring.values.put(1, "b" * size, 0, 1.0)
+    assert ring.values.put(1, "c", 0, 1.0)
+    assert (ring.values.n_dropped, ring.values.series()) == (1, (("a", 0), ("c", 0)))
+    ring.close()

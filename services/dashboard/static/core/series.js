@@ -42,7 +42,8 @@ export class GrowingSeries {
 }
 
 /** Return "n of N rows" of a series. */
-export const sampled = ({ n, of }) => (n < of ? `${n} of ${of} rows drawn` : `All ${of} rows drawn`);
+export const sampled = ({ n, of }, what = "rows") =>
+  n < of ? `${n} of ${of} ${what} drawn` : `All ${of} ${what} drawn`;
 
 /** Return columns of several series over all their steps: `<series> <replica>`, empty for a missing row. */
 export function joined(answers) {

@@ -59,7 +59,7 @@ class RunPage {
       onChange: () => this.draw("scalar"),
     });
     this.controls();
-    this.metrics = this.details.metrics.filter((name) => name === "loss" || name === "accuracy");
+    this.metrics = this.details.metrics.filter(isMain);
     this.charts.scalar = new Chart("Scalar embedding", [this.component], "20rem");
     this.charts.divergence = new Chart("Separation", [this.distance, this.scale], "20rem");
     for (const name of this.metrics)
@@ -68,6 +68,9 @@ class RunPage {
         name === "loss" ? [this.lossScale] : [],
         "15rem",
       );
+    this.offerMetrics(this.details.metrics);
+    if (this.metric.control.value) this.metrics.push("metric");
+    if (this.metric.control.value) this.charts.metric = new Chart("Metric", [this.metric], "15rem");
     this.estimatesPlace = h("div", {}, skeleton("20rem"));
     const metrics = this.metrics.map((name) => this.charts[name].element);
     const nearest = h("section", { class: "panel", "aria-label": "Nearest runs" }, h("h2", {}, "Nearest runs"));
@@ -105,8 +108,26 @@ class RunPage {
         Object.entries(DISTANCES).map(([value, text]) => h("option", { value }, text)),
       ),
     );
+    this.metric = labelled("Metric", h("select", { onchange: again("metric"), onfocus: () => this.listMetrics() }));
     this.scale = scaleChoice("Scale of the separation", "ln", () => this.draw("divergence"));
     this.lossScale = scaleChoice("Scale of the loss", "linear", () => this.draw("loss"));
+  }
+
+  /** Offer the metrics that have no chart of their own. */
+  offerMetrics(names) {
+    const { control } = this.metric;
+    const known = new Set([...control.options].map(({ value }) => value));
+    const added = names.filter((name) => !isMain(name) && !known.has(name));
+    control.append(...added.map((value) => h("option", { value }, value || "(no name)")));
+  }
+
+  /** Offer the metrics that were first reported since the page was opened. */
+  async listMetrics() {
+    try {
+      this.offerMetrics((await get(runPath(this.id), {}, this.abort.signal)).metrics);
+    } catch {
+      // The names that are known stay.
+    }
   }
 
   begin() {
@@ -154,7 +175,8 @@ class RunPage {
       return new GrowingSeries(runPath(this.id, "/embedding"), { component: Number(this.component.control.value) - 1 });
     if (name === "divergence")
       return new GrowingSeries(runPath(this.id, "/divergence"), { distance: this.distance.control.value });
-    return new GrowingSeries(runPath(this.id, `/metrics/${encodeURIComponent(name)}`));
+    const metric = name === "metric" ? this.metric.control.value : name;
+    return new GrowingSeries(runPath(this.id, `/metrics/${encodeURIComponent(metric)}`));
   }
 
   async fetch(name) {
@@ -205,7 +227,11 @@ class RunPage {
       this.head.basis(answer.basis, this.details.exact.method);
     } else if (name === "divergence")
       this.charts.divergence.summarise(describeDivergence(answer, this.fit(answer), exponent));
-    else this.charts[name].summarise(describeMetric(answer, name === "accuracy" ? percent : number));
+    else {
+      // A tracked training reports values at more steps than it has rows.
+      const what = this.details.setting.is_tracked ? "values" : "rows";
+      this.charts[name].summarise(describeMetric(answer, what, name === "accuracy" ? percent : number));
+    }
   }
 
   fit(answer) {
@@ -234,9 +260,9 @@ class RunPage {
   metricDrawing(name, answer, palette) {
     const isLog = name === "loss" && this.lossScale.value() === "log";
     const yaxis =
-      name === "loss"
-        ? { title: { text: "loss" }, type: isLog ? "log" : "linear" }
-        : { title: { text: "accuracy" }, tickformat: ".0%" };
+      name === "accuracy"
+        ? { title: { text: "accuracy" }, tickformat: ".0%" }
+        : { title: { text: answer.name }, type: isLog ? "log" : "linear" };
     return {
       traces: replicaTraces(answer, palette, palette.series[2]),
       layout: { xaxis: { title: { text: "training step" } }, yaxis },
@@ -270,6 +296,9 @@ class RunPage {
     if (loaded.length) download(`${this.item.run_id}.csv`, toCsv(joined(loaded)));
   }
 }
+
+/** Whether a metric has a chart of its own. */
+const isMain = (name) => name === "loss" || name === "accuracy";
 
 function summary({ regime, regime_reason: reason, n_rows: n, control_divergence: floor, eigengap }) {
   const noise =

@@ -161,14 +161,14 @@ export function describeDivergence(answer, fit, estimate) {
 }
 
 /** Describe a metric in words. */
-export function describeMetric(answer, asText = number) {
-  const reference = answer.values[0] ?? [];
+export function describeMetric(answer, what, asText = number) {
+  const reference = (answer.values[0] ?? []).filter((value) => value !== null);
   const span = range(reference);
   if (!span) return "Nothing finite was recorded.";
-  const others = answer.values.length - 1;
+  const others = answer.values.slice(1).filter((line) => line.some((value) => value !== null)).length;
   const way = `${asText(reference[0])} at the start, ${asText(reference.at(-1))} now`;
   const within = `within ${asText(span[0])} to ${asText(span[1])}`;
-  return `Reference: ${way}, ${within}; ${counted(others, "other replica")} drawn too. ${sampled(answer)}.`;
+  return `Reference: ${way}, ${within}; ${counted(others, "other replica")} drawn too. ${sampled(answer, what)}.`;
 }
 
 /** Return marks of alerts on the time axis, one of them emphasised. */
