@@ -27,6 +27,8 @@ from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.idle import IdleTracker
 from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.ranks.meeting import Meeting
+from streamscalar.tracking.training.ranks.recording import RankHashes, comparable, first_rank
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
@@ -55,6 +57,7 @@ def track(
     epsilon: float | None = None,
     seed: int = 0,
     resume: Resume = "never",
+    compare_ranks_every: int | None = None,
 ) -> Tracker:
     """Record a training run: call `step` of the returned tracker after every update, and `finish` at the end.
 
@@ -113,12 +116,17 @@ def track(
     resume
         What to do if the run exists: `never` starts another one (`name-2`), `allow` and `must` resume it. With `must`
         the run has to exist.
+    compare_ranks_every
+        Number of steps between two comparisons of the ranks of a distributed training, of which the first is at the
+        first step; 0 for none. By default 100 where the model is wrapped in `DistributedDataParallel`, and more where
+        that would take over a quarter of `max_overhead`. Parameters and buffers that differ in a bit raise the alert
+        `ranks_drifted`. With a number, a model without that wrapper is compared, too.
 
     Returns
     -------
     Tracker
         If the worker does not start, a warning is issued and the tracker records nothing. In a distributed training
-        every process may call this with the same arguments: rank 0 records, and the trackers of the others do nothing.
+        every process may call this with the same arguments: rank 0 records, and the others are compared with it.
 
     Raises
     ------
@@ -136,10 +144,18 @@ def track(
     for field, words in (("tags", tags), ("metrics", metrics)):
         if isinstance(words, str):
             raise BadCall(field, "must be a list of words", repr(words), f"Write [{words!r}]", Kind.CONFIG)
-    if rank() > 0:
-        return IdleTracker(name or "run")
-    selection = select(model, probe, seed)
+    if compare_ranks_every is not None and compare_ranks_every < 0:
+        must = "must be at least 1, 0 for no comparison, or None"
+        raise BadCall("compare_ranks_every", must, str(compare_ranks_every), kind=Kind.CONFIG)
     notices = Notices()
+    compared = comparable(model, compare_ranks_every)
+    if rank() > 0:
+        ranks = None
+        if compared is not None:
+            find = Meeting(group, name).find
+            ranks = RankHashes(compared, find, compare_ranks_every, max_overhead, notices)
+        return IdleTracker(name or "run", ranks, notices)
+    selection = select(model, probe, seed)
     size = checked_epsilon(selection, epsilon) if n_shadows else None
     layout = selection.layout(n_shadows)
     try:
@@ -190,8 +206,22 @@ def track(
     names = (*metrics, *(learning_rates(optimizer) if optimizer else ()), *([METRIC] if tangent else []))
     budget = Budget(max_overhead, WORKER_WEIGHT, every_n_steps)
     held = Metrics(names, layout.n_replicas, notices)
+    ranks = None
+    if compared is not None and opened is not None:
+        find = first_rank(Meeting(group, name), Path(request.store, "runs", opened.run_id), opened.newest or 0)
+        ranks = RankHashes(compared, find, compare_ranks_every, max_overhead, notices)
     return Tracker(
-        Identity(model, selection), optimizer, ring, link, opened, budget, held, companions, layout.n_replicas, notices
+        Identity(model, selection),
+        optimizer,
+        ring,
+        link,
+        opened,
+        budget,
+        held,
+        companions,
+        layout.n_replicas,
+        notices,
+        ranks,
     )
 
 

@@ -1,23 +1,38 @@
 """The tracker of a process that does not record."""
 
+import atexit
 import os
 from types import TracebackType
 
+from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
+from streamscalar.tracking.training.at_exit import end_at_exit
+from streamscalar.tracking.training.ranks.recording import RankHashes
 from streamscalar.tracking.training.tracker import Tracker
 
 
 class IdleTracker(Tracker):
-    """Tracker of a process of a distributed training whose weights another process records; it does nothing.
+    """Tracker of a process of a distributed training whose weights another process records.
+
+    It stores no rows. Where the ranks are copies of each other, it writes hashes of the weights, to be compared.
 
     Parameters
     ----------
     run_id
         Name of the run, as far as this process knows it.
+    ranks
+        Hashes of this rank; `None` where ranks are not compared.
+    notices
+        Receives problems.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, ranks: RankHashes | None, notices: Notices) -> None:
         self._run_id = run_id
+        self._ranks = ranks
+        self._notices = notices
+        self._last = 0
+        self._pid = os.getpid()
+        self._at_exit = end_at_exit(self._end)
 
     @property
     def run_id(self) -> str:
@@ -30,17 +45,36 @@ class IdleTracker(Tracker):
         return os.getpid()
 
     def step(self, *, step: int | None = None, batch: object = None, **metrics: object) -> None:
-        """Do nothing."""
+        """Compare this rank with the others if the step is due; record nothing."""
+        if self._ranks is None or os.getpid() != self._pid:
+            return
+        try:
+            number = self._last + 1 if step is None else int(step)
+            if number != self._last:
+                self._last = number
+                self._ranks.step(number, is_counted=step is None)
+        except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
+            self._notices.failed("step", error)
 
     def finish(self) -> Summary:
         """Return a summary without steps."""
-        return self.summary()
+        return self._end("")
 
     def summary(self) -> Summary:
         """Return a summary without steps."""
-        return Summary(self._run_id, 0, 0, 0, 0, 1, 0.0, 0.0, {})
+        return Summary(self._run_id, 0, 0, 0, 0, 1, 0.0, 0.0, dict(self._notices.counts))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Do nothing."""
+        """End as `finish` does."""
+        self._end("")
+
+    def _end(self, failure: str) -> Summary:
+        del failure
+        if os.getpid() == self._pid:
+            atexit.unregister(self._at_exit)
+            ranks, self._ranks = self._ranks, None
+            if ranks is not None:
+                ranks.close()
+        return self.summary()

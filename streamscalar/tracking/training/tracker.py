@@ -28,6 +28,7 @@ from streamscalar.tracking.training.capture import Capture, Flight, Selection
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.metrics import Metrics, gather, learning_rates
+from streamscalar.tracking.training.ranks.recording import RankHashes
 
 _LOG = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Tracker:
         Number of replicas: the model and its shadows.
     notices
         Receives problems.
+    ranks
+        Hashes of this rank of a distributed training; `None` where ranks are not compared.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Tracker:
         companions: Companions | NoCompanions,
         n_replicas: int,
         notices: Notices,
+        ranks: RankHashes | None = None,
     ) -> None:
         selection = identity.selection
         self._identity = identity
@@ -99,6 +103,7 @@ class Tracker:
         self._metrics = metrics
         self._companions = companions
         self._notices = notices
+        self._ranks = ranks
         self._capture = Capture(selection, n_replicas)
         self._is_on_device = selection.device.type == "cuda"
         self._flat = _device_buffer(selection, n_replicas) if self._is_on_device else None
@@ -157,6 +162,8 @@ class Tracker:
     def _take_step(self, step: int | None, batch: object, metrics: dict[str, object]) -> None:
         try:
             number = self._last + 1 if step is None else int(step)
+            if self._ranks is not None and number != self._last:
+                self._budget.took_none(self._ranks.step(number, is_counted=False))
             if isinstance(self._companions, Companions):
                 before_s = time.perf_counter()
                 self._metrics.update_others("loss", self._companions.step(batch, number))
@@ -361,6 +368,8 @@ class Tracker:
             self._companions.remove()
             self._send_complete(wait=True)
             self._settle()
+            if self._ranks is not None:
+                self._ranks.close()
             trouble = self._link.finish(FinishRun(self._facts(), failure))
             if trouble:
                 self._notices.warn("finish", f"run {self.run_id} is not complete: {trouble}")

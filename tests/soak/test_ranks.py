@@ -1,0 +1,20 @@
+"""Ranks that stay equal raise no alarm, in many trainings of every kind."""
+
+from pathlib import Path
+
+import streamscalar as ss
+from tests.rank_trainings import SOUND, run_pair, trainings
+
+N_TRAININGS = 2 * len(SOUND)
+
+
+def test_sound_trainings_raise_no_alarm(tmp_path: Path) -> None:
+    names = list(trainings(SOUND, N_TRAININGS))
+    said = run_pair(tmp_path, names)
+    experiment = ss.open(tmp_path / "s")
+    assert [alert for alert in experiment.alerts() if alert.rule == "ranks_drifted"] == []
+    for name in names:
+        states = experiment.run(name).ranks()
+        assert {state.rank for state in states} == {0, 1}
+        assert all(state.n_compared >= 1 and state.drift is None for state in states)
+    assert not [line for line in said if "differs" in line]
