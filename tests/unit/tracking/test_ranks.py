@@ -57,11 +57,13 @@ def test_tensors_of_any_type_and_layout_are_hashed_by_their_bytes(dtype: torch.d
 
 def test_words_that_change_places_change_the_hash() -> None:
     tensor = torch.arange(2 * CHUNK, dtype=torch.float32)
-    swapped = tensor.clone()
-    swapped[3], swapped[CHUNK + 1] = tensor[CHUNK + 1], tensor[3]
+    others = []
+    for here, there in ((3, 8), (3, CHUNK + 3), (1, CHUNK)):
+        others.append(tensor.clone())
+        others[-1][[here, there]] = tensor[[there, here]]
     negated = tensor.clone()
     negated[[8, 12]] *= -1
-    assert len(set(hash_tensors([tensor, swapped, negated, tensor.flip(0)]).tolist())) == 4
+    assert len(set(hash_tensors([tensor, *others, negated, tensor.flip(0)]).tolist())) == 6
 
 
 def test_statistics_of_normalisation_are_not_compared() -> None:
