@@ -16,6 +16,7 @@ from streamscalar.config import Config, RunSetting
 from streamscalar.config.models import ExperimentSection, PerturbationSection, TaskSection
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.provenance import gather_provenance
+from streamscalar.store import place
 from streamscalar.store.media.files import plain
 from streamscalar.tracking.channel.link import Link
 from streamscalar.tracking.channel.messages import Open, Opened, Resume
@@ -77,7 +78,7 @@ def track(
     tags
         Words to find the run by.
     store
-        Folder of the store; by default `./streamscalar-runs/<group>`.
+        Folder of the store, or its URL such as `file:///runs`; by default `./streamscalar-runs/<group>`.
     address
         Address of a Ray cluster that stores and embeds the rows; if it does not answer, this machine does.
     optimizer
@@ -139,6 +140,7 @@ def track(
         raise BadCall("shadow", must, kind=Kind.CONFIG)
     _check_numbers(n_shadows, every_n_steps, max_overhead, probe, seed, resume)
     identity = _identity(group, name, n_shadows)
+    folder = _folder(store, group)
     if config is not None and not isinstance(config, Mapping):
         raise BadCall("config", "must be a mapping", type(config).__name__, "Use vars(arguments)", Kind.CONFIG)
     for field, words in (("tags", tags), ("metrics", metrics)):
@@ -166,7 +168,7 @@ def track(
             "model", must, str(error), "Record a sample of the parameters: probe=100_000", Kind.DATA
         ) from error
     request = Open(
-        store=str(Path(store or Path("streamscalar-runs", group)).expanduser().absolute()),
+        store=str(folder),
         config=identity,
         provenance=gather_provenance(str(selection.device), torch.get_num_threads()),
         address=address,
@@ -242,6 +244,15 @@ def is_replicated(model: nn.Module) -> bool:
     """Return whether a pass through the model waits for other processes."""
     names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
     return bool(names & {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
+
+
+def _folder(store: str | Path | None, group: str) -> Path:
+    """Return the folder of the store."""
+    folder = place(store or Path("streamscalar-runs", group))
+    if not isinstance(folder, Path):
+        fix = "Record to a folder, and copy the store when the training is over"
+        raise BadCall("store", "must be a folder of this machine", str(folder), fix, Kind.CONFIG)
+    return folder.expanduser().absolute()
 
 
 def _check_numbers(

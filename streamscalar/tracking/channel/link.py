@@ -33,7 +33,7 @@ from streamscalar.tracking.channel.messages import (
     Settle,
     Trouble,
 )
-from streamscalar.tracking.channel.ring import Ring
+from streamscalar.tracking.channel.ring import Ring, above_standard
 from streamscalar.tracking.notices import Notices
 
 MAX_RESTARTS = 3
@@ -173,7 +173,7 @@ class Link:
         self._ring.close()
 
     def _spawn(self, request: Open) -> Opened:
-        ours, theirs = socket.socketpair()
+        ours, theirs = (socket.socket(fileno=above_standard(one.detach())) for one in socket.socketpair())
         path = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         arguments = [str(theirs.fileno()), str(self._ring.file), str(os.getpid())]
         try:
@@ -182,6 +182,8 @@ class Link:
                 [sys.executable, "-P", "-m", "streamscalar.tracking.worker.main", *arguments],
                 pass_fds=(theirs.fileno(), self._ring.file),
                 stdin=subprocess.DEVNULL,
+                stdout=_stream(1),
+                stderr=_stream(2),
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
                 start_new_session=True,
             )
@@ -266,3 +268,12 @@ class Link:
             self.run_id = reply.run_id
         elif isinstance(reply, Trouble):
             self._notices.warn(reply.kind, f"run {self.run_id}: {reply.text}")
+
+
+def _stream(file: int) -> int | None:
+    """Return what a worker inherits as a standard stream: that of this process, unless it is closed."""
+    try:
+        os.fstat(file)
+    except OSError:
+        return subprocess.DEVNULL
+    return None

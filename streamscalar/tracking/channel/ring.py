@@ -1,6 +1,7 @@
 """Slots of shared memory that pass rows from the training process to its worker; imports no torch."""
 
 import contextlib
+import fcntl
 import mmap
 import os
 import tempfile
@@ -90,10 +91,10 @@ class Ring:
         n_slots = n_slots_for(layout)
         size = _HEADER_BYTES + n_slots * _row_bytes(layout)
         if hasattr(os, "memfd_create"):
-            file = os.memfd_create("streamscalar-ring")
+            file = above_standard(os.memfd_create("streamscalar-ring"))
         else:
             with tempfile.TemporaryFile() as temporary:
-                file = os.dup(temporary.fileno())
+                file = above_standard(os.dup(temporary.fileno()))
         try:
             os.ftruncate(file, size)
             if hasattr(os, "posix_fallocate"):
@@ -111,6 +112,19 @@ class Ring:
         """Close the descriptor; the memory is freed when no process maps it any more."""
         with contextlib.suppress(OSError):
             os.close(self.file)
+
+
+def above_standard(file: int) -> int:
+    """Return a descriptor above those of the standard streams, in place of `file`.
+
+    In a process that closed its standard streams, the next file gets the number of one of them, and a process that
+    inherits it replaces it by its own stream.
+    """
+    if file > 2:
+        return file
+    moved = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(file)
+    return moved
 
 
 def _row_bytes(layout: Layout) -> int:
