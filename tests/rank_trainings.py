@@ -130,7 +130,7 @@ SOUND = {
     "norm": Kind(norm),
     "norm_local": Kind(norm, {"broadcast_buffers": False}),
     "accumulating": Kind(norm, n_passes=3),
-    "unused": Kind(lambda: layers(Branches()), {"find_unused_parameters": True}),
+    "unused": Kind(lambda: layers(Branches()), {"find_unused_parameters": True}, n_passes=2),
     "static_graph": Kind(norm, {"static_graph": True}),
     "evaluating": Kind(norm, evaluates=True),
     "statistic": Kind(lambda: layers(Statistic())),
@@ -161,14 +161,15 @@ FOUND = {
 
 def run_pair(folder: Path, kinds: list[str]) -> list[str]:
     """Train each kind on two processes; return the warnings of both."""
-    command = [sys.executable, "-m", "tests.rank_trainings"]
+    return pair_of("tests.rank_trainings", folder, kinds)
+
+
+def pair_of(module: str, folder: Path, kinds: list[str]) -> list[str]:
+    """Run a module as rank 0 and rank 1; return the lines that they print."""
     words = [str(folder / "meeting"), str(folder / "s"), *kinds]
-    pair = [
-        subprocess.Popen(
-            [*command, str(rank), *words], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
-        )
-        for rank in range(2)
-    ]
+    commands = [[sys.executable, "-m", module, str(rank), *words] for rank in range(2)]
+    root = Path(__file__).parents[1]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for command in commands]
     try:
         said = [process.communicate(timeout=TIMEOUT_S)[0] for process in pair]
     finally:

@@ -21,13 +21,15 @@ from streamscalar.store.media.files import plain
 from streamscalar.tracking.channel.link import Link
 from streamscalar.tracking.channel.messages import Open, Opened, Resume
 from streamscalar.tracking.channel.ring import Ring, n_slots_for
+from streamscalar.tracking.channel.shards import Shards
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.budget import Budget
-from streamscalar.tracking.training.capture import Selection, select
+from streamscalar.tracking.training.capture import Selection, is_sharded, require_known_shards, select
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
-from streamscalar.tracking.training.idle import IdleTracker
+from streamscalar.tracking.training.idle import IdleTracker, RankStream
 from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.ranks.compared import Compared
 from streamscalar.tracking.training.ranks.meeting import Meeting
 from streamscalar.tracking.training.ranks.recording import RankHashes, comparable, first_rank
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
@@ -88,7 +90,8 @@ def track(
     metrics
         Names of metrics that are not yet passed to the first `step`.
     every_n_steps
-        Number of steps between rows; by default as few as `max_overhead` allows.
+        Number of steps between rows; by default as few as `max_overhead` allows. Required for a sharded model (FSDP2,
+        tensor parallelism), whose ranks have to record the same steps.
     max_overhead
         Maximum share of the training time spent on recording.
     probe
@@ -127,7 +130,8 @@ def track(
     -------
     Tracker
         If the worker does not start, a warning is issued and the tracker records nothing. In a distributed training
-        every process may call this with the same arguments: rank 0 records, and the others are compared with it.
+        every process may call this with the same arguments: rank 0 records. The other ranks of a replicated model are
+        compared with it; those of a model sharded by `fully_shard` or tensor parallelism add their part to every row.
 
     Raises
     ------
@@ -135,7 +139,7 @@ def track(
         An argument is wrong, or the store holds another experiment.
     """
     n_shadows = int(shadow)
-    if (n_shadows or tangent) and is_replicated(model):
+    if (n_shadows or tangent) and (is_replicated(model) or is_sharded(model)):
         must = "must be left out under DistributedDataParallel and FSDP, where a copy would wait for other ranks"
         raise BadCall("shadow", must, kind=Kind.CONFIG)
     _check_numbers(n_shadows, every_n_steps, max_overhead, probe, seed, resume)
@@ -149,15 +153,21 @@ def track(
     if compare_ranks_every is not None and compare_ranks_every < 0:
         must = "must be at least 1, 0 for no comparison, or None"
         raise BadCall("compare_ranks_every", must, str(compare_ranks_every), kind=Kind.CONFIG)
+    require_known_shards(model)
     notices = Notices()
     compared = comparable(model, compare_ranks_every)
     if rank() > 0:
-        ranks = None
-        if compared is not None:
-            find = Meeting(group, name).find
-            ranks = RankHashes(compared, find, compare_ranks_every, max_overhead, notices)
-        return IdleTracker(name or "run", ranks, notices)
+        stream: RankStream | None = None
+        if is_sharded(model):
+            stream = _part_of_this_rank(model, select(model, probe, seed), every_n_steps, group, name, notices)
+        elif compared is not None:
+            find = Meeting("hashes", group, name).find
+            stream = RankHashes(compared, find, compare_ranks_every, max_overhead, notices)
+        return IdleTracker(name or "run", stream, notices)
     selection = select(model, probe, seed)
+    shards = None
+    if is_sharded(model):
+        selection, shards = _own_part(selection, every_n_steps, folder)
     size = checked_epsilon(selection, epsilon) if n_shadows else None
     layout = selection.layout(n_shadows)
     try:
@@ -189,6 +199,7 @@ def track(
         ),
         seed=seed,
         n_slots=n_slots_for(layout),
+        shards=shards,
     )
     procedure = Procedure(loss_fn, train_step)
     companions = _companions(model, optimizer, procedure, n_shadows, tangent, size, selection, seed, notices)
@@ -207,23 +218,22 @@ def track(
         notices.warn(note, note)
     names = (*metrics, *(learning_rates(optimizer) if optimizer else ()), *([METRIC] if tangent else []))
     budget = Budget(max_overhead, WORKER_WEIGHT, every_n_steps)
-    held = Metrics(names, layout.n_replicas, notices)
-    ranks = None
-    if compared is not None and opened is not None:
-        find = first_rank(Meeting(group, name), Path(request.store, "runs", opened.run_id), opened.newest or 0)
-        ranks = RankHashes(compared, find, compare_ranks_every, max_overhead, notices)
+    recorded = Identity(model, selection)
+    hashes = None
+    if opened is not None:
+        hashes = _meet(request, opened, recorded, compared, name, compare_ranks_every, max_overhead, notices)
     return Tracker(
-        Identity(model, selection),
+        recorded,
         optimizer,
         ring,
         link,
         opened,
         budget,
-        held,
+        Metrics(names, layout.n_replicas, notices),
         companions,
         layout.n_replicas,
         notices,
-        ranks,
+        hashes,
     )
 
 
@@ -244,6 +254,54 @@ def is_replicated(model: nn.Module) -> bool:
     """Return whether a pass through the model waits for other processes."""
     names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
     return bool(names & {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
+
+
+def _part_of_this_rank(
+    model: nn.Module, selection: Selection, every: int | None, group: str, name: str | None, notices: Notices
+) -> RankStream:
+    """Return what writes the part of a sharded model that a rank other than 0 holds."""
+    from streamscalar.tracking.training.ranks.shard_rows import ShardRows
+
+    part, _ = _own_part(selection, every, Path())
+    return ShardRows(Identity(model, part), every or 1, Meeting("shards", group, name).find, notices)
+
+
+def _own_part(selection: Selection, every_n_steps: int | None, store: Path) -> tuple[Selection, Shards]:
+    """Return the part of a sharded model that this rank holds, and a folder for those of the others."""
+    from streamscalar.tracking.training.ranks.shard_rows import new_shards
+    from streamscalar.tracking.training.ranks.shards import ShardedSelection
+
+    if every_n_steps is None:
+        must = "must be given for a sharded model, whose ranks have to record the same steps"
+        raise BadCall("every_n_steps", must, fix="Pass every_n_steps=10, for example", kind=Kind.CONFIG)
+    return ShardedSelection.of(selection), new_shards(store)
+
+
+def _meet(
+    request: Open,
+    opened: Opened,
+    identity: Identity,
+    compared: Compared | None,
+    name: str | None,
+    every: int | None,
+    max_overhead: float,
+    notices: Notices,
+) -> RankHashes | None:
+    """Tell the other ranks where to write; return the hashes of this one."""
+    group = request.setting.group or ""
+    if request.shards is not None:
+        from streamscalar.tracking.training.ranks.shard_rows import announce_shards
+
+        try:
+            announce_shards(request.shards, identity, Meeting("shards", group, name))
+        except OSError as error:
+            notices.failed("shards", error)
+        return None
+    if compared is None:
+        return None
+    run = Path(request.store, "runs", opened.run_id)
+    find = first_rank(Meeting("hashes", group, name), run, opened.newest or 0)
+    return RankHashes(compared, find, every, max_overhead, notices)
 
 
 def _folder(store: str | Path | None, group: str) -> Path:

@@ -1,9 +1,9 @@
-"""Ranks that stay equal raise no alarm, in many trainings of every kind."""
+"""Ranks that stay equal raise no alarm in many trainings of every kind, and those that drift do."""
 
 from pathlib import Path
 
 import streamscalar as ss
-from tests.rank_trainings import SOUND, run_pair, trainings
+from tests.rank_trainings import FAULTY, FOUND, SOUND, run_pair, trainings
 
 N_TRAININGS = 2 * len(SOUND)
 
@@ -18,3 +18,11 @@ def test_sound_trainings_raise_no_alarm(tmp_path: Path) -> None:
         assert {state.rank for state in states} == {0, 1}
         assert all(state.n_compared >= 1 and state.drift is None for state in states)
     assert not [line for line in said if "differs" in line]
+
+
+def test_every_faulty_training_raises_the_alarm(tmp_path: Path) -> None:
+    run_pair(tmp_path, list(FAULTY))
+    found = {alert.run_id: alert for alert in ss.open(tmp_path / "s").alerts() if alert.rule == "ranks_drifted"}
+    assert {name: (alert.step, alert.evidence["layer"]) for name, alert in found.items()} == {
+        name: (step, tensor) for name, (step, _, tensor, _) in FOUND.items()
+    }

@@ -28,10 +28,10 @@ def place(where: str | os.PathLike[str] | ObjectPath) -> Place:
     if isinstance(where, ObjectPath):
         return where
     if isinstance(where, str) and where.startswith("file://"):
-        url = urlsplit(where)
-        if url.netloc not in ("", "localhost") or not url.path:
+        parts = urlsplit(where)
+        if parts.netloc not in ("", "localhost") or not parts.path:
             raise BadCall("store", "must look like file:///folder", repr(where), kind=Kind.CONFIG)
-        return Path(url2pathname(url.path))
+        return Path(url2pathname(parts.path))
     if isinstance(where, str) and "://" in where:
         return ObjectPath.parse(where)
     folder = Path(where)

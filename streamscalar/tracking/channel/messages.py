@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from streamscalar.config import RunSetting
+from streamscalar.tracking.channel.shards import Shards
 from streamscalar.types import Layout
 
 Resume = Literal["never", "allow", "must"]
@@ -31,6 +32,8 @@ class Open:
         Number of slots of the ring.
     attach
         Name of the run that an earlier worker of this tracker wrote; `None` for the first worker.
+    shards
+        Where the other ranks of a sharded model write their parts of the rows; `None` where rows are whole.
     """
 
     store: str
@@ -46,6 +49,7 @@ class Open:
     seed: int
     n_slots: int
     attach: str | None = None
+    shards: Shards | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Facts:
 class Row:
     """A row in slot `slot` of the ring, and its metrics, shape (metrics, R), float64; `number` as in `Begin`.
 
+    `call` counts the calls of `step`, which names the parts that other ranks hold.
     Metrics are sent as bytes, because pickling an array takes the thread of the training ten times as long.
     """
 
@@ -94,6 +99,7 @@ class Row:
     step: int
     metrics: bytes
     facts: Facts
+    call: int = 0
 
 
 @dataclass(frozen=True)

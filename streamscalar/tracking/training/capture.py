@@ -60,6 +60,10 @@ class Selection:
             return self
         return replace(self, parameters=parameters)
 
+    def capture(self, n_replicas: int) -> "Capture":
+        """Return what copies the parameters to a row."""
+        return Capture(self, n_replicas)
+
     def layout(self, n_shadows: int) -> Layout:
         """Return the layout of the rows."""
         return Layout(self.layers, self.dtype, n_shadows, has_control=False)
@@ -97,6 +101,30 @@ def named_parameters(model: nn.Module, *, remove_duplicate: bool = True) -> dict
     return {WRAPPERS.sub("", name): p for name, p in pairs}
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether this process holds only a part of some parameter, a `DTensor`."""
+    # By an attribute: to import the class takes most of a second.
+    return any(hasattr(p, "device_mesh") for p in model.parameters())
+
+
+def require_known_shards(model: nn.Module) -> None:
+    """Refuse models that are sharded in a way that does not tell what this process holds.
+
+    Raises
+    ------
+    BadCall
+        The model is wrapped in FullyShardedDataParallel, or partitioned by ZeRO-3.
+    """
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    must = "must be whole in this process, or sharded by fully_shard or tensor parallelism"
+    if "FullyShardedDataParallel" in kinds:
+        fix = "Use torch.distributed.fsdp.fully_shard in place of FullyShardedDataParallel"
+        raise BadCall("model", must, "FullyShardedDataParallel", fix, Kind.DATA)
+    if any(hasattr(p, "ds_id") for p in model.parameters()):
+        fix = "Use ZeRO stage 1 or 2, or torch.distributed.fsdp.fully_shard"
+        raise BadCall("model", must, "parameters partitioned by DeepSpeed (ZeRO-3)", fix, Kind.DATA)
+
+
 def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
     """Select the parameters of a model to record.
 
@@ -117,9 +145,6 @@ def select(model: nn.Module, probe: int | None, seed: int) -> Selection:
         if isinstance(p, nn.parameter.UninitializedParameter):
             fix = "Pass one batch through the model before ss.track"
             raise BadCall("model", "must have parameters of known shape", f"lazy {name}", fix, Kind.DATA)
-        if type(p.data).__name__ == "DTensor" or hasattr(p, "ds_id"):
-            must, fix = "must have whole parameters in this process, not shards (FSDP, ZeRO-3)", "Track it unsharded"
-            raise BadCall("model", must, f"{name} of {type(p.data).__name__}", fix, Kind.DATA)
         if not p.is_floating_point() or p.layout != torch.strided:
             raise BadCall("model", "must have dense, real parameters", f"{name} of {p.dtype}", kind=Kind.DATA)
     indices = None

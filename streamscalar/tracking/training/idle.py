@@ -3,32 +3,45 @@
 import atexit
 import os
 from types import TracebackType
+from typing import Protocol
 
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
 from streamscalar.tracking.training.at_exit import end_at_exit
-from streamscalar.tracking.training.ranks.recording import RankHashes
 from streamscalar.tracking.training.tracker import Tracker
+
+
+class RankStream(Protocol):
+    """What a rank writes beside the recording of rank 0."""
+
+    def step(self, number: int, *, is_counted: bool) -> float:
+        """Write a step if it is due; return the time that took, in seconds."""
+        ...
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        ...
 
 
 class IdleTracker(Tracker):
     """Tracker of a process of a distributed training whose weights another process records.
 
-    It stores no rows. Where the ranks are copies of each other, it writes hashes of the weights, to be compared.
+    It stores no rows. Where ranks are copies of each other, it writes hashes of the weights, to be compared; where each
+    holds a part of the model, it writes that part.
 
     Parameters
     ----------
     run_id
         Name of the run, as far as this process knows it.
-    ranks
-        Hashes of this rank; `None` where ranks are not compared.
+    stream
+        What this rank writes; `None` for nothing.
     notices
         Receives problems.
     """
 
-    def __init__(self, run_id: str, ranks: RankHashes | None, notices: Notices) -> None:
+    def __init__(self, run_id: str, stream: RankStream | None, notices: Notices) -> None:
         self._run_id = run_id
-        self._ranks = ranks
+        self._stream = stream
         self._notices = notices
         self._last = 0
         self._pid = os.getpid()
@@ -45,14 +58,14 @@ class IdleTracker(Tracker):
         return os.getpid()
 
     def step(self, *, step: int | None = None, batch: object = None, **metrics: object) -> None:
-        """Compare this rank with the others if the step is due; record nothing."""
-        if self._ranks is None or os.getpid() != self._pid:
+        """Write what this rank has to write of the step; store no row."""
+        if self._stream is None or os.getpid() != self._pid:
             return
         try:
             number = self._last + 1 if step is None else int(step)
             if number != self._last:
                 self._last = number
-                self._ranks.step(number, is_counted=step is None)
+                self._stream.step(number, is_counted=step is None)
         except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
             self._notices.failed("step", error)
 
@@ -74,7 +87,7 @@ class IdleTracker(Tracker):
         del failure
         if os.getpid() == self._pid:
             atexit.unregister(self._at_exit)
-            ranks, self._ranks = self._ranks, None
-            if ranks is not None:
-                ranks.close()
+            stream, self._stream = self._stream, None
+            if stream is not None:
+                stream.close()
         return self.summary()

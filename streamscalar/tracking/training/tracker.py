@@ -24,7 +24,7 @@ from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
 from streamscalar.tracking.training.at_exit import end_at_exit
 from streamscalar.tracking.training.budget import Budget
-from streamscalar.tracking.training.capture import Capture, Flight, Selection
+from streamscalar.tracking.training.capture import Flight, Selection
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.metrics import Metrics, gather, learning_rates
@@ -104,7 +104,7 @@ class Tracker:
         self._companions = companions
         self._notices = notices
         self._ranks = ranks
-        self._capture = Capture(selection, n_replicas)
+        self._capture = selection.capture(n_replicas)
         self._is_on_device = selection.device.type == "cuda"
         self._flat = _device_buffer(selection, n_replicas) if self._is_on_device else None
         self._slots = [torch.from_numpy(row) for row in ring.rows]
@@ -329,7 +329,7 @@ class Tracker:
             self._capture.copy(self._flat, replicas)
             on_device.append(self._flat)
         flight = Flight.start(on_device) if on_device else None
-        self._pending.append(_PendingRow(slot, number, values, places, flight))
+        self._pending.append(_PendingRow(slot, number, values, places, flight, self._budget.n_steps))
         self._send_complete(wait=False)
 
     def _replicas(self) -> list[Sequence[Tensor]]:
@@ -350,7 +350,7 @@ class Tracker:
                 for (name, replica), value in zip(row.places, numbers[0].tolist() if numbers else [], strict=True):
                     row.values[name, replica] = value
             del self._pending[0]
-            self._link.put(row.slot, row.step, row.values, self._facts())
+            self._link.put(row.slot, row.step, row.values, self._facts(), row.call)
 
     def _facts(self) -> Facts:
         budget = self._budget
@@ -391,6 +391,7 @@ class _PendingRow:
     values: NDArray[np.float64]
     places: list[tuple[int, int]]
     flight: Flight | None
+    call: int
 
 
 def _device_buffer(selection: Selection, n_replicas: int) -> Tensor:

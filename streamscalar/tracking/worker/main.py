@@ -37,6 +37,7 @@ from streamscalar.tracking.channel.messages import (
     Trouble,
 )
 from streamscalar.tracking.channel.ring import Ring
+from streamscalar.tracking.channel.shards import RowCompletion
 from streamscalar.tracking.worker.remote import connect
 from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink, describe
 
@@ -75,6 +76,7 @@ class Worker:
         self._said: set[str] = set()
         self._held: tuple[Row, NDArray[np.float64]] | None = None
         self._counted_s = 0.0
+        self._shards: RowCompletion | None = None
 
     def run(self) -> None:
         """Carry out orders until the training is over."""
@@ -92,17 +94,25 @@ class Worker:
             # The imports of the first worker ran before the training, so their time does not count.
             self._counted_s = time.process_time()
         self._run_id = opened.run_id
+        if request.shards is not None:
+            self._shards = RowCompletion(request.shards, request.layout.n_parameters)
         self._reply(opened)
         while (order := self._next()) is not None:
             if isinstance(order, FinishRun):
                 self._store_held(sink)
                 self._finish(sink, order)
+                self._remove_parts()
                 return
             if isinstance(order, Begin | Row | Settle) and order.number >= self._ring.counts[Ring.DONE]:
                 self._take(sink, order)
             self._count_time(is_row=isinstance(order, Row | Settle))
         self._store_held(sink)
         sink.close(BROKEN_OFF)
+        self._remove_parts()
+
+    def _remove_parts(self) -> None:
+        if self._shards is not None:
+            self._shards.close()
 
     def _next(self) -> "Order | Open | None":
         """Return the next order; `None` if the training process is gone and all its orders are carried out."""
@@ -149,7 +159,12 @@ class Worker:
                 return
             counts[Ring.STORED] += 1
             assert metrics is not None
-            sink.put(order.step, self._ring.rows[order.slot], metrics, order.facts)
+            row = self._ring.rows[order.slot]
+            if self._shards is not None:
+                self._shards.complete(row, order.call)
+            sink.put(order.step, row, metrics, order.facts)
+            if self._shards is not None:
+                self._shards.forget(order.call)
         except Exception as error:  # noqa: BLE001  (rows that cannot be stored are counted; the next may be)
             if isinstance(order, Row):
                 counts[Ring.LOST] += 1

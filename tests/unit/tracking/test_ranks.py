@@ -15,7 +15,7 @@ from streamscalar.config.models import AlertsSection
 from streamscalar.store.rank_comparison import RankComparison
 from streamscalar.store.rank_streams import Description, HashedStep, RankWriter, Role, SessionReader
 from streamscalar.tracking.notices import Notices, TrackingWarning
-from streamscalar.tracking.training.ranks import meeting, recording
+from streamscalar.tracking.training.ranks import meeting, writing
 from streamscalar.tracking.training.ranks.compared import Compared
 from streamscalar.tracking.training.ranks.hashes import CHUNK, hash_tensors
 from streamscalar.tracking.training.ranks.meeting import Meeting, Place
@@ -86,11 +86,11 @@ def alone() -> Iterator[None]:
 
 @pytest.mark.usefixtures("alone")
 def test_a_rank_that_does_not_see_the_folder_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "FIND_S", 0.3)
+    monkeypatch.setattr(writing, "FIND_S", 0.3)
     place = Place(tmp_path / "on another host", 0)
     ranks = RankHashes(Compared.of(nn.Linear(2, 2)), lambda: place, 1, 0.02, Notices())
     ranks.step(1, is_counted=True)
-    with pytest.warns(TrackingWarning, match=f"rank 0 on .* does not see {place.folder}; use a store on a file system"):
+    with pytest.warns(TrackingWarning, match=f"comparison of rank 0 is not written: .* does not see {place.folder}"):
         ranks.close()
     assert ranks.step(2, is_counted=True) == 0.0
 
@@ -113,13 +113,14 @@ def test_ranks_choose_the_same_steps_by_their_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_a_meeting_is_found_by_the_ranks_of_its_job_alone(tmp_path: Path) -> None:
-    first, second = Meeting("g", "a"), Meeting("g", "a")
-    place = first.announce(tmp_path / "a", 7)
+    first, second = Meeting("hashes", "g", "a"), Meeting("hashes", "g", "a")
+    place = Place(tmp_path / "a", 7)
+    first.announce(place)
     assert second.find() is None
     # Another rank counts its own calls.
-    meeting._n_calls["g/a"] -= 2
-    assert Meeting("g", "a").find() == place
-    assert Meeting("h", "a").find() is None
+    meeting._n_calls["hashes/g/a"] -= 2
+    assert Meeting("hashes", "g", "a").find() == place
+    assert Meeting("hashes", "h", "a").find() is None
 
 
 def step(rank: int, number: int, hashes: list[int], n_ranks: int = 2, turn: int = 0) -> HashedStep:

@@ -39,25 +39,24 @@ class Meeting:
 
     Parameters
     ----------
+    purpose
+        What is written there.
     group, name
         As passed to `track`.
     """
 
-    def __init__(self, group: str, name: str | None) -> None:
-        about = f"{group}/{name or ''}"
+    def __init__(self, purpose: str, group: str, name: str | None) -> None:
+        about = f"{purpose}/{group}/{name or ''}"
         _n_calls[about] += 1
         self._key = f"streamscalar/{about}/{_n_calls[about]}"
         self._store: Any = _store()
 
-    def announce(self, run: Path, newest: int) -> Place:
-        """Choose a folder below that of the run, and tell the other ranks."""
-        session = f"{time.time_ns():020d}-{os.urandom(4).hex()}"
-        place = Place(run / "ranks" / session, newest)
+    def announce(self, place: Place) -> None:
+        """Tell the other ranks where to write."""
         # The store is not kept: its port stays taken as long as it is.
         store, self._store = self._store, None
         if store is not None:
-            store.set(self._key, json.dumps([str(place.folder), newest]))
-        return place
+            store.set(self._key, json.dumps([str(place.folder), place.newest]))
 
     def find(self) -> Place | None:
         """Return what rank 0 announced; `None` if it has not yet."""
@@ -66,6 +65,11 @@ class Meeting:
         folder, newest = json.loads(self._store.get(self._key))
         self._store = None
         return Place(Path(folder), newest)
+
+
+def session_name() -> str:
+    """Return a name that no other job has, and that sorts by time."""
+    return f"{time.time_ns():020d}-{os.urandom(4).hex()}"
 
 
 def _store() -> Any:

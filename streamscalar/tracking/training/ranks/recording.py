@@ -1,11 +1,8 @@
 """Hashes the tensors of this rank every so many steps, and writes them to its stream from a thread."""
 
-import logging
-import queue
 import socket
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +14,8 @@ from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.capture import Flight
 from streamscalar.tracking.training.ranks.compared import Compared
 from streamscalar.tracking.training.ranks.hashes import hash_tensors
-from streamscalar.tracking.training.ranks.meeting import Meeting, Place
-
-_LOG = logging.getLogger(__name__)
+from streamscalar.tracking.training.ranks.meeting import Meeting, Place, session_name
+from streamscalar.tracking.training.ranks.writing import Writer, WriterThread
 
 EVERY = 100
 """Default number of steps between two comparisons; it doubles while they cost more than their share."""
@@ -29,14 +25,6 @@ SHARE = 0.25
 
 MOST_WAITING = 64
 """Number of hashed steps that wait for the thread; more are dropped, because the file system does not answer."""
-
-FIND_S = 60.0
-"""Time after the first comparison within which the folder of the streams must be there."""
-
-CLOSE_S = 10.0
-"""Time that `close` waits for the thread."""
-
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,14 +70,15 @@ class RankHashes:
     ) -> None:
         self._compared = compared
         self._notices = notices
-        self._rank = torch.distributed.get_rank()
         self._stride = every or EVERY
         self._share = None if every else SHARE * max_overhead
         self._first = self._last = 0
         self._turn, self._n_steps = 0, 0
         self._started_s = 0.0
         self._is_off = False
-        self._thread = _Thread(find, self._rank, compared.group, notices)
+        rank = torch.distributed.get_rank()
+        about = f"the comparison of rank {rank}"
+        self._thread = WriterThread(find, _StreamWriter(rank, compared.group), MOST_WAITING, about, notices)
 
     def step(self, number: int, *, is_counted: bool) -> float:
         """Hash the tensors if the step is to be compared; return the time that took in this thread, in seconds.
@@ -101,7 +90,7 @@ class RankHashes:
         is_counted
             Whether this process counted it from 0, which is not where rank 0 of a resumed run does.
         """
-        if self._is_off or not self._is_due(number):
+        if self._is_off or self._thread.has_failed or not self._is_due(number):
             return 0.0
         started_s = time.thread_time()
         try:
@@ -138,86 +127,37 @@ class RankHashes:
         hashes = hash_tensors([tensor for _, tensor in found.values()])
         flight = Flight.start([hashes]) if hashes.is_cuda else None
         roles = {name: role for name, (role, _) in found.items()}
-        if not self._thread.put(_Hashed(self._turn, number, is_counted, roles, hashes, flight)):
-            self._is_off = True
+        self._thread.put(_Hashed(self._turn, number, is_counted, roles, hashes, flight))
 
 
-class _Thread:
-    """Writes hashed steps to the stream of this rank, once its folder is known."""
+class _StreamWriter(Writer[_Hashed]):
+    """Writes hashed steps to the stream of this rank."""
 
-    def __init__(self, find: Callable[[], Place | None], rank: int, group: list[int], notices: Notices) -> None:
-        self._find = find
+    def __init__(self, rank: int, group: Sequence[int]) -> None:
         self._rank, self._group = rank, tuple(group)
-        self._notices = notices
-        self._waiting: queue.Queue[_Hashed | None] = queue.Queue(MOST_WAITING)
-        self._is_closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._has_failed = False
+        self._newest = 0
         self._roles: dict[str, Role] = {}
 
-    def put(self, hashed: _Hashed) -> bool:
-        """Queue a step; return whether comparisons are to go on."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="streamscalar ranks", daemon=True)
-            self._thread.start()
-        try:
-            self._waiting.put_nowait(hashed)
-        except queue.Full:
-            self._notices.warn("ranks", f"rank {self._rank} is not compared at all steps: its file system is too slow")
-        return not self._has_failed
+    def open(self, place: Place) -> None:
+        """Create the stream."""
+        self._newest = place.newest
+        self._stream = RankWriter(place.folder, self._rank)
+
+    def write(self, item: _Hashed) -> None:
+        """Append the hashes, once they have come from their device."""
+        hashes = item.hashes
+        if item.flight is not None:
+            item.flight.event.synchronize()
+            hashes = item.flight.numbers[0]
+        if item.tensors != self._roles:
+            self._roles = item.tensors
+            self._stream.describe(Description(self._rank, socket.gethostname(), self._group, item.tensors))
+        step = item.step + self._newest if item.is_counted else item.step
+        self._stream.append(item.turn, step, hashes.numpy())
 
     def close(self) -> None:
-        """Write what waits, for a limited time."""
-        self._is_closing.set()
-        if self._thread is not None:
-            try:
-                self._waiting.put(None, timeout=CLOSE_S)
-            except queue.Full:
-                return
-            self._thread.join(CLOSE_S)
-
-    def _run(self) -> None:
-        try:
-            self._write()
-        except Exception as error:  # noqa: BLE001  (no error may leave a thread of the training process)
-            self._has_failed = True
-            self._notices.failed(f"rank {self._rank} is not compared", error)
-
-    def _write(self) -> None:
-        place = self._place()
-        if place is None:
-            self._has_failed = True
-            return
-        writer = RankWriter(place.folder, self._rank)
-        try:
-            while (hashed := self._waiting.get()) is not None:
-                if hashed.flight is not None:
-                    hashed.flight.event.synchronize()
-                hashes = hashed.hashes if hashed.flight is None else hashed.flight.numbers[0]
-                if hashed.tensors != self._roles:
-                    self._roles = hashed.tensors
-                    writer.describe(Description(self._rank, socket.gethostname(), self._group, hashed.tensors))
-                step = hashed.step + place.newest if hashed.is_counted else hashed.step
-                writer.append(hashed.turn, step, hashes.numpy())
-        finally:
-            writer.close()
-
-    def _place(self) -> Place | None:
-        """Wait for the folder; warn and return `None` if it does not come."""
-        until_s, is_closing = time.monotonic() + FIND_S, False
-        place = None
-        while time.monotonic() < until_s:
-            place = place or self._find()
-            if place is not None and place.folder.is_dir():
-                return place
-            if self._is_closing.is_set() and not is_closing:
-                until_s, is_closing = min(until_s, time.monotonic() + CLOSE_S / 2), True
-            time.sleep(_POLL_S)
-        where = "the folder of the run, which rank 0 did not announce" if place is None else str(place.folder)
-        fix = "use a store on a file system that all hosts share"
-        text = f"rank {self._rank} on {socket.gethostname()} is not compared with the others: it does not see {where}"
-        self._notices.warn("ranks", f"{text}; {fix}")
-        return None
+        """Close the stream."""
+        self._stream.close()
 
 
 def first_rank(meeting: Meeting, run: Path, newest: int) -> Callable[[], Place | None]:
@@ -232,14 +172,15 @@ def first_rank(meeting: Meeting, run: Path, newest: int) -> Callable[[], Place |
     newest
         Newest step of a resumed run; 0 for a new one.
     """
-    place = meeting.announce(run, newest)
+    folder = run / "ranks" / session_name()
+    meeting.announce(Place(folder, newest))
 
     def find() -> Place | None:
         if not (run / "zarr.json").exists():
             return None
-        place.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         # Rank 0 itself counts from the newest step on.
-        return Place(place.folder, 0)
+        return Place(folder, 0)
 
     return find
 
