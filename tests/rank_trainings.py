@@ -161,21 +161,21 @@ FOUND = {
 
 def run_pair(folder: Path, kinds: list[str]) -> list[str]:
     """Train each kind on two processes; return the warnings of both."""
-    return pair_of("tests.rank_trainings", folder, kinds)
+    return run_ranks("tests.rank_trainings", folder, kinds)
 
 
-def pair_of(module: str, folder: Path, kinds: list[str]) -> list[str]:
-    """Run a module as rank 0 and rank 1; return the lines that they print."""
+def run_ranks(module: str, folder: Path, kinds: list[str], n_ranks: int = 2) -> list[str]:
+    """Run a module as each rank; return the lines that they print."""
     words = [str(folder / "meeting"), str(folder / "s"), *kinds]
-    commands = [[sys.executable, "-m", module, str(rank), *words] for rank in range(2)]
+    commands = [[sys.executable, "-m", module, str(rank), *words] for rank in range(n_ranks)]
     root = Path(__file__).parents[1]
-    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for command in commands]
+    ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for command in commands]
     try:
-        said = [process.communicate(timeout=TIMEOUT_S)[0] for process in pair]
+        said = [process.communicate(timeout=TIMEOUT_S)[0] for process in ranks]
     finally:
-        for process in pair:
+        for process in ranks:
             process.kill()
-    assert [process.returncode for process in pair] == [0, 0], said
+    assert [process.returncode for process in ranks] == [0] * n_ranks, said
     return [line for text in said for line in text.splitlines()]
 
 

@@ -1,9 +1,10 @@
-"""Ranks that stay equal raise no alarm in many trainings of every kind, and those that drift do."""
+"""Ranks that stay equal raise no alarm, ranks that drift do, and shards on meshes of four ranks make the whole."""
 
 from pathlib import Path
 
 import streamscalar as ss
-from tests.rank_trainings import FAULTY, FOUND, SOUND, run_pair, trainings
+from tests.rank_trainings import FAULTY, FOUND, SOUND, run_pair, run_ranks, trainings
+from tests.shard_meshes import N_RANKS, SIZES
 
 N_TRAININGS = 2 * len(SOUND)
 
@@ -26,3 +27,9 @@ def test_every_faulty_training_raises_the_alarm(tmp_path: Path) -> None:
     assert {name: (alert.step, alert.evidence["layer"]) for name, alert in found.items()} == {
         name: (step, tensor) for name, (step, _, tensor, _) in FOUND.items()
     }
+
+
+def test_shards_on_meshes_of_two_dimensions_make_the_whole(tmp_path: Path) -> None:
+    said = run_ranks("tests.shard_meshes", tmp_path, ["sharded", "hybrid", "replicated"], N_RANKS)
+    assert len(said) == 3 * 2 * len(SIZES)
+    assert [line for line in said if not line.endswith(" True")] == []

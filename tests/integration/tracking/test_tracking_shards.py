@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 import streamscalar as ss
-from tests.rank_trainings import pair_of
+from tests.rank_trainings import run_ranks
 from tests.shard_trainings import EVERY, N_STEPS, PROBE
 
 KINDS = ["fsdp", "tensor_parallel"]
@@ -18,7 +18,7 @@ KINDS = ["fsdp", "tensor_parallel"]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Return the store of the trainings, and what the trackers said."""
     folder = tmp_path_factory.mktemp("shards")
-    said = pair_of("tests.shard_trainings", folder, KINDS)
+    said = run_ranks("tests.shard_trainings", folder, KINDS)
     return folder / "s", said
 
 

@@ -92,7 +92,8 @@ def _held(name: str, p: Tensor) -> list[Tensor] | None:
     if not isinstance(p, DTensor):
         return dims if torch.distributed.get_rank() == 0 else None
     coordinate = p.device_mesh.get_coordinate()
-    if coordinate is None:
+    # Ranks of another mesh hold a copy, or another stage of a pipeline: rank 0 has what it needs from its own mesh.
+    if coordinate is None or not bool((p.device_mesh.mesh == 0).any()):
         return None
     axes = list(zip(p.placements, p.device_mesh.shape, coordinate, strict=True))
     is_first = all(at == 0 for placement, _, at in axes if isinstance(placement, Replicate))
