@@ -119,9 +119,9 @@ class Link:
         """Send the order to start the run, or a child of it."""
         self._send(Begin(self._n_orders, metrics, fork_step))
 
-    def put(self, slot: int, step: int, metrics: NDArray[np.float64], facts: Facts, call: int = 0) -> None:
+    def put(self, slot: int, step: int, metrics: NDArray[np.float64], facts: Facts) -> None:
         """Send the order to store the row in `slot`."""
-        self._send(Row(self._n_orders, slot, step, metrics.tobytes(), facts, call))
+        self._send(Row(self._n_orders, slot, step, metrics.tobytes(), facts))
 
     def settle(self, step: int, metrics: NDArray[np.float64]) -> None:
         """Send the metrics that came for a row after it, as the last ones."""

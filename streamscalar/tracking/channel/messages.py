@@ -90,7 +90,6 @@ class Facts:
 class Row:
     """A row in slot `slot` of the ring, and its metrics, shape (metrics, R), float64; `number` as in `Begin`.
 
-    `call` counts the calls of `step`, which names the parts that other ranks hold.
     Metrics are sent as bytes, because pickling an array takes the thread of the training ten times as long.
     """
 
@@ -99,7 +98,6 @@ class Row:
     step: int
     metrics: bytes
     facts: Facts
-    call: int = 0
 
 
 @dataclass(frozen=True)

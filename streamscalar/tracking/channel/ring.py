@@ -25,6 +25,7 @@ LARGE_ROW_BYTES = 256 * 2**20
 """Size of a row from which a ring has `N_LARGE_SLOTS` slots; below, it has at least `N_SLOTS`."""
 
 _HEADER_BYTES = 4096
+_CALLS_AT = 1024
 
 
 def n_slots_for(layout: Layout) -> int:
@@ -58,6 +59,8 @@ class Ring:
         Shape (2,): CPU time of the workers so far in seconds, see `ROWS` and `OTHER`.
     counts : ndarray
         Shape (4,), int64, see `DONE` and the others.
+    calls : ndarray
+        Shape (slots,), int64: number of the call of `step` that filled each slot, which names the parts of other ranks.
     """
 
     ROWS, OTHER = range(2)
@@ -74,6 +77,7 @@ class Ring:
         self.counts: NDArray[np.int64] = np.frombuffer(memory, np.int64, 4, 16)
         shape = (layout.n_replicas, layout.n_parameters)
         count = shape[0] * shape[1]
+        self.calls: NDArray[np.int64] = np.frombuffer(memory, np.int64, n_slots, _CALLS_AT)
         self.rows: list[NDArray[Any]] = [
             np.frombuffer(memory, layout.dtype, count, _HEADER_BYTES + slot * _row_bytes(layout)).reshape(shape)
             for slot in range(n_slots)

@@ -263,6 +263,7 @@ class Tracker:
             return False
         if goes_back or not self._has_begun:
             self._begin(number, goes_back=goes_back)
+        self._ring.calls[slot] = self._budget.n_steps
         self._record(slot, number)
         self._newest = number
         self._is_open = True
@@ -329,7 +330,7 @@ class Tracker:
             self._capture.copy(self._flat, replicas)
             on_device.append(self._flat)
         flight = Flight.start(on_device) if on_device else None
-        self._pending.append(_PendingRow(slot, number, values, places, flight, self._budget.n_steps))
+        self._pending.append(_PendingRow(slot, number, values, places, flight))
         self._send_complete(wait=False)
 
     def _replicas(self) -> list[Sequence[Tensor]]:
@@ -350,7 +351,7 @@ class Tracker:
                 for (name, replica), value in zip(row.places, numbers[0].tolist() if numbers else [], strict=True):
                     row.values[name, replica] = value
             del self._pending[0]
-            self._link.put(row.slot, row.step, row.values, self._facts(), row.call)
+            self._link.put(row.slot, row.step, row.values, self._facts())
 
     def _facts(self) -> Facts:
         budget = self._budget
@@ -391,7 +392,6 @@ class _PendingRow:
     values: NDArray[np.float64]
     places: list[tuple[int, int]]
     flight: Flight | None
-    call: int
 
 
 def _device_buffer(selection: Selection, n_replicas: int) -> Tensor:

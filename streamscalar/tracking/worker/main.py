@@ -161,10 +161,10 @@ class Worker:
             assert metrics is not None
             row = self._ring.rows[order.slot]
             if self._shards is not None:
-                self._shards.complete(row, order.call)
+                self._shards.complete(row, int(self._ring.calls[order.slot]))
             sink.put(order.step, row, metrics, order.facts)
             if self._shards is not None:
-                self._shards.forget(order.call)
+                self._shards.forget(int(self._ring.calls[order.slot]))
         except Exception as error:  # noqa: BLE001  (rows that cannot be stored are counted; the next may be)
             if isinstance(order, Row):
                 counts[Ring.LOST] += 1

@@ -20,7 +20,8 @@ class RankCheck:
     report
         Takes the kind of a problem, and a sentence.
     is_new
-        Whether the job starts now, so that the sessions of the run are those of earlier jobs.
+        Whether the job starts now, so that the sessions of the run are those of earlier jobs; otherwise the newest one
+        is its own.
 
     Attributes
     ----------
@@ -50,7 +51,9 @@ class RankCheck:
         self._checked_s = now_s
         try:
             if run_id not in self._watches:
-                self._watches = {run_id: self._store.reader(run_id).rank_watch(self._known)}
+                reader = self._store.reader(run_id)
+                known = self._known if self._is_new else reader.rank_watch().sessions()[:-1]
+                self._watches = {run_id: reader.rank_watch(known)}
             watch = self._watches[run_id]
             watch.update(is_over=is_over)
         except (OSError, StreamscalarError) as error:
