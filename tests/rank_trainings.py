@@ -108,6 +108,8 @@ class Kind:
         As passed to `track`.
     resumes
         Whether to train once more, as a resumed run.
+    tracks_inner
+        Whether the model is tracked that the wrapper is made around, before it is.
     """
 
     model: Callable[[], nn.Module] = layers
@@ -118,6 +120,7 @@ class Kind:
     frozen: str = ""
     every: int | None = 1
     resumes: bool = False
+    tracks_inner: bool = False
 
 
 def norm() -> nn.Module:
@@ -125,15 +128,29 @@ def norm() -> nn.Module:
     return layers(nn.BatchNorm1d(4))
 
 
+def branching() -> nn.Module:
+    """Return a network with a statistic, and layers that not every pass uses."""
+    return layers(nn.Sequential(Statistic(), Branches()))
+
+
+def ignoring() -> nn.Module:
+    """Return a network whose wrapper leaves a statistic to each rank."""
+    model = layers(Statistic())
+    ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(model, ["0.mean"])
+    return model
+
+
 SOUND = {
     "plain": Kind(every=None),
     "norm": Kind(norm),
     "norm_local": Kind(norm, {"broadcast_buffers": False}),
     "accumulating": Kind(norm, n_passes=3),
-    "unused": Kind(lambda: layers(Branches()), {"find_unused_parameters": True}, n_passes=2),
+    "unused": Kind(branching, {"find_unused_parameters": True}, n_passes=2, tracks_inner=True),
     "static_graph": Kind(norm, {"static_graph": True}),
     "evaluating": Kind(norm, evaluates=True),
     "statistic": Kind(lambda: layers(Statistic())),
+    "ignored": Kind(ignoring, {"broadcast_buffers": False}),
     "bucket_view": Kind(norm, {"gradient_as_bucket_view": True, "broadcast_buffers": False}),
     "resumed": Kind(norm, resumes=True),
     "dropout": Kind(lambda: layers(nn.Dropout(0.3)), {"bucket_cap_mb": 0.0001}),
@@ -185,12 +202,13 @@ def train(name: str, kind: Kind, rank: int, store: str) -> None:
     inner = kind.model()
     for parameter, values in inner.named_parameters():
         values.requires_grad_(parameter != kind.frozen)
-    model = DistributedDataParallel(inner, **kind.wrapper)
     optimizer = torch.optim.Adam(inner.parameters(), lr=0.01)
     generator = torch.Generator().manual_seed(rank)
     options: dict[str, Any] = {"name": name, "store": store, "optimizer": optimizer, "compare_ranks_every": kind.every}
+    early = ss.track(inner, **options) if kind.tracks_inner else None
+    model = DistributedDataParallel(inner, **kind.wrapper)
     for resume in ("never", "must") if kind.resumes else ("never",):
-        with ss.track(model, resume=resume, **options) as run:
+        with early or ss.track(model, resume=resume, **options) as run:
             for step in range(1, N_STEPS + 1):
                 update(model, optimizer, kind, generator)
                 kind.disturb(inner, step, rank)

@@ -29,9 +29,8 @@ from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.idle import IdleTracker, RankStream
 from streamscalar.tracking.training.metrics import Metrics, learning_rates
-from streamscalar.tracking.training.ranks.compared import Compared
 from streamscalar.tracking.training.ranks.meeting import Meeting
-from streamscalar.tracking.training.ranks.recording import RankHashes, comparable, first_rank
+from streamscalar.tracking.training.ranks.recording import RankHashes, first_rank, may_compare
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
@@ -122,9 +121,9 @@ def track(
         the run has to exist.
     compare_ranks_every
         Number of steps between two comparisons of the ranks of a distributed training, of which the first is at the
-        first step; 0 for none. By default 100 where the model is wrapped in `DistributedDataParallel`, and more where
-        that would take over a quarter of `max_overhead`. Parameters and buffers that differ in a bit raise the alert
-        `ranks_drifted`. With a number, a model without that wrapper is compared, too.
+        first step; 0 for none. By default 100 for a model in `DistributedDataParallel`, and more where that would take
+        over a quarter of `max_overhead`. Parameters and buffers that differ in a bit raise the alert `ranks_drifted`.
+        With a number, a model without that wrapper is compared, too.
 
     Returns
     -------
@@ -155,14 +154,14 @@ def track(
         raise BadCall("compare_ranks_every", must, str(compare_ranks_every), kind=Kind.CONFIG)
     require_known_shards(model)
     notices = Notices()
-    compared = comparable(model, compare_ranks_every)
+    compares = may_compare(model, compare_ranks_every)
     if rank() > 0:
         stream: RankStream | None = None
         if is_sharded(model):
             stream = _part_of_this_rank(model, select(model, probe, seed), every_n_steps, group, name, notices)
-        elif compared is not None:
+        elif compares:
             find = Meeting("hashes", group, name).find
-            stream = RankHashes(compared, find, compare_ranks_every, max_overhead, notices)
+            stream = RankHashes(model, find, compare_ranks_every, max_overhead, notices)
         return IdleTracker(name or "run", stream, notices)
     selection = select(model, probe, seed)
     shards = None
@@ -220,8 +219,12 @@ def track(
     budget = Budget(max_overhead, WORKER_WEIGHT, every_n_steps)
     recorded = Identity(model, selection)
     hashes = None
-    if opened is not None:
-        hashes = _meet(request, opened, recorded, compared, name, compare_ranks_every, max_overhead, notices)
+    if shards is not None and opened is not None:
+        _announce(shards, recorded, group, name, notices)
+    elif compares and opened is not None:
+        run = Path(request.store, "runs", opened.run_id)
+        find = first_rank(Meeting("hashes", group, name), run, opened.newest or 0)
+        hashes = RankHashes(model, find, compare_ranks_every, max_overhead, notices)
     return Tracker(
         recorded,
         optimizer,
@@ -277,31 +280,14 @@ def _own_part(selection: Selection, every_n_steps: int | None, store: Path) -> t
     return ShardedSelection.of(selection), new_shards(store)
 
 
-def _meet(
-    request: Open,
-    opened: Opened,
-    identity: Identity,
-    compared: Compared | None,
-    name: str | None,
-    every: int | None,
-    max_overhead: float,
-    notices: Notices,
-) -> RankHashes | None:
-    """Tell the other ranks where to write; return the hashes of this one."""
-    group = request.setting.group or ""
-    if request.shards is not None:
-        from streamscalar.tracking.training.ranks.shard_rows import announce_shards
+def _announce(shards: Shards, identity: Identity, group: str, name: str | None, notices: Notices) -> None:
+    """Tell the other ranks of a sharded model where to write their parts."""
+    from streamscalar.tracking.training.ranks.shard_rows import announce_shards
 
-        try:
-            announce_shards(request.shards, identity, Meeting("shards", group, name))
-        except OSError as error:
-            notices.failed("shards", error)
-        return None
-    if compared is None:
-        return None
-    run = Path(request.store, "runs", opened.run_id)
-    find = first_rank(Meeting("hashes", group, name), run, opened.newest or 0)
-    return RankHashes(compared, find, every, max_overhead, notices)
+    try:
+        announce_shards(shards, identity, Meeting("shards", group, name))
+    except OSError as error:
+        notices.failed("shards", error)
 
 
 def _folder(store: str | Path | None, group: str) -> Path:

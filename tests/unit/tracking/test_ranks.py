@@ -88,7 +88,7 @@ def alone() -> Iterator[None]:
 def test_a_rank_that_does_not_see_the_folder_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "FIND_S", 0.3)
     place = Place(tmp_path / "on another host", 0)
-    ranks = RankHashes(Compared.of(nn.Linear(2, 2)), lambda: place, 1, 0.02, Notices())
+    ranks = RankHashes(nn.Linear(2, 2), lambda: place, 1, 0.02, Notices())
     ranks.step(1, is_counted=True)
     with pytest.warns(TrackingWarning, match=f"comparison of rank 0 is not written: .* does not see {place.folder}"):
         ranks.close()
@@ -102,7 +102,7 @@ def test_ranks_choose_the_same_steps_by_their_numbers(tmp_path: Path) -> None:
     for every, first in ((10, 1), (20, 1), (10, 1001)):
         folder = tmp_path / str(len(chosen))
         folder.mkdir()
-        ranks = RankHashes(Compared.of(model), partial(Place, folder, 0), every, 0.02, Notices())
+        ranks = RankHashes(model, partial(Place, folder, 0), every, 0.02, Notices())
         for number in range(first, first + 60, 3):
             ranks.step(number, is_counted=False)
         ranks.close()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from streamscalar.store.rank_streams import Description, RankWriter, Role
 from streamscalar.tracking.notices import Notices
-from streamscalar.tracking.training.capture import Flight
+from streamscalar.tracking.training.capture import Flight, is_sharded
 from streamscalar.tracking.training.ranks.compared import Compared
 from streamscalar.tracking.training.ranks.hashes import hash_tensors
 from streamscalar.tracking.training.ranks.meeting import Meeting, Place, session_name
@@ -48,8 +48,8 @@ class RankHashes:
 
     Parameters
     ----------
-    compared
-        The compared tensors.
+    model
+        The model. Its wrapper is looked for at the first step, because it may be made after the tracker.
     find
         Returns where to write, and `None` as long as that is not known.
     every
@@ -62,13 +62,15 @@ class RankHashes:
 
     def __init__(
         self,
-        compared: Compared,
+        model: nn.Module,
         find: Callable[[], Place | None],
         every: int | None,
         max_overhead: float,
         notices: Notices,
     ) -> None:
-        self._compared = compared
+        self._model = model
+        self._find = find
+        self._every = every
         self._notices = notices
         self._stride = every or EVERY
         self._share = None if every else SHARE * max_overhead
@@ -76,9 +78,7 @@ class RankHashes:
         self._turn, self._n_steps = 0, 0
         self._started_s = 0.0
         self._is_off = False
-        rank = torch.distributed.get_rank()
-        about = f"the comparison of rank {rank}"
-        self._thread = WriterThread(find, _StreamWriter(rank, compared.group), MOST_WAITING, about, notices)
+        self._thread: WriterThread[_Hashed] | None = None
 
     def step(self, number: int, *, is_counted: bool) -> float:
         """Hash the tensors if the step is to be compared; return the time that took in this thread, in seconds.
@@ -90,7 +90,7 @@ class RankHashes:
         is_counted
             Whether this process counted it from 0, which is not where rank 0 of a resumed run does.
         """
-        if self._is_off or self._thread.has_failed or not self._is_due(number):
+        if self._is_off or not self._is_due(number):
             return 0.0
         started_s = time.thread_time()
         try:
@@ -108,7 +108,8 @@ class RankHashes:
     def close(self) -> None:
         """Wait until everything is written."""
         self._is_off = True
-        self._thread.close()
+        if self._thread is not None:
+            self._thread.close()
 
     def _is_due(self, number: int) -> bool:
         before, self._last = self._last, number
@@ -123,6 +124,18 @@ class RankHashes:
         return (number - self._first) // self._stride != (before - self._first) // self._stride
 
     def _record(self, number: int, *, is_counted: bool) -> None:
+        if self._thread is None:
+            self._compared = Compared.of(self._model)
+            if not self._compared.are_copies(is_asked=self._every is not None):
+                self._is_off = True
+                return
+            rank = torch.distributed.get_rank()
+            writer = _StreamWriter(rank, self._compared.group)
+            about = f"the comparison of rank {rank}"
+            self._thread = WriterThread(self._find, writer, MOST_WAITING, about, self._notices)
+        if self._thread.has_failed:
+            self._is_off = True
+            return
         found = self._compared.tensors()
         hashes = hash_tensors([tensor for _, tensor in found.values()])
         flight = Flight.start([hashes]) if hashes.is_cuda else None
@@ -185,20 +198,9 @@ def first_rank(meeting: Meeting, run: Path, newest: int) -> Callable[[], Place |
     return find
 
 
-def comparable(model: nn.Module, every: int | None) -> Compared | None:
-    """Return what to compare; `None` where ranks are not copies of each other, or are not to be compared.
-
-    Parameters
-    ----------
-    model
-        The model that this rank trains.
-    every
-        As passed to `track`: with `None`, only the wrapper of the model shows that ranks are copies.
-    """
+def may_compare(model: nn.Module, every: int | None) -> bool:
+    """Return whether the ranks of this job may be copies of each other, and are to be compared if they are."""
     distributed = torch.distributed
     if every == 0 or not distributed.is_available() or not distributed.is_initialized():
-        return None
-    compared = Compared.of(model)
-    if (compared.parallel is None and every is None) or compared.averages_weights or len(compared.group) < 2:
-        return None
-    return compared
+        return False
+    return distributed.get_world_size() > 1 and not is_sharded(model)
