@@ -71,6 +71,11 @@ RULES: Mapping[str, Rule] = {
         ("check_every_rows", "least_rows", "apart_factor"),
         "The {curve} no longer follows the median of the {n_others} other runs of the group (step {step}).",
     ),
+    "ranks_drifted": Rule(
+        "The parameters or buffers of a rank of a distributed training are not those of the others.",
+        (),
+        "{drift}.{others}",
+    ),
     "silent": Rule(
         "An unfinished run has no new row for a while.",
         ("silent_after_s",),

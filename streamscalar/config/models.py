@@ -287,6 +287,8 @@ class AlertsSection(Section):
     """Level of the alert: the size of the weight changes jumped from one row to the next."""
     decorrelated: RuleLevel = "info"
     """Level of the alert: the loss no longer follows that of the other runs of its group."""
+    ranks_drifted: RuleLevel = "error"
+    """Level of the alert: the parameters or buffers of a rank of a distributed training are not those of the others."""
     silent: RuleLevel = "warn"
     """Level of the alert: no new rows for `silent_after_s`."""
     check_every_rows: Count = 25

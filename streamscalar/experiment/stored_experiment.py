@@ -8,7 +8,10 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from streamscalar.analysis.alerts import RunWatch, watch_group
 from streamscalar.analysis.estimator_options import Options
+from streamscalar.analysis.rank_alerts import ranks_drifted
+from streamscalar.analysis.rules import Alert
 from streamscalar.analysis.run import RunEstimates, analyze_run
 from streamscalar.analysis.series import RunSeries
 from streamscalar.analysis.table import Table, analyze
@@ -144,6 +147,24 @@ class Experiment:
         variants = self.variants()
         series = [replace(run.series(), variant=variants[run_id]) for run_id, run in runs.items()]
         return analyze(series, self.options, experiment, cached)
+
+    def alerts(self) -> list[Alert]:
+        """Return the alerts of all runs, by run and step, from the rows stored now; the clock raises none.
+
+        Levels and thresholds are those of `analysis.alerts` of the config.
+        """
+        rules, found = self.config.analysis.alerts, []
+        groups: dict[tuple[object, ...], list[RunSeries]] = {}
+        for run_id, run in self.runs.items():
+            series = run.series()
+            if len(series.steps):
+                found += RunWatch(rules, self.options).update(series)
+                setting = (run.setting.get("group"), series.learning_rate, series.epsilon)
+                groups.setdefault((*setting, run.layout.layers, run.layout.dtype), []).append(series)
+            found += ranks_drifted(run_id, [state.drift for state in run.ranks() if state.drift is not None], rules)
+        for members in groups.values():
+            found += watch_group(members, rules, self.options)
+        return sorted(found, key=lambda alert: (alert.run_id, alert.step or 0, alert.rule))
 
     def joint_embedding(self, run_ids: Sequence[str]) -> dict[str, Series]:
         """Return the scalar embedding of several runs on one axis: classical scaling of all their snapshots together.

@@ -20,7 +20,7 @@ from streamscalar.numerics.embedding.online import OnlineCMDS
 from streamscalar.numerics.embedding.shared_axes import Basis
 from streamscalar.numerics.exponents.local import LocalExponents, local_exponents
 from streamscalar.numerics.series.dmd import Modes, dmd
-from streamscalar.store import RunReader
+from streamscalar.store import RankState, RunReader
 from streamscalar.store.logged.reader import by_step, unknown_metric
 from streamscalar.types import DISTANCES, REFERENCE, EmbeddingDistance, Layout
 from streamscalar.workers.embedder import StoredSnapshots
@@ -314,6 +314,16 @@ class Run:
     def snapshots(self) -> StoredSnapshots:
         """Return the stored weights as a source that is read block by block."""
         return StoredSnapshots(self._reader)
+
+    def ranks(self) -> list[RankState]:
+        """Return what is known of each rank of the distributed trainings that recorded the run, newest job last.
+
+        `drift` of a rank is its first difference from the others. Empty where ranks were not compared; a rank that is
+        missing has written nothing.
+        """
+        watch = self._reader.rank_watch()
+        watch.update(is_over=True)
+        return watch.states()
 
     def exact_info(self) -> dict[str, Any]:
         """Return method, passes, residual and eigengap of the exact embedding; empty until there is one."""

@@ -6,6 +6,7 @@ from streamscalar.store.media.filesystem import Filesystem, filesystem_of, locks
 from streamscalar.store.media.medium import Medium
 from streamscalar.store.media.objects import ObjectPath, Place, Unreachable
 from streamscalar.store.media.opening import medium_of, place
+from streamscalar.store.rank_comparison import Drift, RankState, RankWatch
 from streamscalar.store.reader import KeyFrame, RunReader
 from streamscalar.store.root import Store
 from streamscalar.store.schema import SCHEMA_VERSION, segment_rows
@@ -15,6 +16,7 @@ from streamscalar.store.weights_writer import WeightsWriter
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Drift",
     "EmbeddingWriter",
     "Filesystem",
     "Finding",
@@ -23,6 +25,8 @@ __all__ = [
     "Medium",
     "ObjectPath",
     "Place",
+    "RankState",
+    "RankWatch",
     "RunReader",
     "Store",
     "Unreachable",

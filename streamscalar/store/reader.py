@@ -5,7 +5,7 @@ to the arrays: first the length grows, then the frames are deleted. What is read
 consistent; where the length has grown meanwhile, the reader reads again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from streamscalar.store.format.codec import Integers, decode, encode, from_order
 from streamscalar.store.logged.reader import LoggedReader, aligned, by_step, unknown_metric
 from streamscalar.store.media.files import read_group
 from streamscalar.store.media.objects import Place
+from streamscalar.store.rank_comparison import RankWatch
 from streamscalar.store.schema import RunFiles, RunSpec, metric_path
 from streamscalar.store.wal import Frame, LogReader
 from streamscalar.types import Layout
@@ -124,6 +125,10 @@ class RunReader:
     def status(self) -> dict[str, Any]:
         """Return the small changing facts about the run; empty where there are none."""
         return self._files.status()
+
+    def rank_watch(self, known: Iterable[str] = ()) -> RankWatch:
+        """Return a comparison of the ranks of the jobs that recorded the run and its parents, except `known` ones."""
+        return RankWatch(self._files, known)
 
     # Progress of the weights stream.
 

@@ -16,6 +16,7 @@
     embedding/bases/{version, first_row, rotation, shift, singular_values, total_variance}
     divergence/<distance>, divergence/pairs
     wal/weights, wal/embedding        locks, write-ahead files, restart state, scratch
+    ranks/<session>/<rank>.hashes     hashes of the tensors of each rank of a distributed training
 ```
 
 A store in a bucket differs: `wal/` holds the restart state only (write-ahead files lie on the writer's machine), every
@@ -319,6 +320,11 @@ class RunFiles(Generic[AnyPlace]):
     def embedding_log(self) -> AnyPlace:
         """Lock, restart state and scratch of the embedding stream; in a bucket the restart state alone."""
         return self._part(LOGS[1])
+
+    @property
+    def ranks(self) -> Path | None:
+        """Folder of the streams of the ranks, which need not be there; `None` in a bucket."""
+        return self.medium.readable_log(self._part("ranks"))
 
     def spec(self) -> RunSpec:
         """Read the definition of the run."""

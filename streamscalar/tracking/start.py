@@ -16,17 +16,21 @@ from streamscalar.config import Config, RunSetting
 from streamscalar.config.models import ExperimentSection, PerturbationSection, TaskSection
 from streamscalar.errors import BadCall, Kind, StreamscalarError
 from streamscalar.provenance import gather_provenance
+from streamscalar.store import place
 from streamscalar.store.media.files import plain
 from streamscalar.tracking.channel.link import Link
 from streamscalar.tracking.channel.messages import Open, Opened, Resume
 from streamscalar.tracking.channel.ring import Ring, n_slots_for
+from streamscalar.tracking.channel.shards import Shards
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.budget import Budget
-from streamscalar.tracking.training.capture import Selection, select
+from streamscalar.tracking.training.capture import Selection, is_sharded, require_known_shards, select
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
-from streamscalar.tracking.training.idle import IdleTracker
+from streamscalar.tracking.training.idle import IdleTracker, RankStream
 from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.ranks.meeting import Meeting
+from streamscalar.tracking.training.ranks.recording import RankHashes, first_rank, may_compare
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
@@ -56,6 +60,7 @@ def track(
     epsilon: float | None = None,
     seed: int = 0,
     resume: Resume = "never",
+    compare_ranks_every: int | None = None,
 ) -> Tracker:
     """Record a training run: call `step` of the returned tracker after every update, and `finish` at the end.
 
@@ -75,7 +80,7 @@ def track(
     tags
         Words to find the run by.
     store
-        Folder of the store; by default `./streamscalar-runs/<group>`.
+        Folder of the store, or its URL such as `file:///runs`; by default `./streamscalar-runs/<group>`.
     address
         Address of a Ray cluster that stores and embeds the rows; if it does not answer, this machine does.
     optimizer
@@ -86,7 +91,8 @@ def track(
         Names of metrics that rows carry although they are not passed to the first `step`. Not required: every metric
         is stored with its own steps, and aligned to the rows when it is read.
     every_n_steps
-        Number of steps between rows; by default as few as `max_overhead` allows.
+        Number of steps between rows; by default as few as `max_overhead` allows. Required for a sharded model (FSDP2,
+        tensor parallelism), whose ranks have to record the same steps.
     max_overhead
         Maximum share of the training time spent on recording.
     probe
@@ -118,12 +124,18 @@ def track(
     resume
         What to do if the run exists: `never` starts another one (`name-2`), `allow` and `must` resume it. With `must`
         the run has to exist.
+    compare_ranks_every
+        Number of steps between two comparisons of the ranks of a distributed training, of which the first is at the
+        first step; 0 for none. By default 100 for a model in `DistributedDataParallel`, and more where that would take
+        over a quarter of `max_overhead`. Parameters and buffers that differ in a bit raise the alert `ranks_drifted`.
+        With a number, a model without that wrapper is compared, too.
 
     Returns
     -------
     Tracker
         If the worker does not start, a warning is issued and the tracker records nothing. In a distributed training
-        every process may call this with the same arguments: rank 0 records, and the trackers of the others do nothing.
+        every process may call this with the same arguments: rank 0 records. The other ranks of a replicated model are
+        compared with it; those of a model sharded by `fully_shard` or tensor parallelism add their part to every row.
 
     Raises
     ------
@@ -131,20 +143,37 @@ def track(
         An argument is wrong, or the store holds another experiment.
     """
     n_shadows = int(shadow)
-    if (n_shadows or tangent) and is_replicated(model):
+    if (n_shadows or tangent) and (is_replicated(model) or is_sharded(model)):
         must = "must be left out under DistributedDataParallel and FSDP, where a copy would wait for other ranks"
         raise BadCall("shadow", must, kind=Kind.CONFIG)
+    if buffers and is_sharded(model):
+        raise BadCall("buffers", "must be left out for a sharded model", kind=Kind.CONFIG)
     _check_numbers(n_shadows, every_n_steps, max_overhead, probe, seed, resume)
     identity = _identity(group, name, n_shadows)
+    folder = _folder(store, group)
     if config is not None and not isinstance(config, Mapping):
         raise BadCall("config", "must be a mapping", type(config).__name__, "Use vars(arguments)", Kind.CONFIG)
     for field, words in (("tags", tags), ("metrics", metrics)):
         if isinstance(words, str):
             raise BadCall(field, "must be a list of words", repr(words), f"Write [{words!r}]", Kind.CONFIG)
-    if rank() > 0:
-        return IdleTracker(name or "run")
-    selection = select(model, probe, seed, buffers=buffers)
+    if compare_ranks_every is not None and compare_ranks_every < 0:
+        must = "must be at least 1, 0 for no comparison, or None"
+        raise BadCall("compare_ranks_every", must, str(compare_ranks_every), kind=Kind.CONFIG)
+    require_known_shards(model)
     notices = Notices()
+    compares = may_compare(model, compare_ranks_every)
+    if rank() > 0:
+        stream: RankStream | None = None
+        if is_sharded(model):
+            stream = _part_of_this_rank(model, select(model, probe, seed), every_n_steps, group, name, notices)
+        elif compares:
+            find = Meeting("hashes", group, name).find
+            stream = RankHashes(model, find, compare_ranks_every, max_overhead, notices)
+        return IdleTracker(name or "run", stream, notices)
+    selection = select(model, probe, seed, buffers=buffers)
+    shards = None
+    if is_sharded(model):
+        selection, shards = _own_part(selection, every_n_steps, folder)
     size = checked_epsilon(selection, epsilon) if n_shadows else None
     layout = selection.layout(n_shadows)
     try:
@@ -155,7 +184,7 @@ def track(
             "model", must, str(error), "Record a sample of the parameters: probe=100_000", Kind.DATA
         ) from error
     request = Open(
-        store=str(Path(store or Path("streamscalar-runs", group)).expanduser().absolute()),
+        store=str(folder),
         config=identity,
         provenance=gather_provenance(str(selection.device), torch.get_num_threads()),
         address=address,
@@ -177,6 +206,7 @@ def track(
         seed=seed,
         n_slots=n_slots_for(layout),
         n_values=ring.values.n_values,
+        shards=shards,
     )
     procedure = Procedure(loss_fn, train_step)
     companions = _companions(model, optimizer, procedure, n_shadows, tangent, size, selection, seed, notices)
@@ -195,9 +225,26 @@ def track(
         notices.warn(note, note)
     names = (*metrics, *(learning_rates(optimizer) if optimizer else ()), *([METRIC] if tangent else []))
     budget = Budget(max_overhead, WORKER_WEIGHT, every_n_steps)
-    held = Metrics(names, layout.n_replicas, notices, ring.values)
+    recorded = Identity(model, selection)
+    hashes = None
+    if shards is not None and opened is not None:
+        _announce(shards, recorded, group, name, notices)
+    elif compares and opened is not None:
+        run = Path(request.store, "runs", opened.run_id)
+        find = first_rank(Meeting("hashes", group, name), run, opened.newest or 0)
+        hashes = RankHashes(model, find, compare_ranks_every, max_overhead, notices)
     return Tracker(
-        Identity(model, selection), optimizer, ring, link, opened, budget, held, companions, layout.n_replicas, notices
+        recorded,
+        optimizer,
+        ring,
+        link,
+        opened,
+        budget,
+        Metrics(names, layout.n_replicas, notices, ring.values),
+        companions,
+        layout.n_replicas,
+        notices,
+        hashes,
     )
 
 
@@ -218,6 +265,46 @@ def is_replicated(model: nn.Module) -> bool:
     """Return whether a pass through the model waits for other processes."""
     names = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
     return bool(names & {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"})
+
+
+def _part_of_this_rank(
+    model: nn.Module, selection: Selection, every: int | None, group: str, name: str | None, notices: Notices
+) -> RankStream:
+    """Return what writes the part of a sharded model that a rank other than 0 holds."""
+    from streamscalar.tracking.training.ranks.shard_rows import ShardRows
+
+    part, _ = _own_part(selection, every, Path())
+    return ShardRows(Identity(model, part), every or 1, Meeting("shards", group, name).find, notices)
+
+
+def _own_part(selection: Selection, every_n_steps: int | None, store: Path) -> tuple[Selection, Shards]:
+    """Return the part of a sharded model that this rank holds, and a folder for those of the others."""
+    from streamscalar.tracking.training.ranks.shard_rows import new_shards
+    from streamscalar.tracking.training.ranks.shards import ShardedSelection
+
+    if every_n_steps is None:
+        must = "must be given for a sharded model, whose ranks have to record the same steps"
+        raise BadCall("every_n_steps", must, fix="Pass every_n_steps=10, for example", kind=Kind.CONFIG)
+    return ShardedSelection.part_of(selection), new_shards(store)
+
+
+def _announce(shards: Shards, identity: Identity, group: str, name: str | None, notices: Notices) -> None:
+    """Tell the other ranks of a sharded model where to write their parts."""
+    from streamscalar.tracking.training.ranks.shard_rows import announce_shards
+
+    try:
+        announce_shards(shards, identity, Meeting("shards", group, name))
+    except OSError as error:
+        notices.failed("shards", error)
+
+
+def _folder(store: str | Path | None, group: str) -> Path:
+    """Return the folder of the store."""
+    folder = place(store or Path("streamscalar-runs", group))
+    if not isinstance(folder, Path):
+        fix = "Record to a folder, and copy the store when the training is over"
+        raise BadCall("store", "must be a folder of this machine", str(folder), fix, Kind.CONFIG)
+    return folder.expanduser().absolute()
 
 
 def _check_numbers(

@@ -45,6 +45,7 @@ NOT_RUN = {
     "docs/how-to/alerts.md": {"for event in": "waits for events without end"},
     "docs/how-to/check.md": {"streamscalar doctor /shared": ON_A_CLUSTER},
     "docs/how-to/cluster.md": {"streamscalar ": ON_A_CLUSTER},
+    "docs/how-to/track.md": {"torchrun": "tests/integration/tracking/test_tracking_shards.py runs such trainings"},
     "docs/start/browser.md": {"ssh": "needs another machine"},
     "docs/start/install.md": {"pip install": ".ci/run runs it"},
 }

@@ -12,9 +12,12 @@ from dataclasses import replace
 from threading import Lock
 
 from streamscalar.analysis.alerts import RunWatch, silent, watch_group
+from streamscalar.analysis.rank_alerts import ranks_drifted
 from streamscalar.analysis.rules import Alert
 from streamscalar.analysis.series import RunSeries
+from streamscalar.store import RankWatch
 from streamscalar.store.change_stamps import segment_written_at
+from streamscalar.store.schema import RunFiles
 from streamscalar.types import ALERT_LEVELS, AlertLevel
 from streamscalar_services.api.query.listing import group_of, page
 from streamscalar_services.api.schemas import AlertDocument, AlertPage
@@ -42,6 +45,7 @@ class Alarms:
         self._sinks = sinks
         self._started_at = time.time()
         self._watches: dict[str, RunWatch] = {}
+        self._ranks: dict[str, RankWatch] = {}
         self._groups: dict[tuple[object, ...], int] = {}
         self._silent_since: dict[str, float] = {}
         self._found: dict[str, AlertDocument] = {}
@@ -82,6 +86,25 @@ class Alarms:
         alert = silent(replace(series, steps=steps), entry.updated_at, now, rules)
         if alert is not None:
             self._add(entry, [alert], at=now, change_id=change_id)
+
+    def check_ranks(self, entry: Entry, change_id: str) -> None:
+        """Raise an alert if ranks of the distributed training that records a run differ from each other."""
+        ranks = RunFiles(entry.path).ranks
+        if not entry.is_tracked or ranks is None or (entry.parent is None and not ranks.is_dir()):
+            return
+        watch = self._ranks.pop(entry.id, None) or RankWatch(RunFiles(entry.path))
+        is_over = entry.is_complete or entry.phase in ENDED_EARLY
+        try:
+            watch.update(is_over=is_over)
+        except (OSError, ValueError) as error:
+            _log.warning("ranks of run %s cannot be compared: %s [change %s]", entry.id, error, change_id)
+            return
+        rules = entry.source.experiment.config.analysis.alerts
+        for drifts in watch.drifts():
+            alerts = list(ranks_drifted(entry.run_id, drifts, rules))
+            self._add(entry, alerts, at=drifts[0].at if drifts else None, change_id=change_id)
+        if not is_over:
+            self._ranks[entry.id] = watch
 
     def take_fresh(self) -> list[AlertDocument]:
         """Return the fresh alerts since the last call."""

@@ -73,6 +73,7 @@ class Monitor:
         clock = self.queries.clock()
         for entry in [*changes.new, *changes.moved]:
             self.analyst.offer(entry)
+            self.alarms.check_ranks(entry, changes.id)
         whole = {entry.id: entry for entry in [*changes.new, *self.analyst.take_finished()]}
         whole |= {entry.id: entry for entry in self.catalog.live() if self._has_new_state(entry, clock)}
         for entry in self.catalog.live():

@@ -31,7 +31,7 @@ from streamscalar.tracking.channel.messages import (
     Trouble,
     Wake,
 )
-from streamscalar.tracking.channel.ring import Ring
+from streamscalar.tracking.channel.ring import Ring, above_standard
 from streamscalar.tracking.notices import Notices
 
 MAX_RESTARTS = 3
@@ -177,7 +177,7 @@ class Link:
         self._ring.close()
 
     def _spawn(self, request: Open) -> Opened:
-        ours, theirs = socket.socketpair()
+        ours, theirs = (socket.socket(fileno=above_standard(one.detach())) for one in socket.socketpair())
         # The kernel grants less where its own limit is lower, which still holds two orders for each slot.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
         path = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -188,6 +188,8 @@ class Link:
                 [sys.executable, "-P", "-m", "streamscalar.tracking.worker.main", *arguments],
                 pass_fds=(theirs.fileno(), self._ring.file),
                 stdin=subprocess.DEVNULL,
+                stdout=_stream(1),
+                stderr=_stream(2),
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
                 start_new_session=True,
             )
@@ -272,3 +274,12 @@ class Link:
             self.run_id = reply.run_id
         elif isinstance(reply, Trouble):
             self._notices.warn(reply.kind, f"run {self.run_id}: {reply.text}")
+
+
+def _stream(file: int) -> int | None:
+    """Return what a worker inherits as a standard stream: that of this process, unless it is closed."""
+    try:
+        os.fstat(file)
+    except OSError:
+        return subprocess.DEVNULL
+    return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from streamscalar.config import RunSetting
+from streamscalar.tracking.channel.shards import Shards
 from streamscalar.tracking.channel.values import N_VALUES
 from streamscalar.types import Layout
 
@@ -32,6 +33,8 @@ class Open:
         Number of slots of the ring, and of its values in transit.
     attach
         Name of the run that an earlier worker of this tracker wrote; `None` for the first worker.
+    shards
+        Where the other ranks of a sharded model write their parts of the rows; `None` where rows are whole.
     """
 
     store: str
@@ -48,6 +51,7 @@ class Open:
     n_slots: int
     n_values: int = N_VALUES
     attach: str | None = None
+    shards: Shards | None = None
 
 
 @dataclass(frozen=True)

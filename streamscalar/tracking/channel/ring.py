@@ -1,6 +1,7 @@
 """Slots of shared memory that pass rows from the training process to its worker; imports no torch."""
 
 import contextlib
+import fcntl
 import mmap
 import os
 import tempfile
@@ -30,6 +31,7 @@ MOST_ROW_METRICS = 8
 every segment: 1,000 rows took 2 s with one metric, and 29 s with 32. Readers align the others to the rows."""
 
 _HEADER_BYTES = 4096
+_CALLS_AT = 1024
 
 
 def n_slots_for(layout: Layout) -> int:
@@ -69,6 +71,8 @@ class Ring:
         Shape (2,): CPU time of the workers so far in seconds, see `ROWS` and `OTHER`.
     counts : ndarray
         Shape (4,), int64, see `DONE` and the others.
+    calls : ndarray
+        Shape (slots,), int64: number of the call of `step` that filled each slot, which names the parts of other ranks.
     """
 
     ROWS, OTHER = range(2)
@@ -85,6 +89,7 @@ class Ring:
         self.worker_s: NDArray[np.float64] = np.frombuffer(memory, np.float64, 2)
         self.counts: NDArray[np.int64] = np.frombuffer(memory, np.int64, 4, 16)
         shape = (layout.n_replicas, layout.n_parameters)
+        self.calls: NDArray[np.int64] = np.frombuffer(memory, np.int64, n_slots, _CALLS_AT)
         self.rows: list[NDArray[Any]] = []
         self.metrics: list[NDArray[np.float64]] = []
         for slot in range(n_slots):
@@ -107,10 +112,10 @@ class Ring:
         n_slots, n_values = n_slots_for(layout), values.N_VALUES
         size = _HEADER_BYTES + _aligned(value_bytes(n_values)) + n_slots * _slot_bytes(layout)
         if hasattr(os, "memfd_create"):
-            file = os.memfd_create("streamscalar-ring")
+            file = above_standard(os.memfd_create("streamscalar-ring"))
         else:
             with tempfile.TemporaryFile() as temporary:
-                file = os.dup(temporary.fileno())
+                file = above_standard(os.dup(temporary.fileno()))
         try:
             os.ftruncate(file, size)
             if hasattr(os, "posix_fallocate"):
@@ -128,6 +133,19 @@ class Ring:
         """Close the descriptor; the memory is freed when no process maps it any more."""
         with contextlib.suppress(OSError):
             os.close(self.file)
+
+
+def above_standard(file: int) -> int:
+    """Return a descriptor above those of the standard streams, in place of `file`.
+
+    In a process that closed its standard streams, the next file gets the number of one of them, and a process that
+    inherits it replaces it by its own stream.
+    """
+    if file > 2:
+        return file
+    moved = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(file)
+    return moved
 
 
 def _row_bytes(layout: Layout) -> int:

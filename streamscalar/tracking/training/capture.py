@@ -67,6 +67,10 @@ class Selection:
         named: dict[str, Tensor] = {**named_buffers(model), **named_parameters(model)}
         return tuple(named[layer.name] for layer in self.layers)
 
+    def capture(self, n_replicas: int) -> "Capture":
+        """Return what copies the parameters to a row."""
+        return Capture(self, n_replicas)
+
     def layout(self, n_shadows: int) -> Layout:
         """Return the layout of the rows."""
         return Layout(self.layers, self.dtype, n_shadows, has_control=False)
@@ -124,6 +128,30 @@ def _inner(model: nn.Module) -> nn.Module:
     return model
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether this process holds only a part of some parameter, a `DTensor`."""
+    # By an attribute: to import the class takes most of a second.
+    return any(hasattr(p, "device_mesh") for p in model.parameters())
+
+
+def require_known_shards(model: nn.Module) -> None:
+    """Refuse models that are sharded in a way that does not tell what this process holds.
+
+    Raises
+    ------
+    BadCall
+        The model is wrapped in FullyShardedDataParallel, or partitioned by ZeRO-3.
+    """
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    must = "must be whole in this process, or sharded by fully_shard or tensor parallelism"
+    if "FullyShardedDataParallel" in kinds:
+        fix = "Use torch.distributed.fsdp.fully_shard in place of FullyShardedDataParallel"
+        raise BadCall("model", must, "FullyShardedDataParallel", fix, Kind.DATA)
+    if any(hasattr(p, "ds_id") for p in model.parameters()):
+        fix = "Use ZeRO stage 1 or 2, or torch.distributed.fsdp.fully_shard"
+        raise BadCall("model", must, "parameters partitioned by DeepSpeed (ZeRO-3)", fix, Kind.DATA)
+
+
 def select(model: nn.Module, probe: int | None, seed: int, *, buffers: bool = False) -> Selection:
     """Select the parameters of a model to record, and with `buffers` its floating-point buffers.
 
@@ -144,9 +172,6 @@ def select(model: nn.Module, probe: int | None, seed: int, *, buffers: bool = Fa
         if isinstance(p, nn.parameter.UninitializedParameter):
             fix = "Pass one batch through the model before ss.track"
             raise BadCall("model", "must have parameters of known shape", f"lazy {name}", fix, Kind.DATA)
-        if type(p.data).__name__ == "DTensor" or hasattr(p, "ds_id"):
-            must, fix = "must have whole parameters in this process, not shards (FSDP, ZeRO-3)", "Track it unsharded"
-            raise BadCall("model", must, f"{name} of {type(p.data).__name__}", fix, Kind.DATA)
         if not p.is_floating_point() or p.layout != torch.strided:
             raise BadCall("model", "must have dense, real parameters", f"{name} of {p.dtype}", kind=Kind.DATA)
     beside = named_buffers(model) if buffers else {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from streamscalar.missing import is_missing
 from streamscalar.tracking.channel.ring import Ring
-from streamscalar.tracking.training.capture import Capture, Flight, Selection
+from streamscalar.tracking.training.capture import Flight, Selection
 from streamscalar.tracking.training.device_values import gather
 
 Send = Callable[[int, int], None]
@@ -41,7 +41,7 @@ class PendingRows:
     """
 
     def __init__(self, selection: Selection, n_replicas: int, ring: Ring, send: Send) -> None:
-        self._capture = Capture(selection, n_replicas)
+        self._capture = selection.capture(n_replicas)
         self._ring = ring
         self._slots = [torch.from_numpy(row) for row in ring.rows]
         self._flat = _device_buffer(selection, n_replicas) if selection.device.type == "cuda" else None

@@ -22,8 +22,9 @@ from streamscalar.tracking.training.at_exit import end_at_exit
 from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
-from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.metrics import Metrics, checked_step, learning_rates
 from streamscalar.tracking.training.pending_rows import PendingRows
+from streamscalar.tracking.training.ranks.recording import RankHashes
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Tracker:
         Number of replicas: the model and its shadows.
     notices
         Receives problems.
+    ranks
+        Hashes of this rank of a distributed training; `None` where ranks are not compared.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Tracker:
         companions: Companions | NoCompanions,
         n_replicas: int,
         notices: Notices,
+        ranks: RankHashes | None = None,
     ) -> None:
         self._identity = identity
         self._optimizer = optimizer
@@ -91,19 +95,18 @@ class Tracker:
         self._metrics = metrics
         self._companions = companions
         self._notices = notices
+        self._ranks = ranks
         self._rows = PendingRows(identity.selection, n_replicas, ring, self._send_row)
         self._rows.warm_up(self._replicas())
         self._pid = os.getpid()
-        self._has_warned = False
+        self._has_warned = self._has_begun = False
         self._is_over = opened is None
         self._at_exit = end_at_exit(self._end)
-        self._has_begun = False
         # -1 means no row yet. Steps that the caller does not number count from 1, because each follows an update.
         self._newest, self._last = -1, 0
         # Last step in common with a child run that begins with the next row; `None` while there is none.
         self._fork_step: int | None = None
-        self._n_calls = 0
-        self._n_dropped = 0
+        self._n_calls = self._n_dropped = 0
         self._companions_s = 0.0
         self._ended: tuple[float, float] | None = None
         if opened is not None and opened.newest is not None:
@@ -160,8 +163,10 @@ class Tracker:
 
     def _take_step(self, step: int | None, batch: object, metrics: dict[str, object]) -> None:
         try:
-            number = self._last + 1 if step is None else _checked(step)
+            number = self._last + 1 if step is None else checked_step(step)
             is_repeated = number == self._last and self._budget.n_steps > 0
+            if self._ranks is not None and not is_repeated:
+                self._budget.took_none(self._ranks.step(number, is_counted=False))
             if number <= self._newest and not is_repeated:
                 self._go_back(number)
             if isinstance(self._companions, Companions):
@@ -192,7 +197,7 @@ class Tracker:
 
     def _take_values(self, step: int | None, values: dict[str, object]) -> None:
         try:
-            number = self._last if step is None else _checked(step)
+            number = self._last if step is None else checked_step(step)
             if number == self._newest == self._last and self._is_open:
                 self._metrics.update_late(number, values)
             elif self._newest < number <= self._last:
@@ -296,6 +301,7 @@ class Tracker:
             return False
         if goes_back or not self._has_begun:
             self._begin()
+        self._ring.calls[slot] = self._budget.n_steps
         self._record(slot, number)
         self._newest = number
         self._is_open = True
@@ -376,6 +382,8 @@ class Tracker:
             self._companions.remove()
             self._rows.send_complete(wait=True)
             self._settle()
+            if self._ranks is not None:
+                self._ranks.close()
             self._metrics.send(wait=True)
             if self._ring.values.has_values_of_run and (self._fork_step is not None or not self._has_begun):
                 # There are values, and no row yet.
@@ -390,11 +398,3 @@ class Tracker:
         summary = self.summary()
         _LOG.info("%s", summary)
         return summary
-
-
-def _checked(step: object) -> int:
-    """Return the number of a step."""
-    number = int(step)  # type: ignore[call-overload]  # may raise
-    if not 0 <= number < 2**63:
-        raise ValueError(f"a step must be at least 0; got {number}")
-    return int(number)

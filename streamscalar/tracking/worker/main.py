@@ -33,6 +33,7 @@ from streamscalar.tracking.channel.messages import (
     Trouble,
 )
 from streamscalar.tracking.channel.ring import Ring
+from streamscalar.tracking.channel.shards import RowCompletion
 from streamscalar.tracking.channel.values import ValueRing
 from streamscalar.tracking.worker.remote import connect
 from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink, describe
@@ -77,6 +78,7 @@ class Worker:
         self._counted_s = 0.0
         self._sink: RowSink | None = None
         self._stored_at_s = 0.0
+        self._shards: RowCompletion | None = None
 
     def run(self) -> None:
         """Carry out orders until the training is over."""
@@ -97,11 +99,14 @@ class Worker:
                 self._ring.values.begin(1, opened.n_logged)
         self._run_id = opened.run_id
         self._sink = sink
+        if request.shards is not None:
+            self._shards = RowCompletion(request.shards, request.layout.n_parameters)
         self._reply(opened)
         while (order := self._next()) is not None:
             if isinstance(order, FinishRun):
                 self._store_held(sink)
                 self._finish(sink, order)
+                self._remove_parts()
                 return
             if isinstance(order, Begin | Row | Settle) and order.number >= self._ring.counts[Ring.DONE]:
                 self._take(sink, order)
@@ -110,6 +115,11 @@ class Worker:
         self._store_held(sink)
         self._store_values(sink, is_last=True)
         sink.close(BROKEN_OFF)
+        self._remove_parts()
+
+    def _remove_parts(self) -> None:
+        if self._shards is not None:
+            self._shards.close()
 
     def _next(self) -> "Order | Open | None":
         """Return the next order; `None` if the training process is gone and all its orders are carried out."""
@@ -170,7 +180,12 @@ class Worker:
                     self._reply(Named(self._run_id))
                 return
             counts[Ring.STORED] += 1
-            sink.put(order.step, self._ring.rows[order.slot], self._ring.metrics[order.slot], order.facts)
+            row = self._ring.rows[order.slot]
+            if self._shards is not None:
+                self._shards.complete(row, int(self._ring.calls[order.slot]))
+            sink.put(order.step, row, self._ring.metrics[order.slot], order.facts)
+            if self._shards is not None:
+                self._shards.forget(int(self._ring.calls[order.slot]))
         except Exception as error:  # noqa: BLE001  (rows that cannot be stored are counted; the next may be)
             if isinstance(order, Row):
                 counts[Ring.LOST] += 1

@@ -18,6 +18,7 @@ from streamscalar.store import Store, WeightsWriter
 from streamscalar.store.logged.log import Entries, Series
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
 from streamscalar.tracking.worker.name_lock import NameLock
+from streamscalar.tracking.worker.rank_check import RankCheck
 from streamscalar.workers.embedder import Embedder
 
 Report = Callable[[str, str], None]
@@ -98,6 +99,7 @@ class StoreSink:
         section = config.embedding
         self._n_components, self._codec = section.n_components, config.store.codec
         self._embedding = _Embedding(Embedder(request.store, section, "segment"), self._report)
+        self._ranks = RankCheck(self._store, self._report, is_new=request.attach is None)
         if request.attach is not None:
             return self._attach(request.attach)
         if request.resume == "never":
@@ -138,6 +140,8 @@ class StoreSink:
         except Exception:
             self._drop_writer()
             raise
+        if self._ranks.check(self._run_id):
+            self._set_status("training", "")
 
     def log(self, first: int, series: tuple[Series, ...], values: NDArray[Any]) -> None:
         """See `RowSink.log`.
@@ -169,6 +173,7 @@ class StoreSink:
             if self._store.reader(run_id).n_published:  # A run may have values of metrics alone.
                 self._embedding.embedder.finalise(run_id, "all")
         if self._written:
+            self._ranks.check(self._run_id, is_over=True)
             self._set_status("done", "")
 
     def pause(self) -> list[str]:
@@ -187,6 +192,7 @@ class StoreSink:
         self._close_writer()
         self._embedding.drain()
         if self._written:
+            self._ranks.check(self._run_id, is_over=True)
             self._set_status("failed", reason)
 
     def _append(self, step: int, weights: NDArray[Any], metrics: NDArray[np.float64]) -> None:
@@ -277,6 +283,7 @@ class StoreSink:
             values_dropped=facts.n_values_dropped,
             overhead=facts.overhead,
             not_reproduced=facts.not_reproduced,
+            ranks_drifted=self._ranks.drifted,
         )
 
     def _lock_new_name(self) -> str:
@@ -332,6 +339,7 @@ class StoreSink:
                 fix = "Use resume='allow' to start it"
                 raise BadCall("name", f"must be a run of {request.store} to resume (there: {runs})", repr(name), fix)
             return Opened(name, None, (), 0, must_fork=False, notes=())
+        self._ranks.open(name)
         reader = self._store.reader(name)
         if reader.layout != request.layout:
             must = f"must have the parameters of run {name} ({reader.layout.n_parameters:,} of them)"

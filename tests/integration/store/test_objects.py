@@ -37,6 +37,7 @@ def test_a_url_is_taken_apart_and_put_together() -> None:
     assert (path / "a" / "b").with_name("c") == path / "a/c"
     assert str(ObjectPath.parse("gs://bucket") / "x") == "gs://bucket/x"
     assert place("a/folder") == Path("a/folder")
+    assert place("file:///a%20b/c") == place("file://localhost/a b/c") == Path("/a b/c")
     with pytest.raises(BadCall, match=r"must look like s3://bucket/prefix; got 'http://host/x'"):
         place("http://host/x")
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import pickle
 import resource
 import shutil
@@ -265,6 +266,36 @@ def test_a_tracker_is_copied_with_its_owner_and_not_pickled(tmp_path: Path) -> N
     with pytest.raises(TypeError, match=r"call ss.track\(\) in that process"):
         pickle.dumps(run)
     run.finish()
+
+
+BARE = """
+import torch
+from streamscalar.tracking import track
+run = track(torch.nn.Linear(3, 3), name="é".encode().hex(), store={store!r}, every_n_steps=1)
+for _ in range(3):
+    run.step(loss=1.0)
+run.finish()
+"""
+
+
+def test_a_process_with_closed_streams_and_a_bare_environment_is_recorded(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(BARE.format(store=f"file://{tmp_path}/a%20store"), "utf-8")
+    path = os.environ.get("PYTHONPATH", "")
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "RAY_ADDRESS": "127.0.0.1:1", "PYTHONPATH": path}
+    # A file that the process opens gets the number of a closed stream.
+    command = f"exec {sys.executable} train.py <&- >&- 2>&-"
+    started_s = time.monotonic()
+    subprocess.run(["/bin/sh", "-c", command], check=True, timeout=120, cwd=tmp_path, env=bare)
+    assert time.monotonic() - started_s < 60
+    run = ss.open(f"file://localhost{tmp_path}/a%20store").run("c3a9")
+    assert run.steps().tolist() == [1, 2, 3]
+    assert run.is_complete
+
+
+def test_a_bucket_is_refused_before_the_training() -> None:
+    for url, words in (("s3://bucket/a", "must be a folder of this machine"), ("file://host/a", "file:///folder")):
+        with pytest.raises(BadCall, match=words):
+            track(mlp(), store=url)
 
 
 RANK = """
