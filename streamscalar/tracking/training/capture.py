@@ -91,7 +91,11 @@ WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_
 def named_parameters(model: nn.Module, *, remove_duplicate: bool = True) -> dict[str, nn.Parameter]:
     """Return the parameters by name, without what wrappers add to the names."""
     inner = model
-    while isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
+    # Lightning Fabric, which is not imported here, wraps a module in one that holds it twice.
+    while (
+        isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel)
+        or type(inner).__name__ == "_FabricModule"
+    ):
         inner = inner.module
     pairs = inner.named_parameters(remove_duplicate=remove_duplicate)
     return {WRAPPERS.sub("", name): p for name, p in pairs}
