@@ -29,7 +29,7 @@ class StreamscalarCallback(keras.callbacks.Callback):  # type: ignore[misc]  # i
     ----------
     **options
         Options of `streamscalar.track`, such as `name`, `group`, `every_n_steps`, `probe` or `metrics`, but not `model`
-        and `optimizer`. To record several calls of `fit` as one run, `resume="allow"` and a `name`.
+        and `optimizer`. With `resume="allow"`, a further `fit` is a child of the run of the one before.
 
     Attributes
     ----------

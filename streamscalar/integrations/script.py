@@ -71,6 +71,7 @@ def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the names of a new `__main__`, with `sys.argv` and `sys.path` as a script has them."""
     main = ModuleType("__main__")
     main.__file__ = str(path.absolute())
+    main.__dict__.update(__annotations__={}, __cached__=None)
     main.__loader__ = SourceFileLoader("__main__", main.__file__)
     before = sys.modules["__main__"], sys.argv, list(sys.path)
     sys.modules["__main__"], sys.argv = main, [str(path), *arguments]

@@ -11,10 +11,7 @@ import pytest
     [
         ("streamscalar", "torch ray zarr numpy pydantic"),
         # Lightning loads it in every program with a Trainer; what tracks is loaded when one starts.
-        (
-            "streamscalar.integrations.lightning",
-            "streamscalar.tracking.start pydantic zarr keras accelerate transformers",
-        ),
+        ("streamscalar.integrations.lightning", "streamscalar.tracking.start pydantic zarr keras accelerate"),
         ("streamscalar.tracking.start", "lightning keras accelerate transformers ray"),
         # Every tracked training starts one.
         ("streamscalar.tracking.worker.main", "torch ray"),

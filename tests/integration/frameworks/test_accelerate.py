@@ -50,7 +50,7 @@ def trained(
             if accelerator.sync_gradients:
                 n_updates += 1
                 seen[n_updates] = nn.utils.parameters_to_vector(net.parameters()).detach().numpy().copy()
-                accelerator.log({"loss": loss, "note": "fine"}, step=n_updates - 1)
+                accelerator.log({"loss": loss}, step=n_updates - 1)
         accelerator.log({"val/loss": float(epoch)}, step=epoch)
         if recorder is not None and epoch == 0 and resume is None:
             accelerator.save_state(str(folder / "state"))
@@ -59,11 +59,11 @@ def trained(
 
 
 def test_every_update_is_recorded_and_a_training_continues_from_a_checkpoint(tmp_path: Path) -> None:
-    recorder = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1, metrics=["val/loss"])
+    recorder = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1, metrics=["val/loss", "loss"])
     seen = trained(tmp_path, recorder)
     plain = trained(tmp_path, None)
     assert recorder.summary is not None
-    assert dict(recorder.summary.warnings) == {"metric note": 8}
+    assert dict(recorder.summary.warnings) == {}
     stored = ss.open(tmp_path / "s").run("a")
     assert stored.steps().tolist() == list(range(1, 9))
     for step in range(1, 9):
@@ -76,7 +76,7 @@ def test_every_update_is_recorded_and_a_training_continues_from_a_checkpoint(tmp
     assert [layer.name for layer in stored.layout.layers] == ["0.weight", "0.bias", "3.weight", "3.bias"]
     assert stored.is_complete
 
-    again = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1, metrics=["val/loss"])
+    again = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1, metrics=["val/loss", "loss"])
     resumed = trained(tmp_path, again, n_epochs=1, resume=tmp_path / "state")
     assert again.summary is not None
     child = ss.open(tmp_path / "s").run(again.summary.run_id)

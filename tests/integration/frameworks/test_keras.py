@@ -78,10 +78,10 @@ def test_every_update_is_recorded_and_values_belong_to_their_step(tmp_path: Path
     rates = stored.metrics("learning_rate").values[:, 0]
     np.testing.assert_allclose(rates, [rate(2 * step - 1) for step in range(1, 9)], rtol=1e-6)
     more = fit(model, callback)
-    assert callback.summary.run_id == "a"
-    stored = ss.open(tmp_path / "s").run("a")
-    assert stored.steps().tolist() == list(range(1, 17))
-    np.testing.assert_array_equal(stored.weights(16)[0], more.seen[16])
+    assert callback.summary.run_id == "a-2", "a child of the run, which is finished"
+    child = ss.open(tmp_path / "s").run("a-2")
+    assert child.steps().tolist() == list(range(9, 17))
+    np.testing.assert_array_equal(child.weights(16)[0], more.seen[16])
 
 
 def test_a_callback_that_sets_the_rate_is_seen_at_once(tmp_path: Path) -> None:

@@ -112,4 +112,4 @@ def test_the_exponent_of_adapters_is_right_or_refused(tmp_path: Path, clips: boo
             flat = torch.from_numpy(rows[0, 1].copy())
             torch.nn.utils.vector_to_parameters(flat, [p for p in again.parameters() if p.requires_grad])
         np.testing.assert_array_equal(rows[index, 1], adapters(again))
-    assert (rows[-1, 0] != rows[-1, 1]).mean() > 0.9
+    assert (rows[-1, 0] != rows[-1, 1]).mean() > 0.5
