@@ -59,7 +59,7 @@ def _context() -> tuple[Any, str, int]:
     try:
         context = ray.train.get_context()
         return context, context.get_experiment_name(), context.get_world_rank()
-    except RuntimeError:
+    except (RuntimeError, DeprecationWarning):  # the second inside a trial of Ray Tune
         context = ray.tune.get_context()
     name = context.get_trial_name()
     if name is None:
