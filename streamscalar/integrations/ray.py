@@ -48,7 +48,7 @@ def track(model: nn.Module, **options: Any) -> Tracker:
     name = re.sub(r"[^A-Za-z0-9._+-]", "-", name).lstrip("._+-")
     if rank > 0 and not _is_known_to_torch():
         return IdleTracker(name)
-    defaults = {"name": name, "resume": "allow"}
+    defaults: dict[str, Any] = {"name": name, "resume": "allow"}
     if "store" not in options:
         defaults["store"] = _store(context, options.get("group", "tracked"))
     return track_here(model, **{**defaults, **options})

@@ -65,8 +65,9 @@ def test_trials_share_a_store_under_their_names(local_ray: None, tmp_path: Path)
     for name in experiment.runs:
         run = experiment.run(name)
         finals[run.setting["learning_rate"]] = run.weights(5)[0]
-    for result in results:
+    for result in (results[0], results[1]):
         assert result.metrics is not None
+        assert result.config is not None
         final = np.array(result.metrics["final"], np.float32)
         np.testing.assert_array_equal(finals[result.config["learning_rate"]], final)
 

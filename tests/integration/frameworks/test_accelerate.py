@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import streamscalar as ss
 from streamscalar.errors import BadCall
 from streamscalar.integrations.accelerate import StreamscalarTracker
+from streamscalar.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -80,7 +81,8 @@ def test_every_update_is_recorded_and_a_training_continues_from_a_checkpoint(tmp
     resumed = trained(tmp_path, again, n_epochs=1, resume=tmp_path / "state")
     assert again.summary is not None
     child = ss.open(tmp_path / "s").run(again.summary.run_id)
-    assert child.run_id != "a", "the run has rows after update 4 already"
+    parent = Store.open(tmp_path / "s").reader(child.run_id).spec.parent
+    assert parent == ("a", 4), "the run has rows after update 4 already"
     assert child.steps().tolist() == [5, 6, 7, 8]
     np.testing.assert_array_equal(child.weights(8)[0], resumed[8])
 

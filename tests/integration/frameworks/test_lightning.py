@@ -99,7 +99,12 @@ def values(run: ss.Run, name: str) -> dict[int, float]:
 def test_every_update_is_recorded_and_values_belong_to_their_step(tmp_path: Path, precision: str) -> None:
     late = ["val_loss", "train/fourth_step", "train/fourth_epoch"]
     callback = StreamscalarCallback(name="a", store=tmp_path / "s", every_n_steps=1, metrics=late)
-    options = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05, "val_check_interval": 8, "precision": precision}
+    options: dict[str, Any] = {
+        "accumulate_grad_batches": 2,
+        "gradient_clip_val": 0.05,
+        "val_check_interval": 8,
+        "precision": precision,
+    }
     weights = trained(tmp_path, callback, **options)
     plain = trained(tmp_path, **options)
     assert callback.summary is not None
@@ -170,7 +175,8 @@ def test_a_training_continues_its_run_from_a_checkpoint_and_a_failed_one_is_fail
     weights = trained(tmp_path, second, resume=str(tmp_path / "step=16.ckpt"))
     assert second.summary is not None
     child = ss.open(tmp_path / "s").run(second.summary.run_id)
-    assert child.run_id != "a", "the run has rows after step 16 already"
+    parent = Store.open(tmp_path / "s").reader(child.run_id).spec.parent
+    assert parent == ("a", 16), "the run has rows after step 16 already"
     assert child.steps().tolist() == list(range(17, 33))
     np.testing.assert_array_equal(child.weights(32)[0], weights.seen[32])
     assert child.is_complete

@@ -77,7 +77,7 @@ def stepped(model: Any, optimizer: torch.optim.Optimizer, clips: bool) -> Iterat
         batch = sample["input_ids"][None]
         loss = loss_fn(model, batch)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         if clips:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
         optimizer.step()

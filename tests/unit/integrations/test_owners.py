@@ -1,6 +1,7 @@
 """The module of an optimizer, found in a process that holds others."""
 
 import gc
+from typing import NoReturn
 
 import pytest
 import torch
@@ -46,19 +47,23 @@ class Facade(Optimizer):
 
 
 def network() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.Tanh(), nn.Linear(3, 2)))
+    return nn.Sequential(nn.Linear(4, 3), head())
+
+
+def head() -> nn.Sequential:
+    return nn.Sequential(nn.Tanh(), nn.Linear(3, 2))
 
 
 def test_it_is_the_smallest_module_with_all_parameters_and_its_outermost_wrapper() -> None:
-    model, copy = network(), network()
+    part, copy = head(), network()
+    model = nn.Sequential(nn.Linear(4, 3), part)
     whole = Wrapper(Wrapper(model))
     task = nn.ModuleDict({"model": whole, "other": copy})
     assert owner(SGD(model.parameters(), lr=0.1)) is whole
     assert owner(SGD(task.parameters(), lr=0.1)) is task
-    assert owner(SGD(model[1].parameters(), lr=0.1)) is model[1]
-    for p in model[0].parameters():
-        p.requires_grad_(False)
-    assert owner(SGD([{"params": [model[1][1].weight]}, {"params": [model[1][1].bias]}], lr=0.1)) is model[1]
+    assert owner(SGD(part.parameters(), lr=0.1)) is part
+    groups = [{"params": [p]} for p in reversed(list(model.parameters()))]
+    assert owner(SGD(groups, lr=0.1)) is whole
 
 
 def test_parameters_without_a_module_in_common_get_one() -> None:
@@ -66,7 +71,7 @@ def test_parameters_without_a_module_in_common_get_one() -> None:
     optimizer = SGD([scale, *encoder.parameters(), *decoder.parameters()], lr=0.1)
     found = owner(optimizer)
     assert [name for name, _ in found.named_parameters()][:3] == ["parameter0", "0.0.weight", "0.0.bias"]
-    scale.sum().backward()
+    torch.autograd.backward(scale.sum())
     optimizer.step()
     torch.testing.assert_close(found.parameter0, torch.full((2,), -0.1), check_dtype=False)
     assert (found.get_submodule("0"), found.get_submodule("1")) == (encoder, decoder)
@@ -77,7 +82,7 @@ def test_an_unfinished_module_is_no_obstacle() -> None:
         def __init__(self) -> None:
             """Leave all fields out."""
 
-        def __getattr__(self, name: str) -> object:
+        def __getattr__(self, name: str) -> NoReturn:
             raise RuntimeError(f"{name} is asked for")
 
     unfinished = Unfinished()
