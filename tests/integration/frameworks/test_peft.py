@@ -1,4 +1,4 @@
-"""Adapters of PEFT in trainings of Transformers and TRL, and in a loop of one's own, with an exponent."""
+"""Adapters of PEFT: in a trainer of TRL, which is a Trainer of Transformers, and in a loop of one's own."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
+from trl import SFTConfig, SFTTrainer
 
 import streamscalar as ss
 from streamscalar.integrations.huggingface import StreamscalarCallback
@@ -21,16 +24,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.1, "target_modules": ["c_attn"], "task_type": "CAUSAL_LM"}
 
 
-def adapted(**changes: Any) -> Any:
+def base() -> Any:
     torch.manual_seed(0)
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 8, "vocab_size": 16}
-    return get_peft_model(GPT2LMHeadModel(GPT2Config(**sizes)), LoraConfig(**{**LORA, **changes}))
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
 
 
-def samples(n: int) -> list[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    words = torch.randint(0, 16, (n, 8), generator=generator)
-    return [{"input_ids": row, "labels": row} for row in words]
+def adapted() -> Any:
+    return get_peft_model(base(), LoraConfig(**LORA))
+
+
+def samples(n: int) -> Tensor:
+    return torch.randint(0, 16, (n, 8), generator=torch.Generator().manual_seed(1))
 
 
 class Weights(TrainerCallback):  # type: ignore[misc]  # its types are not read
@@ -52,9 +57,16 @@ def adapters(model: Any) -> np.ndarray[Any, Any]:
 def test_only_the_adapters_of_a_trainer_are_recorded(tmp_path: Path) -> None:
     callback, weights = StreamscalarCallback(name="a", store=tmp_path / "s", every_n_steps=1), Weights()
     arguments = {"max_steps": 6, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "logging_steps": 2}
-    quiet = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
-    options = TrainingArguments(str(tmp_path / "out"), **arguments, **quiet)
-    Trainer(adapted(), options, train_dataset=samples(64), callbacks=[weights, callback]).train()
+    quiet = {"report_to": [], "use_cpu": True, "bf16": False, "disable_tqdm": True, "save_strategy": "no"}
+    words = Tokenizer(models.WordLevel({str(index): index for index in range(16)}, unk_token="0"))
+    SFTTrainer(
+        base(),
+        SFTConfig(str(tmp_path / "out"), **arguments, **quiet),
+        train_dataset=Dataset.from_dict({"input_ids": samples(64).tolist()}),
+        processing_class=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1"),
+        peft_config=LoraConfig(**LORA),
+        callbacks=[weights, callback],
+    ).train()
     run = ss.open(tmp_path / "s").run("a")
     assert run.steps().tolist() == [1, 2, 3, 4, 5, 6]
     assert [layer.name.rpartition("c_attn.")[2] for layer in run.layout.layers] == [
@@ -74,7 +86,7 @@ def stepped(model: Any, optimizer: torch.optim.Optimizer, clips: bool) -> Iterat
     """Train; yield batch and loss after each update."""
     model.train()
     for sample in samples(30):
-        batch = sample["input_ids"][None]
+        batch = sample[None]
         loss = loss_fn(model, batch)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
