@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamscalar.integrations import missing, record, refuse_copies
+from streamscalar.integrations.owners import has_run, optimizers
 from streamscalar.integrations.updates import Updates
 from streamscalar.tracking import Summary, Tracker
 
@@ -72,7 +73,7 @@ class StreamscalarTracker(GeneralTracker):  # type: ignore[misc]  # its types ar
 
     def start(self) -> None:
         """Wait for the first update."""
-        self._updates = Updates(self._options, _LOG.info)
+        self._updates = Updates(self._options, _LOG.info, filter(has_run, optimizers()))
         self.load_state_dict(self._state)
 
     def store_init_configuration(self, values: Mapping[str, Any]) -> None:

@@ -14,6 +14,11 @@ def optimizers() -> list[Optimizer]:
     return [one for one in found if getattr(type(one).step, "hooked", False)]
 
 
+def has_run(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer has made an update, or gradients for one are there."""
+    return bool(optimizer.state) or any(p.grad is not None for p in parameters_of(optimizer))
+
+
 def parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:
     """Return the parameters that an optimizer updates."""
     return [p for group in optimizer.param_groups for p in group["params"]]

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.integrations.owners import optimizers
 from streamscalar.integrations.updates import Updates
 
 INTERRUPTED = 130
@@ -48,7 +49,7 @@ def run_script(path: Path, arguments: Sequence[str], options: dict[str, Any], sa
     except OSError as error:
         got = f"{path} ({error.strerror})"
         raise BadCall("SCRIPT", "must be the path of a Python file", got, kind=Kind.CONFIG) from None
-    updates = Updates(options, say)
+    updates = Updates(options, say, optimizers())
     failure: BaseException | None = None
     exit_code = 0
     with _as_main(path, arguments) as names:

@@ -60,6 +60,10 @@ def trained(
 
 
 def test_every_update_is_recorded_and_a_training_continues_from_a_checkpoint(tmp_path: Path) -> None:
+    ended = nn.Linear(50, 50)
+    earlier = torch.optim.Adam(ended.parameters())
+    torch.autograd.backward(ended(torch.ones(50)).sum())
+    earlier.step()
     recorder = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1, metrics=["val/loss", "loss"])
     seen = trained(tmp_path, recorder)
     plain = trained(tmp_path, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import streamscalar as ss
@@ -150,10 +151,35 @@ def test_what_cannot_be_recorded_is_said_and_the_training_goes_on(
         "print(scale.detach().real.tolist())\n"
     )
     said: list[str] = []
+    # One of an earlier training in this process.
+    earlier = torch.optim.SGD(torch.nn.Linear(50, 50).parameters(), lr=0.1)
     assert run_script(script, [], {"store": tmp_path / "s"}, said.append) == 0
+    del earlier
     assert capfd.readouterr().out == "[0.0, 0.0]\n"
     assert len(said) == 1
     assert said[0].startswith("nothing is recorded: model: must have dense, real parameters")
+
+
+def test_a_larger_optimizer_that_makes_no_update_is_not_waited_for_long(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys, torch\n"
+        "head, whole = torch.nn.Linear(2, 1), torch.nn.Linear(9, 9)\n"
+        "optimizer, later = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (head, whole))\n"
+        "for _ in range(int(sys.argv[1])):\n"
+        "    head(torch.ones(2)).sum().backward()\n"
+        "    optimizer.step()\n"
+    )
+    said: list[str] = []
+    assert run_script(script, ["5"], {"store": tmp_path / "s"}, said.append) == 0
+    assert said == ["nothing is recorded: the largest optimizer of torch never made an update in this process"]
+    options = {"store": tmp_path / "s", "name": "a", "every_n_steps": 1}
+    assert run_script(script, ["14"], options, said.append) == 0
+    assert (
+        said[1]
+        == "run a records Linear with 3 parameters, updated by SGD; 2 tensors of other optimizers are not recorded"
+    )
+    assert ss.open(tmp_path / "s").run("a").steps().tolist() == [11, 12, 13, 14]
 
 
 def test_a_script_that_is_not_there_and_a_wrong_name_are_refused_before_anything_runs(tmp_path: Path) -> None:
