@@ -24,7 +24,8 @@ class StreamscalarTracker(GeneralTracker):  # type: ignore[misc]  # its types ar
     from 1; an update that loss scaling skips is none. The recorded parameters are those that the optimizer updates, by
     their names in the prepared model. What is logged is stored with the newest update at the time of the call:
     `Accelerator.log` does not define what its `step` counts, which may be batches or epochs. The training is not
-    changed, bit for bit. Recording starts at the first update after `init_trackers`, and `end_training` ends it.
+    changed, bit for bit. Recording starts at the first update after the tracker is made, on every rank, and
+    `end_training` ends it.
 
     To continue the run from a checkpoint, pass the tracker to `Accelerator.register_for_checkpointing`.
 
@@ -62,19 +63,14 @@ class StreamscalarTracker(GeneralTracker):  # type: ignore[misc]  # its types ar
         super().__init__()
         refuse_copies(options, "Accelerate")
         self._options = options
-        self._updates: Updates | None = None
-        self._state: dict[str, Any] = {}
+        # An Accelerator starts trackers on the main process only, but every rank has to take part.
+        self._updates = Updates(options, _LOG.info, filter(has_run, optimizers()))
         self.summary: Summary | None = None
 
     @property
     def tracker(self) -> Tracker | None:
         """Tracker of the training, from its first update on."""
-        return None if self._updates is None else self._updates.tracker
-
-    def start(self) -> None:
-        """Wait for the first update."""
-        self._updates = Updates(self._options, _LOG.info, filter(has_run, optimizers()))
-        self.load_state_dict(self._state)
+        return self._updates.tracker
 
     def store_init_configuration(self, values: Mapping[str, Any]) -> None:
         """Take the config of the run."""
@@ -83,23 +79,19 @@ class StreamscalarTracker(GeneralTracker):  # type: ignore[misc]  # its types ar
     def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Store values with the newest update."""
         del step, kwargs
-        if self._updates is not None and self._updates.tracker is not None:
+        if self._updates.tracker is not None:
             record(self._updates.tracker, self._updates.n_updates, values)
 
     def finish(self) -> None:
         """Wait until everything is stored."""
-        if self._updates is not None:
-            self.summary = self._updates.end()
+        self.summary = self._updates.end()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the name of the run and its number of updates, for a checkpoint."""
-        if self._updates is None or self._updates.tracker is None:
-            return self._state
-        return {"run_id": self._updates.tracker.run_id, "n_updates": self._updates.n_updates}
+        run_id = self._options.get("name") if self._updates.tracker is None else self._updates.tracker.run_id
+        return {"run_id": run_id, "n_updates": self._updates.n_updates}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint."""
-        self._state = dict(state_dict)
-        if self._state and self._updates is not None:
-            self._options.update(name=self._state["run_id"], resume="allow")
-            self._updates.n_updates = self._state["n_updates"]
+        self._updates.n_updates = state_dict["n_updates"]
+        self._options.update(name=state_dict["run_id"], resume="allow")

@@ -67,10 +67,8 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the run, with the learning rate of the training arguments."""
-        del control
-        if not state.is_world_process_zero:
-            return
+        """Start the run, with the learning rate of the training arguments; every rank takes part."""
+        del state, control
         config = {name: _plain(getattr(args, name)) for name in CONFIG if hasattr(args, name)}
         self.tracker = track(
             kwargs["model"],

@@ -1,18 +1,19 @@
 """Record trainings in workers of Ray Train and in trials of Ray Tune."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.tune
+import torch
 from pyarrow.fs import LocalFileSystem
 from torch import nn
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.tracking import Tracker
 from streamscalar.tracking import track as track_here
-from streamscalar.tracking.training.idle import IdleTracker
 
 
 def track(model: nn.Module, **options: Any) -> Tracker:
@@ -44,35 +45,29 @@ def track(model: nn.Module, **options: Any) -> Tracker:
         def train_loop_per_worker(config):
             run = track(model, optimizer=optimizer, config=config)
     """
-    context, name, rank = _context()
+    context, name, rank, n_ranks = _context()
     name = re.sub(r"[^A-Za-z0-9._+-]", "-", name).lstrip("._+-")
-    if rank > 0 and not _is_known_to_torch():
-        return IdleTracker(name)
+    if n_ranks > 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        # Where no process group tells the rank, streamscalar.track reads these, as torchrun sets them.
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(n_ranks))
     defaults: dict[str, Any] = {"name": name, "resume": "allow"}
     if "store" not in options:
         defaults["store"] = _store(context, options.get("group", "tracked"))
     return track_here(model, **{**defaults, **options})
 
 
-def _context() -> tuple[Any, str, int]:
-    """Return the context of this process in Ray, the name of its trial or run, and its rank."""
+def _context() -> tuple[Any, str, int, int]:
+    """Return the context of this process in Ray, the name of its trial or run, its rank and the number of ranks."""
     try:
         context = ray.train.get_context()
-        return context, context.get_experiment_name(), context.get_world_rank()
+        return context, context.get_experiment_name(), context.get_world_rank(), context.get_world_size()
     except (RuntimeError, DeprecationWarning):  # the second inside a trial of Ray Tune
         context = ray.tune.get_context()
     name = context.get_trial_name()
     if name is None:
         must = "must be called in a worker of Ray Train or a trial of Ray Tune"
         raise BadCall("track", must, fix="Use streamscalar.track elsewhere", kind=Kind.CONFIG)
-    return context, name, 0
-
-
-def _is_known_to_torch() -> bool:
-    """Return whether torch knows the ranks, so that `streamscalar.track` does."""
-    import torch
-
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return context, name, 0, 1
 
 
 def _store(context: Any, group: str) -> Path:
