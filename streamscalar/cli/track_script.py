@@ -37,10 +37,9 @@ def track_script(
     Example:  streamscalar track-script --group trials train.py --epochs 3
     """
     from streamscalar.integrations.script import run_script
-    from streamscalar.tracking.start import identity_of
+    from streamscalar.tracking.start import check_names
 
-    # Wrong names are refused now, not at the first update.
-    identity_of(group, name, 0)
+    check_names(group, name)
     options = {
         "name": name,
         "group": group,

@@ -130,7 +130,7 @@ def track(
         must = "must be left out under DistributedDataParallel and FSDP, where a copy would wait for other ranks"
         raise BadCall("shadow", must, kind=Kind.CONFIG)
     _check_numbers(n_shadows, every_n_steps, max_overhead, probe, seed, resume)
-    identity = identity_of(group, name, n_shadows)
+    identity = _identity(group, name, n_shadows)
     if config is not None and not isinstance(config, Mapping):
         raise BadCall("config", "must be a mapping", type(config).__name__, "Use vars(arguments)", Kind.CONFIG)
     for field, words in (("tags", tags), ("metrics", metrics)):
@@ -230,14 +230,7 @@ def _check_numbers(
         raise BadCall("resume", "must be never, allow or must", repr(resume), kind=Kind.CONFIG)
 
 
-def identity_of(group: str, name: str | None, n_shadows: int) -> dict[str, Any]:
-    """Return the config that the runs of a group have in common.
-
-    Raises
-    ------
-    BadCall
-        The name of the group, or of the run, is not one.
-    """
+def _identity(group: str, name: str | None, n_shadows: int) -> dict[str, Any]:
     if name is not None and not re.fullmatch(RUN_ID_PATTERN, name):
         must = "must be letters, digits and . _ + -, the first a letter or digit"
         raise BadCall("name", must, repr(name), kind=Kind.CONFIG)
@@ -248,6 +241,17 @@ def identity_of(group: str, name: str | None, n_shadows: int) -> dict[str, Any]:
         raise BadCall("group", must, repr(group), kind=Kind.CONFIG) from None
     perturbation = PerturbationSection(n_perturbed=n_shadows, control=False)
     return Config(experiment=experiment, task=TaskSection(name="tracked"), perturbation=perturbation).identity()
+
+
+def check_names(group: str, name: str | None) -> None:
+    """Check the names of a group and of a run before there is a model.
+
+    Raises
+    ------
+    BadCall
+        One of them is no such name.
+    """
+    _identity(group, name, 0)
 
 
 def _companions(
