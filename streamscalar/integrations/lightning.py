@@ -2,11 +2,13 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from streamscalar.errors import BadCall
 from streamscalar.integrations import missing, record, refuse_copies
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ class StreamscalarCallback(Callback):  # type: ignore[misc]  # its class depends
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the run, or continue that of the checkpoint."""
-        from streamscalar.tracking import track
+        from streamscalar.tracking import TrackingWarning, track
 
         others = [one for one in trainer.callbacks if isinstance(one, StreamscalarCallback) and one is not self]
         if self._is_automatic and others:
@@ -120,7 +122,13 @@ class StreamscalarCallback(Callback):  # type: ignore[misc]  # its class depends
         self._step = trainer.global_step
         self._losses.clear()
         self._seen = dict(trainer.logged_metrics)
-        self.tracker = track(trainer.model or pl_module, config=config, **options)
+        try:
+            self.tracker = track(trainer.model or pl_module, config=config, **options)
+        except BadCall as error:
+            if not self._is_automatic:
+                raise
+            # The program does not know of this callback.
+            warnings.warn(f"nothing is recorded: {error}", TrackingWarning, stacklevel=2)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Read the learning rates before a scheduler changes them."""

@@ -16,6 +16,7 @@ import streamscalar as ss
 from streamscalar.errors import BadCall
 from streamscalar.integrations.lightning import StreamscalarCallback, from_environment
 from streamscalar.store import Store
+from streamscalar.tracking import TrackingWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -191,6 +192,10 @@ def test_the_environment_adds_the_callback_unless_there_is_one(tmp_path: Path, m
     assert not (tmp_path / "streamscalar-runs").exists()
     trained(tmp_path, max_steps=3, limit_val_batches=0)
     assert len(ss.open(tmp_path / "streamscalar-runs/tracked").runs) == 1
+    net = Net()
+    net.phase = nn.Parameter(torch.zeros(1, dtype=torch.complex64))
+    with pytest.warns(TrackingWarning, match="nothing is recorded: model: must have dense, real parameters"):
+        trained(tmp_path, net=net, max_steps=1, limit_val_batches=0)
 
 
 def test_a_shadow_of_a_trainer_is_refused() -> None:
