@@ -90,12 +90,9 @@ WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_
 
 def named_parameters(model: nn.Module, *, remove_duplicate: bool = True) -> dict[str, nn.Parameter]:
     """Return the parameters by name, without what wrappers add to the names."""
-    inner = model
-    # Lightning Fabric, which is not imported here, wraps a module in one that holds it twice.
-    while (
-        isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel)
-        or type(inner).__name__ == "_FabricModule"
-    ):
+    # The wrapper of Lightning Fabric, which is not imported here, holds the module twice.
+    inner = model.get_submodule("_original_module") if type(model).__name__ == "_FabricModule" else model
+    while isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
         inner = inner.module
     pairs = inner.named_parameters(remove_duplicate=remove_duplicate)
     return {WRAPPERS.sub("", name): p for name, p in pairs}
