@@ -1,4 +1,4 @@
-"""The commands, except those of `watching`, `serving`, `find_onset` and `doctor_report`.
+"""The commands, except those of `watching`, `serving`, `find_onset`, `track_script` and `doctor_report`.
 
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong. Typer prints the docstring of each command as its help:
 the first paragraph also in the list of commands, and further paragraphs line by line, so their lines are short.
@@ -28,6 +28,7 @@ from streamscalar.cli.shared_options import (
     StoreOption,
     chosen_config,
 )
+from streamscalar.cli.track_script import CONTEXT, track_script
 from streamscalar.cli.watching import add, alerts, cancel, query, watch
 from streamscalar.config import Config, load_config, preset_names
 from streamscalar.config.log_settings import log_format
@@ -288,6 +289,7 @@ def bench(
 
 
 app.command(name="find-onset")(find_onset)
+app.command(name="track-script", context_settings=CONTEXT)(track_script)
 for command in (serve, watch, query, alerts, add, cancel, doctor):
     app.command()(command)
 

@@ -3,10 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from streamscalar.errors import BadCall, Kind
+from streamscalar.integrations import missing, record, refuse_copies
 from streamscalar.tracking import Summary, Tracker, track
+from streamscalar.tracking.training.metrics import learning_rates
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ModuleNotFoundError:
+    raise missing("transformers", "huggingface") from None
 
 METRICS = ("loss", "eval_loss", "grad_norm")
 """Metrics that every Trainer may log; others that appear after the first row are passed as `metrics`."""
@@ -53,22 +57,18 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
     """
 
     def __init__(self, metrics: Iterable[str] = (), **options: Any) -> None:
-        for name in ("shadow", "tangent"):
-            if options.get(name):
-                must = "must be left out with a Trainer, whose updates no copy can repeat"
-                raise BadCall(name, must, fix="Use streamscalar.track in a loop of your own", kind=Kind.CONFIG)
+        refuse_copies(options, "a Trainer")
         self._metrics = tuple(metrics)
         self._options = options
+        self._rates: dict[str, object] = {}
         self.tracker: Tracker | None = None
         self.summary: Summary | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the run, with the learning rate of the training arguments."""
-        del control
-        if not state.is_world_process_zero:
-            return
+        """Start the run, with the learning rate of the training arguments; every rank takes part."""
+        del state, control
         config = {name: _plain(getattr(args, name)) for name in CONFIG if hasattr(args, name)}
         self.tracker = track(
             kwargs["model"],
@@ -78,11 +78,18 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
             **self._options,
         )
 
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read the learning rates before a scheduler changes them."""
+        del args, state, control
+        self._rates = learning_rates(kwargs["optimizer"]) if kwargs.get("optimizer") else {}
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the weights after an update."""
         del args, control, kwargs
         if self.tracker is not None:
-            self.tracker.step(step=state.global_step)
+            record(self.tracker, state.global_step, self._rates)
 
     def on_log(
         self,
@@ -97,7 +104,7 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
         if self.tracker is None or not state.global_step:
             return
         known = {*METRICS, *self._metrics}
-        self.tracker.step(step=state.global_step, **{k: v for k, v in (logs or {}).items() if k in known})
+        record(self.tracker, state.global_step, {k: v for k, v in (logs or {}).items() if k in known})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

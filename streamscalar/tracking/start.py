@@ -336,6 +336,17 @@ def _identity(group: str, name: str | None, n_shadows: int) -> dict[str, Any]:
     return Config(experiment=experiment, task=TaskSection(name="tracked"), perturbation=perturbation).identity()
 
 
+def check_names(group: str, name: str | None) -> None:
+    """Check the names of a group and of a run before there is a model.
+
+    Raises
+    ------
+    BadCall
+        One of them is no such name.
+    """
+    _identity(group, name, 0)
+
+
 def _companions(
     model: nn.Module,
     optimizer: Optimizer | None,

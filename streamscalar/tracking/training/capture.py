@@ -123,6 +123,9 @@ def named_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _inner(model: nn.Module) -> nn.Module:
+    if type(model).__name__ == "_FabricModule":
+        # The wrapper of Lightning Fabric, which is not imported here, holds the module twice.
+        model = model.get_submodule("_original_module")
     while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         model = model.module
     return model
