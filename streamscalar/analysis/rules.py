@@ -92,11 +92,13 @@ class Alert:
     Attributes
     ----------
     id
-        `<run id>.<rule>.<row>`: the same each time the alert is found.
+        `<run id>.<rule>.<row>`, with the step in place of the row for `ranks_drifted`: the same each time the alert is
+        found.
     run_id, rule, level
         Run, name of the rule, and level.
     step, row
-        Training step and index of the newest row that the rule needed; `None` if the run has no row.
+        Training step and index of the newest row that the rule needed; `None` if the run has no row, or the rule needs
+        none.
     message
         One sentence.
     evidence

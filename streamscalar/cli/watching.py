@@ -102,7 +102,7 @@ def alerts(
     limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of alerts.")] = 50,
     json: JsonOption = False,
 ) -> None:
-    """List alerts, newest first: runs that became chaotic, diverged, stalled, jumped or stopped writing."""
+    """List alerts, newest first: runs that became chaotic, diverged, stalled, jumped or stopped, ranks that drifted."""
     if level not in ALERT_LEVELS:
         raise BadCall("--level", f"must be one of {', '.join(ALERT_LEVELS)}", repr(level), kind=Kind.CONFIG)
     with opened(where, wait=True) as runs:

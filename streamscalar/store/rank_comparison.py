@@ -71,8 +71,8 @@ class RankState:
         Start of the job that the rank belonged to; names of later ones sort higher.
     rank, host
         The rank, and the name of its machine.
-    n_compared
-        Number of steps at which it was compared with another rank.
+    n_written, n_compared
+        Number of steps that it has written, and of those at which it was compared with another rank.
     last_step
         Newest of them; `None` if there is none.
     drift
@@ -82,6 +82,7 @@ class RankState:
     session: str
     rank: int
     host: str
+    n_written: int
     n_compared: int
     last_step: int | None
     drift: Drift | None
@@ -105,6 +106,7 @@ class RankComparison:
         self._newest: dict[int, HashedStep] = {}
         self._same: dict[int, dict[tuple[int, int], set[str]]] = {}
         self._equal_at: dict[int, int] = {}
+        self._n_written: Counter[int] = Counter()
         self._n_compared: Counter[int] = Counter()
 
     def update(self, steps: Iterable[HashedStep], *, is_over: bool = False) -> None:
@@ -112,19 +114,20 @@ class RankComparison:
         for one in steps:
             rank = one.about.rank
             if len(one.about.group) > 1:
-                self._waiting.setdefault((one.about.group, one.turn, one.step), {})[rank] = one
-            self._same.setdefault(rank, {})[one.turn, one.step] = _unchanged(self._newest.get(rank), one)
+                self._waiting.setdefault((one.about.group, one.call, one.step), {})[rank] = one
+            self._same.setdefault(rank, {})[one.call, one.step] = _unchanged(self._newest.get(rank), one)
             self._newest[rank] = one
+            self._n_written[rank] += 1
         n_later = Counter(group for group, _, _ in self._waiting)
         for key in sorted(self._waiting, key=lambda key: key[1:]):
-            group, turn, step = key
+            group, call, step = key
             there = self._waiting[key]
             n_later[group] -= 1
             if len(there) == len(group) or n_later[group] >= LATE_STEPS or is_over:
-                self._compare(turn, step, [there[rank] for rank in sorted(there)])
+                self._compare(call, step, [there[rank] for rank in sorted(there)])
                 del self._waiting[key]
                 for rank in there:
-                    self._same[rank].pop((turn, step), None)
+                    self._same[rank].pop((call, step), None)
 
     def states(self, session: str) -> list[RankState]:
         """Return what is known of each rank that has written, by rank."""
@@ -134,6 +137,7 @@ class RankComparison:
                 session,
                 rank,
                 self._newest[rank].about.host,
+                self._n_written[rank],
                 self._n_compared[rank],
                 self._newest[rank].step if self._n_compared[rank] else None,
                 first.get(rank),
@@ -141,7 +145,7 @@ class RankComparison:
             for rank in sorted(self._newest)
         ]
 
-    def _compare(self, turn: int, step: int, there: Sequence[HashedStep]) -> None:
+    def _compare(self, call: int, step: int, there: Sequence[HashedStep]) -> None:
         """Compare the ranks that have written a step."""
         if len(there) < 2:
             return
@@ -152,7 +156,7 @@ class RankComparison:
         references: dict[int, int] = {}
         for index in different.tolist():
             role = there[0].about.tensors[names[index]]
-            is_still = all(names[index] in self._same[one.about.rank].get((turn, step), set()) for one in there)
+            is_still = all(names[index] in self._same[one.about.rank].get((call, step), set()) for one in there)
             if role == "overwritten" and not is_still:
                 continue
             values = table[:, index].tolist()

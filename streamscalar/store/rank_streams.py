@@ -30,7 +30,7 @@ SUFFIX = ".hashes"
 _MAGIC = b"SSR1"
 _HEADER = struct.Struct("<4sIIB")
 _CHECKED_FROM = 8
-_STEP = struct.Struct("<iqd")
+_STEP = struct.Struct("<qqd")
 _DESCRIPTION, _HASHES = range(2)
 
 
@@ -62,8 +62,9 @@ class HashedStep:
     ----------
     about
         Description of the rank at that time.
-    turn
-        How often the training has gone back to an earlier step before.
+    call
+        Number of the call of `step`, from 1. Ranks are compared where call and step agree: a script that numbers the
+        steps of its ranks differently is at different updates.
     step
         Training step.
     at
@@ -73,7 +74,7 @@ class HashedStep:
     """
 
     about: Description
-    turn: int
+    call: int
     step: int
     at: float
     hashes: NDArray[np.int64]
@@ -105,9 +106,9 @@ class RankWriter:
         document = {"rank": about.rank, "host": about.host, "group": about.group, "tensors": about.tensors}
         self._append(_DESCRIPTION, json.dumps(document).encode())
 
-    def append(self, turn: int, step: int, hashes: NDArray[np.int64]) -> None:
+    def append(self, call: int, step: int, hashes: NDArray[np.int64]) -> None:
         """Write the hashes of one step."""
-        self._append(_HASHES, _STEP.pack(turn, step, time.time()) + hashes.astype("<i8").tobytes())
+        self._append(_HASHES, _STEP.pack(call, step, time.time()) + hashes.astype("<i8").tobytes())
 
     def close(self) -> None:
         """Close the file."""
@@ -143,9 +144,9 @@ class _Stream:
                 if kind == _DESCRIPTION:
                     self.about = _description(content)
                 elif self.about is not None:
-                    turn, step, at = _STEP.unpack_from(content)
+                    call, step, at = _STEP.unpack_from(content)
                     hashes = np.frombuffer(content, "<i8", offset=_STEP.size).astype(np.int64)
-                    yield HashedStep(self.about, turn, step, at, hashes)
+                    yield HashedStep(self.about, call, step, at, hashes)
 
 
 def _frame(file: BinaryIO) -> tuple[int, bytes] | None:

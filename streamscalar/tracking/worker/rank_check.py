@@ -9,6 +9,9 @@ from streamscalar.store import RankWatch, Store
 CHECK_EVERY_S = 1.0
 """Seconds between two comparisons."""
 
+LEAST_STEPS = 3
+"""Number of steps that a rank has written from which it is said that it was never compared."""
+
 
 class RankCheck:
     """Reports the first rank that differs from the others.
@@ -59,6 +62,10 @@ class RankCheck:
         except (OSError, StreamscalarError) as error:
             self._report("ranks", f"ranks are not compared: {error}")
             return False
+        lonely = [state.rank for state in watch.states() if state.n_written >= LEAST_STEPS and not state.n_compared]
+        if is_over and lonely:
+            why = "the others have written nothing, or call step differently"
+            self._report("ranks", f"rank {lonely[0]} was compared with no other rank: {why}")
         found = [drift for drifts in watch.drifts() for drift in drifts]
         if not found:
             return False

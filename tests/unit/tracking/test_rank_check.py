@@ -32,7 +32,7 @@ def write(store: Store, session: str, hashes: list[list[int]]) -> None:
     folder.mkdir(parents=True)
     for rank, values in enumerate(hashes):
         writer = RankWriter(folder, rank)
-        writer.describe(Description(rank, "host", tuple(range(len(hashes))), {"weight": "parameter"}))
+        writer.describe(Description(rank, "host", (0, 1), {"weight": "parameter"}))
         for step, value in enumerate(values):
             writer.append(0, step, np.array([value]))
         writer.close()
@@ -63,3 +63,14 @@ def test_the_ranks_of_a_job_are_found_in_the_run_where_it_began(store: Store) ->
     assert not check.check("b", is_over=True)
     assert said == [("ranks drifted", check.drifted)]
     assert check.drifted.startswith("Rank 1 differs from rank 0 at step 1 in 1 of 1 tensors: parameter weight")
+
+
+def test_a_rank_that_is_compared_with_none_is_said(store: Store) -> None:
+    write(store, "1", [[1, 2, 3]])
+    said: list[tuple[str, str]] = []
+    alone = RankCheck(store, lambda *words: said.append(words), is_new=False)
+    assert not alone.check("a")
+    assert not said
+    assert not alone.check("a", is_over=True)
+    why = "the others have written nothing, or call step differently"
+    assert said == [("ranks", f"rank 0 was compared with no other rank: {why}")]

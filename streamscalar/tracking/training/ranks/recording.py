@@ -31,7 +31,7 @@ MOST_WAITING = 64
 class _Hashed:
     """The hashes of a step, perhaps still on their way from a device."""
 
-    turn: int
+    call: int
     step: int
     is_counted: bool
     tensors: dict[str, Role]
@@ -75,7 +75,7 @@ class RankHashes:
         self._stride = every or EVERY
         self._share = None if every else SHARE * max_overhead
         self._first = self._last = 0
-        self._turn, self._n_steps = 0, 0
+        self._n_steps = 0
         self._started_s = 0.0
         self._is_off = False
         self._thread: WriterThread[_Hashed] | None = None
@@ -116,10 +116,7 @@ class RankHashes:
         if not self._n_steps:
             self._first, self._started_s = number, time.perf_counter()
         self._n_steps += 1
-        if self._n_steps == 1:
-            return True
-        if number < before:
-            self._turn += 1
+        if self._n_steps == 1 or number < before:
             return True
         return (number - self._first) // self._stride != (before - self._first) // self._stride
 
@@ -140,7 +137,7 @@ class RankHashes:
         hashes = hash_tensors([tensor for _, tensor in found.values()])
         flight = Flight.start([hashes]) if hashes.is_cuda else None
         roles = {name: role for name, (role, _) in found.items()}
-        self._thread.put(_Hashed(self._turn, number, is_counted, roles, hashes, flight))
+        self._thread.put(_Hashed(self._n_steps, number, is_counted, roles, hashes, flight))
 
 
 class _StreamWriter(Writer[_Hashed]):
@@ -166,7 +163,7 @@ class _StreamWriter(Writer[_Hashed]):
             self._roles = item.tensors
             self._stream.describe(Description(self._rank, socket.gethostname(), self._group, item.tensors))
         step = item.step + self._newest if item.is_counted else item.step
-        self._stream.append(item.turn, step, hashes.numpy())
+        self._stream.append(item.call, step, hashes.numpy())
 
     def close(self) -> None:
         """Close the stream."""
