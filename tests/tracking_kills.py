@@ -75,6 +75,10 @@ def check_killed_trainings_lose_no_row(folder: Path, seed: int, n_kills: int) ->
     for step in steps:
         assert (stored.weights(step) == step).all()
     np.testing.assert_array_equal(stored.metrics("loss").values[:, 0], steps)
+    # Every step has its value, with or without a row; each attempt goes on after the newest row.
+    logged = stored.logged("loss")
+    np.testing.assert_array_equal(logged.steps, np.arange(1, logged.steps[-1] + 1))
+    np.testing.assert_array_equal(logged.values[:, 0], logged.steps)
     assert Store.open(folder / "s").run_ids() == ["a"]
 
 
@@ -112,3 +116,6 @@ def check_killed_workers_lose_no_row(folder: Path, seed: int, kills_at: Collecti
     for step in range(1, 101):
         assert (stored.weights(step) == step).all()
     assert stored.exact_info()
+    # No value was repeated by a new worker.
+    entries = ss.open(folder / "s").store.reader("a").logged.entries()
+    assert entries.steps.tolist() == entries.values.tolist() == list(range(1, 101))

@@ -151,7 +151,7 @@ KILLED = """
 import sys, time
 import torch
 from streamscalar.tracking import track
-run = track(torch.nn.Linear(20, 10), name="a", store=sys.argv[1], every_n_steps=50, resume="allow")
+run = track(torch.nn.Linear(20, 10), name="a", store=sys.argv[1], every_n_steps=10**9)
 step = 0
 while True:
     step += 1
