@@ -1,7 +1,7 @@
 """The worker process of a tracked run: takes rows from the ring, stores and embeds them.
 
-It runs at the lowest priority in its own session, so that its work does not slow the training, and a Ctrl-C meant for
-the training does not reach it. It ends when the training finishes or dies.
+Once the run is open, it runs at the lowest priority in its own session, so that its work does not slow the training,
+and a Ctrl-C meant for the training does not reach it. It ends when the training finishes or dies.
 
 A process cannot raise its priority again, and after the training the user waits for the end of the work. So a finisher
 process, forked before the worker lowers its priority, sleeps until it receives the end of the run. (Measured on two
@@ -102,6 +102,8 @@ class Worker:
         if request.shards is not None:
             self._shards = RowCompletion(request.shards, request.layout.n_parameters)
         self._reply(opened)
+        # Until here the training waits: at the lowest priority on a busy machine, 15 s for work of half a second.
+        lower_priority()
         while (order := self._next()) is not None:
             if isinstance(order, FinishRun):
                 self._store_held(sink)
@@ -283,9 +285,12 @@ def fork_finisher(line: "Connection[Reply, Order | Open]", ring_file: int) -> "C
 
 
 def lower_priority() -> None:
-    """Take the lowest priority among all processes, not only within this session."""
+    """Take the lowest priority among all processes, not only within this session, for all threads."""
     with contextlib.suppress(OSError):
         os.nice(19)
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):  # noqa: PTH208  (names, not paths)
+            os.setpriority(os.PRIO_PROCESS, int(thread), 19)
     # With autogroups the kernel weighs sessions, not processes: without this, ours would get half a processor.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text("19", "ascii")
@@ -296,7 +301,6 @@ def main() -> None:
     line_file, ring_file, parent = (int(argument) for argument in sys.argv[1:4])
     line: Connection[Reply, Order | Open] = Connection(line_file)
     finisher = fork_finisher(line, ring_file)
-    lower_priority()
     Worker(line, ring_file, parent, finisher).run()
 
 
