@@ -78,11 +78,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import no module for doctests that it does not have, and no other folder where only fast tests are asked for."""
-    path = collection_path
-    is_without = path.suffix == ".py" and not path.is_relative_to(TESTS) and ">>> " not in path.read_text("utf-8")
-    is_other = config.option.markexpr == "fast" and path.parent == TESTS and path.name in SYSTEM
-    return True if is_without or is_other else None
+    """Import no test of another folder where only fast tests are asked for."""
+    is_other = config.option.markexpr == "fast" and collection_path.parent == TESTS and collection_path.name in SYSTEM
+    return True if is_other else None
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

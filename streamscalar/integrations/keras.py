@@ -11,8 +11,12 @@ from streamscalar.tracking import Summary, Tracker, track
 
 try:
     import keras
-except ModuleNotFoundError:
-    raise missing("keras", "keras") from None
+except ModuleNotFoundError as error:
+    if error.name == "keras":
+        raise missing("keras", "keras") from None
+    # Keras imports its backend, TensorFlow unless the environment names another.
+    fix = "Set KERAS_BACKEND=torch before keras is imported"
+    raise BadCall("backend of Keras", "must be torch", f"one that needs {error.name}", fix, Kind.CONFIG) from None
 
 
 class StreamscalarCallback(keras.callbacks.Callback):  # type: ignore[misc]  # its types are not read
