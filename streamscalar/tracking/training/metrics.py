@@ -168,3 +168,11 @@ def learning_rates(optimizer: Optimizer) -> dict[str, object]:
     """Return the learning rate of each group of parameters as a metric."""
     rates = [group.get("lr") for group in optimizer.param_groups]
     return {f"learning_rate/{index}" if index else "learning_rate": rate for index, rate in enumerate(rates)}
+
+
+def checked_step(step: object) -> int:
+    """Return the number of a step."""
+    number: int = int(step)  # type: ignore[call-overload]  # may raise
+    if not 0 <= number < 2**63:
+        raise ValueError(f"a step must be at least 0; got {number}")
+    return number

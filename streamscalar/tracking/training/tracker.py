@@ -22,7 +22,7 @@ from streamscalar.tracking.training.at_exit import end_at_exit
 from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
-from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.metrics import Metrics, checked_step, learning_rates
 from streamscalar.tracking.training.pending_rows import PendingRows
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +33,9 @@ WORKER_WEIGHT = 0.25
 Measured on two processors with one training thread, while the worker was stopped and continued in turns: 0.22
 (convolutional network, P = 16,000), 0.14 (perceptron, P = 1e5), 0.09 (transformer, P = 1e6, worker busy half of the
 time). If no processor is free, the lowest priority gives the worker under 2 % of one."""
+
+DEVICE_CALLS = 128
+"""Calls of `step` after which values on a device are copied at the latest; a multiple of `CALLS_TIMED`."""
 
 CALLS_TIMED = 16
 """One call of `step` in this many is timed, for all of them: the clock costs as much as the rest of a call."""
@@ -91,7 +94,7 @@ class Tracker:
         self._metrics = metrics
         self._companions = companions
         self._notices = notices
-        self._rows = PendingRows(identity.selection, n_replicas, ring, self._send_row)
+        self._rows = PendingRows(identity.selection, n_replicas, ring, lambda *row: link.put(*row, self._facts()))
         self._rows.warm_up(self._replicas())
         self._pid = os.getpid()
         self._has_warned = False
@@ -102,9 +105,10 @@ class Tracker:
         self._newest, self._last = -1, 0
         # Last step in common with a child run that begins with the next row; `None` while there is none.
         self._fork_step: int | None = None
-        self._n_calls = 0
-        self._n_dropped = 0
+        self._n_calls = self._n_dropped = 0
         self._companions_s = 0.0
+        # Thread that repeats the training in companions: what `train_step` reports there is not of the training.
+        self._repeats_in: int | None = None
         self._ended: tuple[float, float] | None = None
         if opened is not None and opened.newest is not None:
             self._newest = self._last = opened.newest
@@ -135,7 +139,7 @@ class Tracker:
             Numbers, or tensors of one element, by name. Each is stored with the number of the step, whether or not
             the weights are.
         """
-        if self._is_over or (os.getpid() != self._pid and self._warn_child()):
+        if self._is_over or self._is_elsewhere():
             return
         with self._lock:
             self._take_step(step, batch, metrics)
@@ -153,21 +157,19 @@ class Tracker:
         **metrics
             Further values.
         """
-        if self._is_over or (os.getpid() != self._pid and self._warn_child()):
+        if self._is_over or self._is_elsewhere():
             return
         with self._lock:
             self._take_values(step, {**(values or {}), **metrics})
 
     def _take_step(self, step: int | None, batch: object, metrics: dict[str, object]) -> None:
         try:
-            number = self._last + 1 if step is None else _checked(step)
+            number = self._last + 1 if step is None else checked_step(step)
             is_repeated = number == self._last and self._budget.n_steps > 0
             if number <= self._newest and not is_repeated:
                 self._go_back(number)
             if isinstance(self._companions, Companions):
-                before_s = time.perf_counter()
-                self._metrics.update_others(number, "loss", self._companions.step(batch, number))
-                self._companions_s += time.perf_counter() - before_s
+                self._metrics.update_others(number, "loss", self._repeat(batch, number))
             if is_repeated and number == self._newest:
                 # Metrics of a step may come in several calls; the row was recorded at the first.
                 self._metrics.update_late(number, metrics)
@@ -184,15 +186,25 @@ class Tracker:
             # CPU time of this thread: waiting for a processor that others use is no cost of the recording.
             started_s = time.thread_time()
             self._metrics.update(number, metrics)
+            if self._n_calls % DEVICE_CALLS == 0:
+                self._metrics.send()
             if not self._step(number):
                 self._budget.took_none(CALLS_TIMED * (time.thread_time() - started_s))
             self._hand_over()
         except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
             self._notices.failed("step", error)
 
+    def _repeat(self, batch: object, number: int) -> list[Tensor]:
+        before_s, self._repeats_in = time.perf_counter(), threading.get_ident()
+        try:
+            return self._companions.step(batch, number)
+        finally:
+            self._repeats_in = None
+            self._companions_s += time.perf_counter() - before_s
+
     def _take_values(self, step: int | None, values: dict[str, object]) -> None:
         try:
-            number = self._last if step is None else _checked(step)
+            number = self._last if step is None else checked_step(step)
             if number == self._newest == self._last and self._is_open:
                 self._metrics.update_late(number, values)
             elif self._newest < number <= self._last:
@@ -220,10 +232,7 @@ class Tracker:
         self._fork_step = min(self._fork_step, number - 1)
 
     def finish(self) -> Summary:
-        """Wait until everything is stored and embedded, with the exact solution; return a summary.
-
-        Waits for the worker for at most 10 minutes.
-        """
+        """Wait until all is stored and embedded, with the exact solution, for at most 10 minutes; return a summary."""
         return self._end("")
 
     def summary(self) -> Summary:
@@ -302,8 +311,10 @@ class Tracker:
         self._budget.took_row(time.thread_time() - started_s)
         return True
 
-    def _warn_child(self) -> bool:
-        """Warn once in a process that was forked from the one that records."""
+    def _is_elsewhere(self) -> bool:
+        """Return whether a call is none of the training: in a companion, or in a forked process, which warns once."""
+        if os.getpid() == self._pid:
+            return self._repeats_in is not None and self._repeats_in == threading.get_ident()
         if not self._has_warned:
             self._has_warned = True
             text = "this process was forked from the one that is recorded, and its steps are not; call ss.track() here"
@@ -355,9 +366,6 @@ class Tracker:
     def _replicas(self) -> list[Sequence[Tensor]]:
         return [self._identity.selection.parameters, *self._companions.parameters]
 
-    def _send_row(self, slot: int, step: int) -> None:
-        self._link.put(slot, step, self._facts())
-
     def _facts(self) -> Facts:
         budget = self._budget
         n_skipped = budget.n_steps - budget.n_recorded - self._n_dropped
@@ -378,7 +386,6 @@ class Tracker:
             self._settle()
             self._metrics.send(wait=True)
             if self._ring.values.has_values_of_run and (self._fork_step is not None or not self._has_begun):
-                # There are values, and no row yet.
                 self._begin()
             trouble = self._link.finish(FinishRun(self._facts(), failure))
             if trouble:
@@ -390,11 +397,3 @@ class Tracker:
         summary = self.summary()
         _LOG.info("%s", summary)
         return summary
-
-
-def _checked(step: object) -> int:
-    """Return the number of a step."""
-    number = int(step)  # type: ignore[call-overload]  # may raise
-    if not 0 <= number < 2**63:
-        raise ValueError(f"a step must be at least 0; got {number}")
-    return int(number)
