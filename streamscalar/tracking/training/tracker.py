@@ -94,9 +94,7 @@ class Tracker:
         self._metrics = metrics
         self._companions = companions
         self._notices = notices
-        self._rows = PendingRows(
-            identity.selection, n_replicas, ring, lambda row, step: link.put(row, step, self._facts())
-        )
+        self._rows = PendingRows(identity.selection, n_replicas, ring, link.put, self._facts)
         self._rows.warm_up(self._replicas())
         self._pid = os.getpid()
         self._has_warned = False
