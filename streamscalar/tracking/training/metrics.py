@@ -172,7 +172,7 @@ def learning_rates(optimizer: Optimizer) -> dict[str, object]:
 
 def checked_step(step: object) -> int:
     """Return the number of a step."""
-    number = int(step)  # type: ignore[call-overload]  # may raise
+    number: int = int(step)  # type: ignore[call-overload]  # may raise
     if not 0 <= number < 2**63:
         raise ValueError(f"a step must be at least 0; got {number}")
-    return int(number)
+    return number

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamscalar.missing import is_missing
+from streamscalar.tracking.channel.messages import Facts
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.training.capture import Flight, Selection
 from streamscalar.tracking.training.device_values import gather
 
-Send = Callable[[int, int], None]
-"""Takes slot and step of a row."""
+Put = Callable[[int, int, Facts], None]
+"""Takes slot and step of a row, and the facts of its time."""
 
 MAX_PENDING = 2
 """Maximum number of rows in transit from a device: one being copied, one waiting."""
@@ -31,8 +32,10 @@ class PendingRows:
         Number of replicas.
     ring
         Shared memory of the rows.
-    send
+    put
         Takes a row whose copy is complete.
+    facts
+        Returns the facts of now.
 
     Attributes
     ----------
@@ -40,12 +43,12 @@ class PendingRows:
         The rows.
     """
 
-    def __init__(self, selection: Selection, n_replicas: int, ring: Ring, send: Send) -> None:
+    def __init__(self, selection: Selection, n_replicas: int, ring: Ring, put: Put, facts: Callable[[], Facts]) -> None:
         self._capture = selection.capture(n_replicas)
         self._ring = ring
         self._slots = [torch.from_numpy(row) for row in ring.rows]
         self._flat = _device_buffer(selection, n_replicas) if selection.device.type == "cuda" else None
-        self._send = send
+        self._put, self._facts = put, facts
         self.pending: list[_PendingRow] = []
         self._sent_to = 0
 
@@ -105,7 +108,7 @@ class PendingRows:
             del self.pending[0]
             self._ring.metrics[row.slot][: len(row.values)] = row.values
             self._sent_to = row.slot
-            self._send(row.slot, row.step)
+            self._put(row.slot, row.step, self._facts())
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ Measured on two processors with one training thread, while the worker was stoppe
 (convolutional network, P = 16,000), 0.14 (perceptron, P = 1e5), 0.09 (transformer, P = 1e6, worker busy half of the
 time). If no processor is free, the lowest priority gives the worker under 2 % of one."""
 
+DEVICE_CALLS = 128
+"""Calls of `step` after which values on a device are copied at the latest; a multiple of `CALLS_TIMED`."""
+
 CALLS_TIMED = 16
 """One call of `step` in this many is timed, for all of them: the clock costs as much as the rest of a call."""
 
@@ -96,7 +99,7 @@ class Tracker:
         self._companions = companions
         self._notices = notices
         self._ranks = ranks
-        self._rows = PendingRows(identity.selection, n_replicas, ring, self._send_row)
+        self._rows = PendingRows(identity.selection, n_replicas, ring, link.put, self._facts)
         self._rows.warm_up(self._replicas())
         self._pid = os.getpid()
         self._has_warned = self._has_begun = False
@@ -108,6 +111,8 @@ class Tracker:
         self._fork_step: int | None = None
         self._n_calls = self._n_dropped = 0
         self._companions_s = 0.0
+        # Thread that repeats the training in companions: what `train_step` reports there is not of the training.
+        self._repeats_in: int | None = None
         self._ended: tuple[float, float] | None = None
         if opened is not None and opened.newest is not None:
             self._newest = self._last = opened.newest
@@ -138,7 +143,7 @@ class Tracker:
             Numbers, or tensors of one element, by name. Each is stored with the number of the step, whether or not
             the weights are.
         """
-        if self._is_over or (os.getpid() != self._pid and self._warn_child()):
+        if self._is_over or self._is_elsewhere():
             return
         with self._lock:
             self._take_step(step, batch, metrics)
@@ -156,7 +161,7 @@ class Tracker:
         **metrics
             Further values.
         """
-        if self._is_over or (os.getpid() != self._pid and self._warn_child()):
+        if self._is_over or self._is_elsewhere():
             return
         with self._lock:
             self._take_values(step, {**(values or {}), **metrics})
@@ -170,9 +175,7 @@ class Tracker:
             if number <= self._newest and not is_repeated:
                 self._go_back(number)
             if isinstance(self._companions, Companions):
-                before_s = time.perf_counter()
-                self._metrics.update_others(number, "loss", self._companions.step(batch, number))
-                self._companions_s += time.perf_counter() - before_s
+                self._metrics.update_others(number, "loss", self._repeat(batch, number))
             if is_repeated and number == self._newest:
                 # Metrics of a step may come in several calls; the row was recorded at the first.
                 self._metrics.update_late(number, metrics)
@@ -189,11 +192,21 @@ class Tracker:
             # CPU time of this thread: waiting for a processor that others use is no cost of the recording.
             started_s = time.thread_time()
             self._metrics.update(number, metrics)
+            if self._n_calls % DEVICE_CALLS == 0:
+                self._metrics.send()
             if not self._step(number):
                 self._budget.took_none(CALLS_TIMED * (time.thread_time() - started_s))
             self._hand_over()
         except Exception as error:  # noqa: BLE001  (no error of the recording may end the training)
             self._notices.failed("step", error)
+
+    def _repeat(self, batch: object, number: int) -> list[Tensor]:
+        before_s, self._repeats_in = time.perf_counter(), threading.get_ident()
+        try:
+            return self._companions.step(batch, number)
+        finally:
+            self._repeats_in = None
+            self._companions_s += time.perf_counter() - before_s
 
     def _take_values(self, step: int | None, values: dict[str, object]) -> None:
         try:
@@ -225,10 +238,7 @@ class Tracker:
         self._fork_step = min(self._fork_step, number - 1)
 
     def finish(self) -> Summary:
-        """Wait until everything is stored and embedded, with the exact solution; return a summary.
-
-        Waits for the worker for at most 10 minutes.
-        """
+        """Wait until all is stored and embedded, with the exact solution, for at most 10 minutes; return a summary."""
         return self._end("")
 
     def summary(self) -> Summary:
@@ -308,8 +318,10 @@ class Tracker:
         self._budget.took_row(time.thread_time() - started_s)
         return True
 
-    def _warn_child(self) -> bool:
-        """Warn once in a process that was forked from the one that records."""
+    def _is_elsewhere(self) -> bool:
+        """Return whether a call is none of the training: in a companion, or in a forked process, which warns once."""
+        if os.getpid() == self._pid:
+            return self._repeats_in is not None and self._repeats_in == threading.get_ident()
         if not self._has_warned:
             self._has_warned = True
             text = "this process was forked from the one that is recorded, and its steps are not; call ss.track() here"
@@ -361,9 +373,6 @@ class Tracker:
     def _replicas(self) -> list[Sequence[Tensor]]:
         return [self._identity.selection.parameters, *self._companions.parameters]
 
-    def _send_row(self, slot: int, step: int) -> None:
-        self._link.put(slot, step, self._facts())
-
     def _facts(self) -> Facts:
         budget = self._budget
         n_skipped = budget.n_steps - budget.n_recorded - self._n_dropped
@@ -386,7 +395,6 @@ class Tracker:
                 self._ranks.close()
             self._metrics.send(wait=True)
             if self._ring.values.has_values_of_run and (self._fork_step is not None or not self._has_begun):
-                # There are values, and no row yet.
                 self._begin()
             trouble = self._link.finish(FinishRun(self._facts(), failure))
             if trouble:

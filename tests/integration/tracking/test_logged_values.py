@@ -147,6 +147,29 @@ def test_values_of_shadows_are_logged_beside_the_reference(tmp_path: Path) -> No
     np.testing.assert_allclose(found.values[:, 1], found.values[:, 0], rtol=1e-4)
 
 
+def test_what_a_step_reports_is_not_reported_again_by_its_repeats(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    store = tmp_path / "s"
+
+    def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> torch.Tensor:
+        loss = torch.as_tensor(model(batch).square().mean())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        run.log(norm=float(model.get_parameter("weight").detach().norm()))
+        optimizer.step()
+        return loss
+
+    run = track(model, name="a", store=store, optimizer=optimizer, shadow=2, train_step=train_step, every_n_steps=1)
+    norms = []
+    for _ in range(5):
+        norms.append(float(model.weight.detach().norm()))
+        batch = torch.randn(5, 3, dtype=torch.float64)
+        run.step(loss=train_step(model, optimizer, batch), batch=batch)
+    assert run.finish().warnings == {}
+    assert logged(store, "norm") == dict(enumerate(norms))
+
+
 KILLED = """
 import sys, time
 import torch
