@@ -204,6 +204,8 @@ def test_a_killed_training_loses_no_value_that_it_has_logged(tmp_path: Path) -> 
 
 def kill(run: Tracker) -> None:
     os.kill(run.worker_pid, signal.SIGKILL)
+    # The socket is open until the finisher has noticed; the next order then cannot be sent.
+    time.sleep(1)
 
 
 def test_a_killed_worker_loses_no_value_and_repeats_none(tmp_path: Path) -> None:
