@@ -69,7 +69,7 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
     ) -> None:
         """Start the run, with the learning rate of the training arguments; every rank takes part."""
         del state, control
-        config = {name: _plain(getattr(args, name)) for name in CONFIG if hasattr(args, name)}
+        config = {name: getattr(args, name) for name in CONFIG if hasattr(args, name)}
         self.tracker = track(
             kwargs["model"],
             optimizer=kwargs.get("optimizer"),
@@ -113,8 +113,3 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
         del args, state, control, kwargs
         if self.tracker is not None:
             self.summary = self.tracker.finish()
-
-
-def _plain(value: Any) -> Any:
-    """Return an argument as a number, text or None."""
-    return value if isinstance(value, bool | int | float | str | type(None)) else str(value)
