@@ -9,8 +9,8 @@ from streamscalar.tracking.training.metrics import learning_rates
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-except ModuleNotFoundError:
-    raise missing("transformers", "huggingface") from None
+except ModuleNotFoundError as error:
+    raise missing(error, "transformers", "huggingface") from None
 
 METRICS = ("loss", "eval_loss", "grad_norm")
 """Metrics that every Trainer may log; others that appear after the first row are passed as `metrics`."""
