@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from streamscalar.tracking import Tracker
 
 
-def missing(package: str, extra: str) -> ModuleNotFoundError:
-    """Return the error of an integration whose framework is not installed."""
+def missing(error: ModuleNotFoundError, package: str, extra: str) -> ModuleNotFoundError:
+    """Return the error of an integration whose framework is not installed; `error` if another package is missing."""
+    if (error.name or "").partition(".")[0] != package:
+        return error
     text = f'streamscalar.integrations.{extra} needs {package}. Run: pip install "streamscalar[{extra}]"'
     return ModuleNotFoundError(text, name=package)
 

@@ -11,8 +11,8 @@ from streamscalar.tracking import Summary, Tracker
 
 try:
     from accelerate.tracking import GeneralTracker
-except ModuleNotFoundError:
-    raise missing("accelerate", "accelerate") from None
+except ModuleNotFoundError as error:
+    raise missing(error, "accelerate", "accelerate") from None
 
 _LOG = logging.getLogger(__name__)
 

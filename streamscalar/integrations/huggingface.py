@@ -9,8 +9,8 @@ from streamscalar.tracking.training.metrics import learning_rates
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-except ModuleNotFoundError:
-    raise missing("transformers", "huggingface") from None
+except ModuleNotFoundError as error:
+    raise missing(error, "transformers", "huggingface") from None
 
 METRICS = ("loss", "eval_loss", "grad_norm")
 """Metrics that every Trainer may log; others that appear after the first row are passed as `metrics`."""
@@ -69,7 +69,7 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
     ) -> None:
         """Start the run, with the learning rate of the training arguments; every rank takes part."""
         del state, control
-        config = {name: _plain(getattr(args, name)) for name in CONFIG if hasattr(args, name)}
+        config = {name: getattr(args, name) for name in CONFIG if hasattr(args, name)}
         self.tracker = track(
             kwargs["model"],
             optimizer=kwargs.get("optimizer"),
@@ -113,8 +113,3 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
         del args, state, control, kwargs
         if self.tracker is not None:
             self.summary = self.tracker.finish()
-
-
-def _plain(value: Any) -> Any:
-    """Return an argument as a number, text or None."""
-    return value if isinstance(value, bool | int | float | str | type(None)) else str(value)

@@ -12,11 +12,11 @@ from streamscalar.tracking import Summary, Tracker, track
 try:
     import keras
 except ModuleNotFoundError as error:
-    if error.name == "keras":
-        raise missing("keras", "keras") from None
-    # Keras imports its backend, TensorFlow unless the environment names another.
-    fix = "Set KERAS_BACKEND=torch before keras is imported"
-    raise BadCall("backend of Keras", "must be torch", f"one that needs {error.name}", fix, Kind.CONFIG) from None
+    if error.name != "keras":
+        # Keras imports its backend, which is TensorFlow by default.
+        text = f"Keras needs {error.name} for its backend. Set KERAS_BACKEND=torch before keras is imported"
+        raise ModuleNotFoundError(text, name=error.name) from None
+    raise missing(error, "keras", "keras") from None
 
 
 class StreamscalarCallback(keras.callbacks.Callback):  # type: ignore[misc]  # its types are not read

@@ -28,11 +28,11 @@ def _base() -> Any:
         return type("Callback", bases, {})
     try:
         from lightning.pytorch import Callback
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
         try:
             from pytorch_lightning import Callback
         except ModuleNotFoundError:
-            raise missing("lightning", "lightning") from None
+            raise missing(error, "lightning", "lightning") from None
     return Callback
 
 

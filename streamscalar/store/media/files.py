@@ -119,7 +119,18 @@ def sweep(directory: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` in types of JSON: arrays as lists, non-finite floats as the strings "nan", "inf", "-inf"."""
+    """Return `value` in types of JSON: arrays as lists, non-finite floats as the strings "nan", "inf", "-inf".
+
+    Members of an `Enum` of text or numbers become their value: pickled as they are, they would import the package of
+    their class in the process that reads them.
+
+    Examples
+    --------
+    >>> import enum
+    >>> Rate = enum.StrEnum("Rate", ["LINEAR"])
+    >>> plain({"rate": Rate.LINEAR, "n": np.arange(2), "loss": float("nan")})
+    {'rate': 'linear', 'n': [0, 1], 'loss': 'nan'}
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -128,9 +139,12 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
-    return str(value)
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return str.__str__(value) if isinstance(value, str) else str(value)
 
 
 def json_bytes(document: Any) -> bytes:

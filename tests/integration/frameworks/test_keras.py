@@ -1,6 +1,8 @@
 """The callback in a real `fit` of Keras on torch: accumulation, schedules, frozen weights, validation, two fits."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +100,16 @@ def test_a_callback_that_sets_the_rate_is_seen_at_once(tmp_path: Path) -> None:
     np.testing.assert_allclose(rates, [1 / 2, 1 / 4, 1 / 6, 1 / 8] * 2, rtol=1e-6)
 
 
-def test_a_shadow_and_another_backend_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shadow_is_refused() -> None:
     with pytest.raises(BadCall, match="shadow: must be left out with fit"):
         StreamscalarCallback(shadow=True)
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(BadCall, match="backend of Keras: must be torch; got jax"):
-        StreamscalarCallback()
+
+
+def test_a_backend_that_is_not_installed_is_named_with_the_variable_that_sets_it() -> None:
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    command = [sys.executable, "-c", "import streamscalar.integrations.keras"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    said = (
+        "ModuleNotFoundError: Keras needs tensorflow for its backend. Set KERAS_BACKEND=torch before keras is imported"
+    )
+    assert ended.stderr.splitlines()[-1] == said
