@@ -48,8 +48,8 @@ class LoggedReader:
             if self._log is not None and not before["complete"]:
                 tail = self._log.entries(n, series)
                 series = tail.series
-            if read_group(self._files.weights) != before:
-                continue
+                if read_group(self._files.weights) != before:
+                    continue
             if n:
                 columns = [self._prefix(f"logged/{name}", n) for name in ("steps", "series", "values")]
                 tail = Entries.joined([Entries(series, *columns), tail])
