@@ -150,7 +150,7 @@ class RunReader:
     @property
     def held_bytes(self) -> int:
         """Bytes of the cached series."""
-        return sum(values.nbytes for values in list(self._known.values()))
+        return sum(values.nbytes for values in list(self._known.values())) + self.logged.held_bytes
 
     def newest(self) -> Newest | None:
         """Return the newest row without its weights, in a time independent of the number of rows."""

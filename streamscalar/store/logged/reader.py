@@ -36,9 +36,14 @@ class LoggedReader:
         self._files = files
         self._log = None if log is None else ValuesLogReader(log)
         self._prefix = prefix
+        self._newest = Entries.joined([])
+        self._n_published = 0
 
     def entries(self) -> Entries:
-        """Return all entries in the order in which they were given: published, and acknowledged in the log."""
+        """Return all entries in the order in which they were given: published, and acknowledged in the log.
+
+        The same arrays may be returned again; do not change them.
+        """
         for _ in range(_ATTEMPTS):
             before = read_group(self._files.weights)
             n = int(before.get("logged", 0))
@@ -48,13 +53,20 @@ class LoggedReader:
             if self._log is not None and not before["complete"]:
                 tail = self._log.entries(n, series)
                 series = tail.series
-            if read_group(self._files.weights) != before:
-                continue
-            if n:
-                columns = [self._prefix(f"logged/{name}", n) for name in ("steps", "series", "values")]
-                tail = Entries.joined([Entries(series, *columns), tail])
-            return Entries(series, tail.steps, tail.which, tail.values)
+                if read_group(self._files.weights) != before:
+                    continue
+            if (n, n + len(tail), series) != (self._n_published, len(self._newest), self._newest.series):
+                # Kept, as a caller asks for one name after the other.
+                columns = [self._prefix(f"logged/{name}", n) for name in ("steps", "series", "values")] if n else []
+                whole = Entries.joined([*([Entries(series, *columns)] if n else []), tail])
+                self._newest, self._n_published = Entries(series, whole.steps, whole.which, whole.values), n
+            return self._newest
         raise WorkFailed("logged", "is published faster than it can be read", context=str(self._files.path))
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the entries that are kept."""
+        return sum(column.nbytes for column in self._newest.columns.values())
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the metrics, in the order of their first value."""

@@ -30,6 +30,9 @@ MOST_ROW_METRICS = 8
 """Maximum number of metrics that rows carry. Each has an array of its own, with a file and some waits for the disk in
 every segment: 1,000 rows took 2 s with one metric, and 29 s with 32. Readers align the others to the rows."""
 
+LEAST_VALUES = 2**9
+"""Values in transit where memory, or the size of a file, is limited to less than `values.N_VALUES` take."""
+
 _HEADER_BYTES = 4096
 _CALLS_AT = 1024
 
@@ -109,17 +112,17 @@ class Ring:
         OSError
             There is not enough memory.
         """
-        n_slots, n_values = n_slots_for(layout), values.N_VALUES
-        size = _HEADER_BYTES + _aligned(value_bytes(n_values)) + n_slots * _slot_bytes(layout)
+        n_slots = n_slots_for(layout)
         if hasattr(os, "memfd_create"):
             file = above_standard(os.memfd_create("streamscalar-ring"))
         else:
             with tempfile.TemporaryFile() as temporary:
                 file = above_standard(os.dup(temporary.fileno()))
         try:
-            os.ftruncate(file, size)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file, 0, size)
+            try:
+                n_values = _reserve(file, layout, n_slots, values.N_VALUES)
+            except OSError:
+                n_values = _reserve(file, layout, n_slots, LEAST_VALUES)
             ring = cls(file, layout, n_slots, n_values)
         except BaseException:
             os.close(file)
@@ -146,6 +149,15 @@ def above_standard(file: int) -> int:
     moved = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(file)
     return moved
+
+
+def _reserve(file: int, layout: Layout, n_slots: int, n_values: int) -> int:
+    """Reserve the memory of a ring; return `n_values`."""
+    size = _HEADER_BYTES + _aligned(value_bytes(n_values)) + n_slots * _slot_bytes(layout)
+    os.ftruncate(file, size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    return n_values
 
 
 def _row_bytes(layout: Layout) -> int:

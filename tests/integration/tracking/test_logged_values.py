@@ -227,6 +227,8 @@ def test_a_killed_worker_loses_no_value_and_repeats_none(tmp_path: Path) -> None
             if step == 2 * LOGGED_CHUNK + 2000:
                 until = time.monotonic() + 60
                 while run.worker_pid == killed and time.monotonic() < until:
+                    # The death of a worker shows at the next order.
+                    run._link.wake()
                     time.sleep(0.01)
                 kill(run)
         summary = run.finish()

@@ -26,7 +26,7 @@ from streamscalar.errors import BadCall
 from streamscalar.missing import is_missing
 from streamscalar.store import Store
 from streamscalar.tracking import TrackingWarning, track
-from streamscalar.tracking.channel import ring, values
+from streamscalar.tracking.channel import ring
 from streamscalar.tracking.channel.messages import Facts, Open
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.worker.sink import StoreSink
@@ -109,7 +109,6 @@ def test_a_full_disk_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     # The worker inherits a limit on the size of a file: the log of a segment outgrows it after some rows, and so would
     # a large ring.
     monkeypatch.setattr(ring, "MOST_SLOTS", 4)
-    monkeypatch.setattr(values, "N_VALUES", 64)
     model = nn.Linear(500, 4)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     row_bytes = 4 * 2004
