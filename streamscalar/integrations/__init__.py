@@ -1,12 +1,9 @@
 """Callbacks for training frameworks; each module imports its framework, so import the one that you use."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streamscalar.errors import BadCall, Kind
-
-if TYPE_CHECKING:
-    from streamscalar.tracking import Tracker
 
 
 def missing(error: ModuleNotFoundError, package: str, extra: str) -> ModuleNotFoundError:
@@ -29,8 +26,3 @@ def refuse_copies(options: Mapping[str, Any], framework: str) -> None:
         if options.get(name):
             must = f"must be left out with {framework}, whose updates no copy can repeat"
             raise BadCall(name, must, fix="Use streamscalar.track in a loop of your own", kind=Kind.CONFIG)
-
-
-def record(tracker: "Tracker", step: int, metrics: Mapping[str, Any]) -> None:
-    """Record a step with what a framework logs, by any name but those of the arguments of `step`."""
-    tracker.step(step=step, **{str(k): v for k, v in metrics.items() if k not in {"step", "batch"}})

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from streamscalar.integrations import missing, record, refuse_copies
+from streamscalar.integrations import missing, refuse_copies
 from streamscalar.integrations.owners import has_run, optimizers
 from streamscalar.integrations.updates import Updates
 from streamscalar.tracking import Summary, Tracker
@@ -32,8 +32,8 @@ class StreamscalarTracker(GeneralTracker):  # type: ignore[misc]  # its types ar
     Parameters
     ----------
     **options
-        Options of `streamscalar.track`, such as `name`, `group`, `every_n_steps`, `probe` or `metrics`, but not `model`
-        and `optimizer`. `config` is added to that of `init_trackers`.
+        Options of `streamscalar.track`, such as `name`, `group`, `every_n_steps` or `probe`, but not `model` and
+        `optimizer`. `config` is added to that of `init_trackers`.
 
     Attributes
     ----------
@@ -65,6 +65,8 @@ class StreamscalarTracker(GeneralTracker):  # type: ignore[misc]  # its types ar
         self._options = options
         # An Accelerator starts trackers on the main process only, but every rank has to take part.
         self._updates = Updates(options, _LOG.info, filter(has_run, optimizers()))
+        # What is logged before the first update waits for the tracker.
+        self._logged: list[tuple[int, dict[str, Any]]] = []
         self.summary: Summary | None = None
 
     @property
@@ -79,11 +81,19 @@ class StreamscalarTracker(GeneralTracker):  # type: ignore[misc]  # its types ar
     def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Store values with the newest update."""
         del step, kwargs
-        if self._updates.tracker is not None:
-            record(self._updates.tracker, self._updates.n_updates, values)
+        self._logged.append((self._updates.n_updates, dict(values)))
+        self._store_logged()
+
+    def _store_logged(self) -> None:
+        tracker = self._updates.tracker
+        if tracker is not None:
+            for n_updates, values in self._logged:
+                tracker.log(values, step=n_updates)
+            self._logged.clear()
 
     def finish(self) -> None:
         """Wait until everything is stored."""
+        self._store_logged()
         self.summary = self._updates.end()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Record trainings of the Trainer of Hugging Face Transformers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from streamscalar.integrations import missing, record, refuse_copies
+from streamscalar.integrations import missing, refuse_copies
 from streamscalar.tracking import Summary, Tracker, track
 from streamscalar.tracking.training.metrics import learning_rates
 
@@ -12,8 +12,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error, "transformers", "huggingface") from None
 
-METRICS = ("loss", "eval_loss", "grad_norm")
-"""Metrics that every Trainer may log; others that appear after the first row are passed as `metrics`."""
+TOTALS = ("total_flos", "train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+"""What a Trainer logs at its end about the whole training."""
 
 CONFIG = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "weight_decay", "optim"),
@@ -30,8 +30,6 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
 
     Parameters
     ----------
-    metrics
-        Names of further metrics that the Trainer logs after its first step, such as `eval_accuracy`.
     **options
         Options of `streamscalar.track`, such as `name`, `group`, `every_n_steps` or `probe`, but not `model`, `config`
         and `optimizer`, which the Trainer gives. For a Trainer that resumes from a checkpoint, `resume="allow"`.
@@ -56,9 +54,8 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
         trainer = Trainer(model, args, train_dataset=data, callbacks=[StreamscalarCallback(name="first")])
     """
 
-    def __init__(self, metrics: Iterable[str] = (), **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         refuse_copies(options, "a Trainer")
-        self._metrics = tuple(metrics)
         self._options = options
         self._rates: dict[str, object] = {}
         self.tracker: Tracker | None = None
@@ -74,7 +71,6 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
             kwargs["model"],
             optimizer=kwargs.get("optimizer"),
             config={"learning_rate": args.learning_rate, **config},
-            metrics=(*METRICS, *self._metrics),
             **self._options,
         )
 
@@ -89,7 +85,8 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
         """Record the weights after an update."""
         del args, control, kwargs
         if self.tracker is not None:
-            record(self.tracker, state.global_step, self._rates)
+            self.tracker.step(step=state.global_step)
+            self.tracker.log(self._rates, step=state.global_step)
 
     def on_log(
         self,
@@ -99,12 +96,12 @@ class StreamscalarCallback(TrainerCallback):  # type: ignore[misc]  # its types 
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Record the logged numbers with the row of their step; totals over the training are no metrics."""
+        """Record the logged numbers with their step; totals over the training are no metrics."""
         del args, control, kwargs
-        if self.tracker is None or not state.global_step:
-            return
-        known = {*METRICS, *self._metrics}
-        record(self.tracker, state.global_step, {k: v for k, v in (logs or {}).items() if k in known})
+        if self.tracker is not None:
+            # The rate after a scheduler's step is that of the next update.
+            numbers = {k: v for k, v in (logs or {}).items() if k not in {*TOTALS, "learning_rate"}}
+            self.tracker.log(numbers, step=state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

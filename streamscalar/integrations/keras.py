@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.integrations import missing, record, refuse_copies
+from streamscalar.integrations import missing, refuse_copies
 from streamscalar.tracking import Summary, Tracker, track
 
 try:
@@ -32,8 +32,8 @@ class StreamscalarCallback(keras.callbacks.Callback):  # type: ignore[misc]  # i
     Parameters
     ----------
     **options
-        Options of `streamscalar.track`, such as `name`, `group`, `every_n_steps`, `probe` or `metrics`, but not `model`
-        and `optimizer`. With `resume="allow"`, a further `fit` is a child of the run of the one before.
+        Options of `streamscalar.track`, such as `name`, `group`, `every_n_steps` or `probe`, but not `model` and
+        `optimizer`. With `resume="allow"`, a further `fit` is a child of the run of the one before.
 
     Attributes
     ----------
@@ -94,13 +94,14 @@ class StreamscalarCallback(keras.callbacks.Callback):  # type: ignore[misc]  # i
             return
         self._step = step
         rate = self._rate.value if isinstance(self._rate, keras.Variable) else self._rate
-        record(self.tracker, step, {"learning_rate": rate, **(logs or {})})
+        self.tracker.step(step=step)
+        self.tracker.log({"learning_rate": rate, **(logs or {})}, step=step)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Record the metrics of the epoch and of its validation with its last step."""
         del epoch
-        if self.tracker is not None and self._step:
-            record(self.tracker, self._step, {k: v for k, v in (logs or {}).items() if k != "learning_rate"})
+        if self.tracker is not None:
+            self.tracker.log({k: v for k, v in (logs or {}).items() if k != "learning_rate"}, step=self._step)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Wait until everything is stored."""

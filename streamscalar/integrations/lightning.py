@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from streamscalar.errors import BadCall
-from streamscalar.integrations import missing, record, refuse_copies
+from streamscalar.integrations import missing, refuse_copies
 
 if TYPE_CHECKING:
     from streamscalar.tracking import Summary, Tracker
@@ -53,8 +53,8 @@ class StreamscalarCallback(Callback):  # type: ignore[misc]  # its class depends
     Parameters
     ----------
     **options
-        Options of `streamscalar.track`, such as `name`, `group`, `every_n_steps`, `probe` or `metrics`, but not `model`
-        and `optimizer`, which the Trainer gives. `config` is added to `hparams` of the module.
+        Options of `streamscalar.track`, such as `name`, `group`, `every_n_steps` or `probe`, but not `model` and
+        `optimizer`, which the Trainer gives. `config` is added to `hparams` of the module.
 
     Attributes
     ----------
@@ -155,7 +155,8 @@ class StreamscalarCallback(Callback):  # type: ignore[misc]  # its class depends
         self._step = trainer.global_step
         metrics = {**self._mean_loss(trainer), **self._rates, **self._new(trainer)}
         self._losses.clear()
-        record(self.tracker, self._step, metrics)
+        self.tracker.step(step=self._step)
+        self.tracker.log(metrics, step=self._step)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Record the metrics of a validation with the step after which it ran."""
@@ -178,10 +179,10 @@ class StreamscalarCallback(Callback):  # type: ignore[misc]  # its class depends
             self.summary = self.tracker.summary()
 
     def _record_logged(self, trainer: Any) -> None:
-        if self.tracker is not None and self._step:
+        if self.tracker is not None:
             metrics = self._new(trainer)
             if metrics:
-                record(self.tracker, self._step, metrics)
+                self.tracker.log(metrics, step=self._step)
 
     def _new(self, trainer: Any) -> dict[str, Tensor]:
         """Return what was logged since the last call.

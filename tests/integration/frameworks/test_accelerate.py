@@ -43,6 +43,7 @@ def trained(
         for batch, targets in batches:
             with accelerator.accumulate(model):
                 loss = functional.cross_entropy(model(batch), targets)
+                accelerator.log({"before": loss}, step=n_updates)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), 0.05)
@@ -64,7 +65,7 @@ def test_every_update_is_recorded_and_a_training_continues_from_a_checkpoint(tmp
     earlier = torch.optim.Adam(ended.parameters())
     torch.autograd.backward(ended(torch.ones(50)).sum())
     earlier.step()
-    recorder = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1, metrics=["val/loss", "loss"])
+    recorder = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1)
     seen = trained(tmp_path, recorder)
     plain = trained(tmp_path, None)
     assert recorder.summary is not None
@@ -76,12 +77,13 @@ def test_every_update_is_recorded_and_a_training_continues_from_a_checkpoint(tmp
         np.testing.assert_array_equal(plain[step], seen[step], err_msg="recording changes no bit")
     loss, val = (stored.metrics(name).values[:, 0] for name in ("loss", "val/loss"))
     assert np.isfinite(loss).all()
+    assert stored.logged("before").steps.tolist() == list(range(8)), "from before the first update on"
     assert np.flatnonzero(np.isfinite(val)).tolist() == [3, 7], "after updates 4 and 8, whatever epochs count"
     assert stored.setting["config"] == {"learning_rate": 0.01, "width": 16}
     assert [layer.name for layer in stored.layout.layers] == ["0.weight", "0.bias", "3.weight", "3.bias"]
     assert stored.is_complete
 
-    again = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1, metrics=["val/loss", "loss"])
+    again = StreamscalarTracker(name="a", store=tmp_path / "s", every_n_steps=1)
     resumed = trained(tmp_path, again, n_epochs=1, resume=tmp_path / "state")
     assert again.summary is not None
     child = ss.open(tmp_path / "s").run(again.summary.run_id)

@@ -94,7 +94,7 @@ def trained(folder: Path, *callbacks: TrainerCallback, resume: bool = False, **a
 
 
 def test_every_update_is_recorded_and_values_belong_to_their_step(tmp_path: Path) -> None:
-    callback = StreamscalarCallback(name="a", store=tmp_path / "s", every_n_steps=1, metrics=["eval_accuracy"])
+    callback = StreamscalarCallback(name="a", store=tmp_path / "s", every_n_steps=1)
     weights = trained(tmp_path, callback)
     plain = trained(tmp_path)
     assert callback.summary is not None
