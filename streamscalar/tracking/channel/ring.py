@@ -133,15 +133,6 @@ class Ring:
             os.close(self.file)
 
 
-def _reserve(file: int, layout: Layout, n_slots: int, n_values: int) -> int:
-    """Reserve the memory of a ring; return `n_values`."""
-    size = _HEADER_BYTES + _aligned(value_bytes(n_values)) + n_slots * _slot_bytes(layout)
-    os.ftruncate(file, size)
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    return n_values
-
-
 def _row_bytes(layout: Layout) -> int:
     return _aligned(layout.n_replicas * layout.n_parameters * np.dtype(layout.dtype).itemsize)
 
@@ -152,3 +143,12 @@ def _slot_bytes(layout: Layout) -> int:
 
 def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // 64) * 64
+
+
+def _reserve(file: int, layout: Layout, n_slots: int, n_values: int) -> int:
+    """Reserve the memory of a ring; return `n_values`."""
+    size = _HEADER_BYTES + _aligned(value_bytes(n_values)) + n_slots * _slot_bytes(layout)
+    os.ftruncate(file, size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    return n_values
