@@ -28,6 +28,7 @@ from streamscalar.tracking.training.capture import Selection, is_sharded, requir
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.idle import IdleTracker, RankStream
+from streamscalar.tracking.training.mirrors import MirrorName, destinations
 from streamscalar.tracking.training.metrics import Metrics, learning_rates
 from streamscalar.tracking.training.ranks.meeting import Meeting
 from streamscalar.tracking.training.ranks.recording import RankHashes, first_rank, may_compare
@@ -61,6 +62,7 @@ def track(
     seed: int = 0,
     resume: Resume = "never",
     compare_ranks_every: int | None = None,
+    mirror: MirrorName | Iterable[MirrorName] | None = None,
 ) -> Tracker:
     """Record a training run: call `step` of the returned tracker after every update, and `finish` at the end.
 
@@ -129,6 +131,10 @@ def track(
         first step; 0 for none. By default 100 for a model in `DistributedDataParallel`, and more where that would take
         over a quarter of `max_overhead`. Parameters and buffers that differ in a bit raise the alert `ranks_drifted`.
         With a number, a model without that wrapper is compared, too.
+    mirror
+        Back ends that scalar, separation, exponents, regime and alerts are also sent to, as metrics below
+        `streamscalar/`: `wandb`, `mlflow`, `trackio`, `tensorboard`, or a list of them. A separate process sends them
+        after they are stored. Metrics of the training are not sent. Not with `address`.
 
     Returns
     -------
@@ -160,6 +166,7 @@ def track(
         must = "must be at least 1, 0 for no comparison, or None"
         raise BadCall("compare_ranks_every", must, str(compare_ranks_every), kind=Kind.CONFIG)
     require_known_shards(model)
+    mirrors = destinations(mirror, address)
     notices = Notices()
     compares = may_compare(model, compare_ranks_every)
     if rank() > 0:
@@ -207,6 +214,7 @@ def track(
         n_slots=n_slots_for(layout),
         n_values=ring.values.n_values,
         shards=shards,
+        mirrors=mirrors,
     )
     procedure = Procedure(loss_fn, train_step)
     companions = _companions(model, optimizer, procedure, n_shadows, tangent, size, selection, seed, notices)
