@@ -28,8 +28,8 @@ from streamscalar.tracking.training.capture import Selection, is_sharded, requir
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.idle import IdleTracker, RankStream
-from streamscalar.tracking.training.mirrors import MirrorName, destinations
 from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.mirrors import MirrorName, destinations
 from streamscalar.tracking.training.ranks.meeting import Meeting
 from streamscalar.tracking.training.ranks.recording import RankHashes, first_rank, may_compare
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon

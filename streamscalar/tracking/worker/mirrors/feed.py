@@ -1,7 +1,7 @@
 """What a mirror sends: the results of a run since the last time, from its stored and embedded rows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,19 +28,22 @@ class News:
     Attributes
     ----------
     values
-        Values by name, by training step.
+        Values by name, by training step. NaN for a name whose last number no longer holds.
     notes
         Texts by name.
     alerts
         Alerts that were not sent.
     n_rows
         Number of rows that everything up to now comes from.
+    numbered
+        Names whose newest value is a number.
     """
 
-    values: list[tuple[int, dict[str, float]]]
+    values: dict[int, dict[str, float]]
     notes: dict[str, str]
     alerts: list[Alert]
     n_rows: int
+    numbered: set[str]
 
 
 class Feed:
@@ -50,78 +53,73 @@ class Feed:
     ----------
     experiment, run_id
         The run.
-    n_rows
-        Number of rows that were sent.
-    alerts
-        Identifiers of the alerts that were sent.
+    n_rows, alerts, numbered
+        Number of rows, and identifiers of the alerts, that were sent; names whose newest value is a number.
     """
 
-    def __init__(self, experiment: Experiment, run_id: str, n_rows: int, alerts: set[str]) -> None:
-        self._experiment = experiment
+    def __init__(
+        self, experiment: Experiment, run_id: str, n_rows: int, alerts: Iterable[str], numbered: Iterable[str]
+    ) -> None:
+        self._options = experiment.options
         self._reader = experiment.store.reader(run_id)
         self._run = experiment.run(run_id)
         self._rules = experiment.config.analysis.alerts
-        self._watch = RunWatch(self._rules, experiment.options)
+        self._watch = RunWatch(self._rules, self._options)
         self._ranks = self._reader.rank_watch()
         self._n_rows = n_rows
         self._known = set(alerts)
+        self._numbered = set(numbered)
         self._notes: dict[str, str] = {}
-        # After a restart it is not known which estimates had a number.
-        self._had_number: set[str] | None = set() if n_rows == 0 else None
 
     def read(self, *, is_over: bool) -> News:
         """Return the results since the last call; with `is_over`, no row follows."""
         n_rows = self._reader.embedding.n_rows
-        drifts = self._rank_alerts(is_over=is_over)
-        if n_rows <= self._n_rows:
-            return News([], {}, self._fresh(drifts), self._n_rows)
-        series = self._run.series(n_rows)
-        values = dict(self._rows(series))
-        estimates, notes = self._estimates(series)
-        values.setdefault(int(series.steps[-1]), {}).update(estimates)
+        alerts = self._rank_alerts(is_over=is_over)
+        values: dict[int, dict[str, float]] = {}
+        notes: dict[str, str] = {}
+        if n_rows > self._n_rows:
+            series = self._run.series(n_rows)
+            values = self._rows(series)
+            estimates, notes = self._estimates(series)
+            newest = values[int(series.steps[-1])]
+            newest |= estimates
+            numbered = {name for found in values.values() for name in found}
+            newest |= dict.fromkeys(self._numbered - numbered, math.nan)
+            alerts += self._watch.update(series)
+            self._n_rows, self._numbered = n_rows, numbered
         changed = {name: text for name, text in notes.items() if self._notes.get(name) != text}
-        self._notes = notes
-        alerts = self._fresh([*self._watch.update(series), *drifts])
-        self._n_rows = n_rows
-        return News([(step, found) for step, found in values.items() if found], changed, alerts, n_rows)
+        self._notes |= changed
+        alerts = [alert for alert in alerts if alert.id not in self._known]
+        self._known |= {alert.id for alert in alerts}
+        return News(values, changed, alerts, self._n_rows, self._numbered)
 
-    def _rows(self, series: RunSeries) -> Iterator[tuple[int, dict[str, float]]]:
-        """Yield the values of each new row: coordinates as they were first published, and the separation."""
+    def _rows(self, series: RunSeries) -> dict[int, dict[str, float]]:
+        """Return the finite values of each new row: coordinates as they were first published, and the separation."""
         first = self._n_rows
-        scores = self._reader.embedding.published_scores()[: len(series.steps), REFERENCE, :2]
-        columns = {f"{PREFIX}z{1 + k}": scores[first:, k] for k in range(scores.shape[1])}
+        scores = self._reader.embedding.published_scores()[first : len(series.steps), REFERENCE, :2]
+        columns = {f"{PREFIX}z{1 + k}": scores[:, k] for k in range(scores.shape[1])}
         if series.n_perturbed:
             with np.errstate(all="ignore"):
                 columns[f"{PREFIX}separation"] = np.exp(mean_log(series.perturbed("l1")[first:]))
-        for at, step in enumerate(series.steps[first:].tolist()):
-            # NaN or infinity raise an alert; back ends do not agree on how to show them.
-            yield step, {name: float(column[at]) for name, column in columns.items() if math.isfinite(column[at])}
+        return {
+            step: {name: float(column[at]) for name, column in columns.items() if np.isfinite(column[at])}
+            for at, step in enumerate(series.steps[first:].tolist())
+        }
 
     def _estimates(self, series: RunSeries) -> tuple[dict[str, float], dict[str, str]]:
-        """Return exponents and regime: numbers where they hold, and their statuses as texts."""
-        found, regime = exponents_and_regime(series, self._experiment.options)
-        numbers: dict[str, float | None] = {f"{PREFIX}regime": REGIME_NUMBERS.get(regime)}
-        notes = {f"{PREFIX}regime_name": str(regime)}
+        """Return the exponents that have a value, and the regime if it is decided; statuses as texts."""
+        found, regime = exponents_and_regime(series, self._options)
+        numbers: dict[str, float | None] = {"regime": REGIME_NUMBERS.get(regime)}
+        texts = {"regime_name": str(regime)}
         for key, estimate in found.items():
-            parts = {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
-            numbers |= {f"{PREFIX}{key}{suffix}": part if estimate.is_ok else None for suffix, part in parts.items()}
-            notes[f"{PREFIX}{key}_status"] = str(estimate.status)
-        held = {name: number for name, number in numbers.items() if number is not None}
-        had = set(numbers) if self._had_number is None else self._had_number
-        self._had_number = set(held)
-        # The newest number of a name must not stay when it no longer holds.
-        return held | dict.fromkeys(had - set(held), math.nan), notes
+            numbers |= {key: estimate.value, f"{key}_low": estimate.low, f"{key}_high": estimate.high}
+            texts[f"{key}_status"] = str(estimate.status)
+        return (
+            {PREFIX + name: number for name, number in numbers.items() if number is not None},
+            {PREFIX + name: text for name, text in texts.items()},
+        )
 
     def _rank_alerts(self, *, is_over: bool) -> list[Alert]:
         self._ranks.update(is_over=is_over)
-        return [
-            alert
-            for drifts in self._ranks.drifts()
-            for alert in ranks_drifted(self._reader.run_id, drifts, self._rules)
-        ]
-
-    def _fresh(self, alerts: list[Alert]) -> list[Alert]:
-        """Return the alerts that were not sent, and remember them."""
-        fresh = [alert for alert in alerts if alert.id not in self._known]
-        self._known |= {alert.id for alert in fresh}
-        return fresh
+        run_id = self._reader.run_id
+        return [alert for drifts in self._ranks.drifts() for alert in ranks_drifted(run_id, drifts, self._rules)]

@@ -91,32 +91,34 @@ class Mirrors:
     def take(self, report: Callable[[str, str], None]) -> None:
         """Pass on the problems that were reported; does not wait."""
         while self._started and select.select([self._answers[0]], [], [], 0)[0]:
-            for backend, _, problem in self._read():
+            for backend, _, problem in self._lines(os.read(self._answers[0], 2**16)):
                 if problem:
                     report(f"mirror {backend}", problem)
 
     def wait(self, request: Open, run_id: str, report: Callable[[str, str], None]) -> None:
         """Wait until all have ended, at most `FINISH_S`; report the back ends that have not."""
-        left = {to.backend for to in request.mirrors}
         if self._started:
             self.only_wait()
         os.close(self._recorders[1])
+        started = {to.backend for to in request.mirrors if files_of(request.store, run_id, to.backend)[1].exists()}
         until = time.monotonic() + FINISH_S
+        why = f"did not take all results within {FINISH_S:.0f} s; it has {LEFT_S:.0f} s more"
+        left = set(started)
         while left and select.select([self._answers[0]], [], [], max(0.0, until - time.monotonic()))[0]:
-            lines = list(self._read())
-            if not lines:
-                return
-            for backend, run, problem in lines:
+            data = os.read(self._answers[0], 2**16)
+            if not data:
+                why = f"did not take all results; see tracking/{run_id}.*.log in the store"
+                break
+            for backend, run, problem in self._lines(data):
                 if problem:
                     report(f"mirror {backend}", problem)
                 elif run == run_id:
                     left.discard(backend)
         for backend in sorted(left):
-            report(f"mirror {backend}", f"{backend} did not take all results in {FINISH_S:.0f} s; it has {LEFT_S:.0f} s more")
+            report(f"mirror {backend}", f"{backend} {why}")
 
-    def _read(self) -> Iterator[tuple[str, str, str]]:
-        """Yield back end, run and problem of the lines that are there; nothing once all processes have ended."""
-        data = os.read(self._answers[0], 2**16)
+    def _lines(self, data: bytes) -> Iterator[tuple[str, str, str]]:
+        """Yield back end, run and problem of the whole lines so far."""
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             backend, run_id, problem = json.loads(line)

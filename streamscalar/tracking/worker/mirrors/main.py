@@ -41,6 +41,8 @@ class Position:
         Identifier of the run in the back end.
     n_rows, alerts
         Number of rows, and identifiers of the alerts, that were sent.
+    numbered
+        Names whose newest value is a number.
     is_started
         Whether the back end has the run.
     """
@@ -48,6 +50,7 @@ class Position:
     id: str = field(default_factory=lambda: uuid4().hex[:16])
     n_rows: int = 0
     alerts: list[str] = field(default_factory=list)
+    numbered: list[str] = field(default_factory=list)
     is_started: bool = False
 
     @classmethod
@@ -107,12 +110,13 @@ class Mirror:
     def _send(self, *, is_last: bool) -> None:
         position = Position.load(self._file)
         if self._feed is None:
-            self._feed = Feed(self._experiment, self._task.run_id, position.n_rows, set(position.alerts))
+            sent = position.n_rows, position.alerts, position.numbered
+            self._feed = Feed(self._experiment, self._task.run_id, *sent)
         news = self._feed.read(is_over=is_last)
         self.busy_since_s = time.monotonic()
         if self._backend is None:
             self._backend = self._open(position)
-        for step, values in news.values:
+        for step, values in news.values.items():
             self._backend.log(step, values)
         for name, text in news.notes.items():
             self._backend.note(name, text)
@@ -122,6 +126,7 @@ class Mirror:
         if news.values or news.alerts:
             position.n_rows = news.n_rows
             position.alerts += [alert.id for alert in news.alerts]
+            position.numbered = sorted(news.numbered)
             position.save(self._file)
         if is_last:
             self._backend.close(has_failed=self._phase() != "done")
