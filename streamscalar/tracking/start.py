@@ -1,6 +1,5 @@
 """`ss.track`: checks the arguments, starts the worker, and returns the tracker."""
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -28,7 +27,7 @@ from streamscalar.tracking.training.capture import Selection, is_sharded, requir
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.idle import IdleTracker, RankStream
-from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.metrics import Metrics, learning_rates, nominal_learning_rate
 from streamscalar.tracking.training.mirrors import MirrorName, destinations
 from streamscalar.tracking.training.ranks.meeting import Meeting
 from streamscalar.tracking.training.ranks.recording import RankHashes, first_rank, may_compare
@@ -201,7 +200,7 @@ def track(
         keeps_pace=bool(n_shadows or tangent),
         layout=layout,
         setting=RunSetting(
-            learning_rate=_learning_rate(config, optimizer),
+            learning_rate=nominal_learning_rate(config, optimizer),
             epsilon=size,
             initial_condition=0,
             is_tracked=True,
@@ -385,25 +384,3 @@ def _companions(
     if epsilon is not None:
         shadows = Shadows(model, optimizer, n_shadows, epsilon, selection, seed)
     return Companions(model, optimizer, procedure, shadows, carried, selection.device, notices)
-
-
-def _learning_rate(config: Mapping[str, Any] | None, optimizer: Optimizer | None) -> float | None:
-    """Return the nominal learning rate: from `config`, else from the optimizer; `None` if neither has one.
-
-    A scheduler that warms up has lowered the rate of the optimizer already; it keeps the nominal one.
-    """
-    candidates = [(config or {}).get("learning_rate"), (config or {}).get("lr")]
-    if optimizer is not None:
-        group = optimizer.param_groups[0]
-        candidates += [group.get("initial_lr"), group.get("lr")]
-    for candidate in candidates:
-        if candidate is None or isinstance(candidate, bool):
-            continue
-        try:
-            # Numbers of NumPy and torch, and text from a command line.
-            rate = float(candidate)
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            continue
-        if math.isfinite(rate) and rate > 0:
-            return rate
-    return None
