@@ -152,6 +152,13 @@ def glance(series: RunSeries, options: Options) -> Glance:
     return Glance(estimates["ftle"], *_regime(estimates, series, options))
 
 
+def exponents_and_regime(series: RunSeries, options: Options) -> tuple[dict[str, Estimate], Regime]:
+    """Return the exponents from replicas and from the tangent vector, if there is one, by key, and the regime."""
+    tangent = ["tangent_exponent"] if "tangent_1" in series.metrics else []
+    estimates = {key: _estimate(key, series, options) for key in ("ftle", "nmle", *tangent)}
+    return estimates, _regime(estimates, series, options)[0]
+
+
 def _estimate(key: str, series: RunSeries, options: Options) -> Estimate:
     if series.not_reproduced and key in COMPANIONS:
         found = Estimate.failed(

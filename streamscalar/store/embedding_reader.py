@@ -107,6 +107,10 @@ class EmbeddingReader:
             raise BadCall("basis", f"must be `newest` or a version: {known}", got=str(basis), kind=Kind.DATA)
         return self._live(attributes, bases, int(found[0]))
 
+    def published_scores(self) -> NDArray[np.float64]:
+        """Return live coordinates, each row in the basis that it was first published in, shape (n, R, K)."""
+        return self._prefix("embedding/scores", self.n_rows)
+
     def divergence(self, name: str, *, live: bool = False) -> NDArray[np.float64]:
         """Return a separation from the reference, shape (n, R): `l1`, `rms`, or with a sign `random` or `embedded`.
 

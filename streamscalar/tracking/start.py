@@ -1,6 +1,5 @@
 """`ss.track`: checks the arguments, starts the worker, and returns the tracker."""
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -28,7 +27,8 @@ from streamscalar.tracking.training.capture import Selection, is_sharded, requir
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.idle import IdleTracker, RankStream
-from streamscalar.tracking.training.metrics import Metrics, learning_rates
+from streamscalar.tracking.training.metrics import Metrics, learning_rates, nominal_learning_rate
+from streamscalar.tracking.training.mirrors import MirrorName, destinations
 from streamscalar.tracking.training.ranks.meeting import Meeting
 from streamscalar.tracking.training.ranks.recording import RankHashes, first_rank, may_compare
 from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
@@ -61,6 +61,7 @@ def track(
     seed: int = 0,
     resume: Resume = "never",
     compare_ranks_every: int | None = None,
+    mirror: MirrorName | Iterable[MirrorName] | None = None,
 ) -> Tracker:
     """Record a training run: call `step` of the returned tracker after every update, and `finish` at the end.
 
@@ -129,6 +130,10 @@ def track(
         first step; 0 for none. By default 100 for a model in `DistributedDataParallel`, and more where that would take
         over a quarter of `max_overhead`. Parameters and buffers that differ in a bit raise the alert `ranks_drifted`.
         With a number, a model without that wrapper is compared, too.
+    mirror
+        Back ends that scalar, separation, exponents, regime and alerts are also sent to, as metrics below
+        `streamscalar/`: `wandb`, `mlflow`, `trackio`, `tensorboard`, or a list of them. A separate process sends them
+        after they are stored. Metrics of the training are not sent. Not with `address`.
 
     Returns
     -------
@@ -160,6 +165,7 @@ def track(
         must = "must be at least 1, 0 for no comparison, or None"
         raise BadCall("compare_ranks_every", must, str(compare_ranks_every), kind=Kind.CONFIG)
     require_known_shards(model)
+    mirrors = destinations(mirror, address)
     notices = Notices()
     compares = may_compare(model, compare_ranks_every)
     if rank() > 0:
@@ -194,7 +200,7 @@ def track(
         keeps_pace=bool(n_shadows or tangent),
         layout=layout,
         setting=RunSetting(
-            learning_rate=_learning_rate(config, optimizer),
+            learning_rate=nominal_learning_rate(config, optimizer),
             epsilon=size,
             initial_condition=0,
             is_tracked=True,
@@ -207,6 +213,7 @@ def track(
         n_slots=n_slots_for(layout),
         n_values=ring.values.n_values,
         shards=shards,
+        mirrors=mirrors,
     )
     procedure = Procedure(loss_fn, train_step)
     companions = _companions(model, optimizer, procedure, n_shadows, tangent, size, selection, seed, notices)
@@ -377,25 +384,3 @@ def _companions(
     if epsilon is not None:
         shadows = Shadows(model, optimizer, n_shadows, epsilon, selection, seed)
     return Companions(model, optimizer, procedure, shadows, carried, selection.device, notices)
-
-
-def _learning_rate(config: Mapping[str, Any] | None, optimizer: Optimizer | None) -> float | None:
-    """Return the nominal learning rate: from `config`, else from the optimizer; `None` if neither has one.
-
-    A scheduler that warms up has lowered the rate of the optimizer already; it keeps the nominal one.
-    """
-    candidates = [(config or {}).get("learning_rate"), (config or {}).get("lr")]
-    if optimizer is not None:
-        group = optimizer.param_groups[0]
-        candidates += [group.get("initial_lr"), group.get("lr")]
-    for candidate in candidates:
-        if candidate is None or isinstance(candidate, bool):
-            continue
-        try:
-            # Numbers of NumPy and torch, and text from a command line.
-            rate = float(candidate)
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            continue
-        if math.isfinite(rate) and rate > 0:
-            return rate
-    return None

@@ -12,6 +12,22 @@ Resume = Literal["never", "allow", "must"]
 
 
 @dataclass(frozen=True)
+class Destination:
+    """A back end that results are also sent to.
+
+    Attributes
+    ----------
+    backend
+        Its name, as in `mirror`.
+    settings
+        What the training process has set for it, such as the identifier of an active run.
+    """
+
+    backend: str
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Open:
     """First message to a worker: the run to open.
 
@@ -35,6 +51,8 @@ class Open:
         Name of the run that an earlier worker of this tracker wrote; `None` for the first worker.
     shards
         Where the other ranks of a sharded model write their parts of the rows; `None` where rows are whole.
+    mirrors
+        Back ends that results are also sent to.
     """
 
     store: str
@@ -52,6 +70,7 @@ class Open:
     n_values: int = N_VALUES
     attach: str | None = None
     shards: Shards | None = None
+    mirrors: tuple[Destination, ...] = ()
 
 
 @dataclass(frozen=True)

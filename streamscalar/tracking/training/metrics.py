@@ -1,5 +1,6 @@
 """Values of the metrics: all of them for the worker, and the newest ones for the next row."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -168,6 +169,28 @@ def learning_rates(optimizer: Optimizer) -> dict[str, object]:
     """Return the learning rate of each group of parameters as a metric."""
     rates = [group.get("lr") for group in optimizer.param_groups]
     return {f"learning_rate/{index}" if index else "learning_rate": rate for index, rate in enumerate(rates)}
+
+
+def nominal_learning_rate(config: Mapping[str, object] | None, optimizer: Optimizer | None) -> float | None:
+    """Return the nominal learning rate: from `config`, else from the optimizer; `None` if neither has one.
+
+    A scheduler that warms up has lowered the rate of the optimizer already; it keeps the nominal one.
+    """
+    candidates = [(config or {}).get("learning_rate"), (config or {}).get("lr")]
+    if optimizer is not None:
+        group = optimizer.param_groups[0]
+        candidates += [group.get("initial_lr"), group.get("lr")]
+    for candidate in candidates:
+        if candidate is None or isinstance(candidate, bool):
+            continue
+        try:
+            # Numbers of NumPy and torch, and text from a command line.
+            rate = float(candidate)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            continue
+        if math.isfinite(rate) and rate > 0:
+            return rate
+    return None
 
 
 def checked_step(step: object) -> int:

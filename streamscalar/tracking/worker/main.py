@@ -35,6 +35,7 @@ from streamscalar.tracking.channel.messages import (
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.channel.shards import RowCompletion
 from streamscalar.tracking.channel.values import ValueRing
+from streamscalar.tracking.worker.mirrors.launch import Mirrors
 from streamscalar.tracking.worker.remote import connect
 from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink, describe
 
@@ -60,6 +61,8 @@ class Worker:
         Process id of the training process.
     finisher
         Connection to the process that completes the run.
+    mirrors
+        Processes that send results to other back ends.
     """
 
     def __init__(
@@ -68,8 +71,10 @@ class Worker:
         ring_file: int,
         parent: int,
         finisher: "Connection[Ending, None]",
+        mirrors: Mirrors,
     ) -> None:
         self._finisher = finisher
+        self._mirrors = mirrors
         self._line = line
         self._ring_file = ring_file
         self._parent = parent
@@ -113,6 +118,7 @@ class Worker:
             if isinstance(order, Begin | Row | Settle) and order.number >= self._ring.counts[Ring.DONE]:
                 self._take(sink, order)
             self._store_values_if_due()
+            self._mirrors.take(self._report)
             self._count_time(is_row=isinstance(order, Row | Settle))
         self._store_held(sink)
         self._store_values(sink, is_last=True)
@@ -130,6 +136,7 @@ class Worker:
                 if os.getppid() != self._parent and not self._line.poll(0):
                     return None
                 self._store_values_if_due()
+                self._mirrors.take(self._report)
             return self._line.recv()
         except (EOFError, OSError):
             return None
@@ -186,6 +193,7 @@ class Worker:
             if self._shards is not None:
                 self._shards.complete(row, int(self._ring.calls[order.slot]))
             sink.put(order.step, row, self._ring.metrics[order.slot], order.facts)
+            self._mirrors.start(self._request, self._run_id, self._report)
             if self._shards is not None:
                 self._shards.forget(int(self._ring.calls[order.slot]))
         except Exception as error:  # noqa: BLE001  (rows that cannot be stored are counted; the next may be)
@@ -198,6 +206,9 @@ class Worker:
             if order.failure:
                 self._store_values(sink, is_last=True)
                 sink.close(order.failure)
+                # It takes part in what tells the mirrors that the run has ended.
+                self._finisher.close()
+                self._mirrors.wait(self._request, self._run_id, self._report)
             elif runs := sink.pause():
                 request = replace(self._request, attach=self._run_id)
                 self._finisher.send(Ending(request, runs, order.facts))
@@ -256,7 +267,7 @@ def open_sink(request: Open, report: Report) -> tuple[RowSink, Opened]:
     return local, local.open(request)
 
 
-def complete(ending: Ending, ring_file: int, report: Report) -> str:
+def complete(ending: Ending, ring_file: int, report: Report, mirrors: Mirrors) -> str:
     """Store the values that wait, and complete the runs; return what went wrong, empty if nothing did."""
     try:
         sink, _ = open_sink(ending.request, report)
@@ -264,12 +275,15 @@ def complete(ending: Ending, ring_file: int, report: Report) -> str:
         ring = Ring(ring_file, ending.request.layout, ending.request.n_slots, ending.request.n_values)
         store_values(sink, ring.values, report, is_last=True)
         sink.finish(ending.facts)
+        mirrors.wait(ending.request, str(ending.request.attach), report)
     except Exception as error:  # noqa: BLE001  (sent to the training process, which warns)
         return describe(error)
     return ""
 
 
-def fork_finisher(line: "Connection[Reply, Order | Open]", ring_file: int) -> "Connection[Ending, None]":
+def fork_finisher(
+    line: "Connection[Reply, Order | Open]", ring_file: int, mirrors: Mirrors
+) -> "Connection[Ending, None]":
     """Fork the finisher and return the connection to it; it ends if the worker ends without sending it a run."""
     ours, theirs = Pipe()
     if os.fork():
@@ -278,9 +292,10 @@ def fork_finisher(line: "Connection[Reply, Order | Open]", ring_file: int) -> "C
     ours.close()
     # Its own session: the worker lowers the priority of its session as a whole (see `lower_priority`).
     os.setsid()
+    mirrors.only_wait()
     with contextlib.suppress(EOFError, OSError):
         ending = theirs.recv()
-        line.send(Done(complete(ending, ring_file, lambda kind, text: line.send(Trouble(kind, text)))))
+        line.send(Done(complete(ending, ring_file, lambda kind, text: line.send(Trouble(kind, text)), mirrors)))
     os._exit(0)
 
 
@@ -300,8 +315,9 @@ def main() -> None:
     """Run the worker of the training process that started this one; see `channel.link`."""
     line_file, ring_file, parent = (int(argument) for argument in sys.argv[1:4])
     line: Connection[Reply, Order | Open] = Connection(line_file)
-    finisher = fork_finisher(line, ring_file)
-    Worker(line, ring_file, parent, finisher).run()
+    mirrors = Mirrors()
+    finisher = fork_finisher(line, ring_file, mirrors)
+    Worker(line, ring_file, parent, finisher, mirrors).run()
 
 
 if __name__ == "__main__":
