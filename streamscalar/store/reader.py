@@ -22,8 +22,9 @@ from streamscalar.store.logged.reader import LoggedReader, aligned, by_step, unk
 from streamscalar.store.media.files import read_group
 from streamscalar.store.media.objects import Place
 from streamscalar.store.rank_comparison import RankWatch
+from streamscalar.store.rows import RowView
 from streamscalar.store.schema import RunFiles, RunSpec, metric_path
-from streamscalar.store.wal import Frame, LogReader
+from streamscalar.store.wal import LogReader
 from streamscalar.types import Layout
 
 _ALL = slice(None)
@@ -57,20 +58,6 @@ class Newest:
     n_rows: int
     step: int
     metrics: dict[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """One consistent view of the weights stream."""
-
-    published: int
-    is_complete: bool
-    n_keyframes: int
-    frames: list[Frame]
-
-    @property
-    def total(self) -> int:
-        return self.published + len(self.frames)
 
 
 class RunReader:
@@ -310,17 +297,17 @@ class RunReader:
         state = {name: self._array(f"weights/state/{name}").read(k, k + 1)[0] for name in names}
         return KeyFrame(row, step, self._array("weights/keyframes").read(k, k + 1)[0], state)
 
-    def _rows(self) -> _Rows:
+    def _rows(self) -> RowView:
         for _ in range(_ATTEMPTS):
             before = read_group(self._files.weights)
             if self._log is None:
-                return _Rows(before["length"], before["complete"], before["n_keyframes"], [])
+                return RowView(before["length"], before["complete"], before["n_keyframes"], [])
             frames = [] if before["complete"] else self._log.frames(before["length"], self.segment_rows)
             if read_group(self._files.weights) == before:
-                return _Rows(before["length"], before["complete"], before["n_keyframes"], frames)
+                return RowView(before["length"], before["complete"], before["n_keyframes"], frames)
         raise WorkFailed("weights", "are published faster than they can be read", context=self.run_id)
 
-    def _assemble(self, rows: _Rows, first: int, stop: int, parameters: slice) -> NDArray[Any] | None:
+    def _assemble(self, rows: RowView, first: int, stop: int, parameters: slice) -> NDArray[Any] | None:
         begin, end, _ = parameters.indices(self.layout.n_parameters)
         chosen = slice(begin, max(begin, end))
         n_replicas = self.layout.n_replicas

@@ -1,4 +1,4 @@
-"""Rows on their way into the weights stream, and what is required of them."""
+"""Rows of the weights stream: as they are written, and as readers see them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.store.schema import RunSpec
+from streamscalar.store.wal import Frame
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,18 @@ def require_alike(expected: Mapping[str, str] | None, state: Mapping[str, NDArra
 def form_of(state: Mapping[str, NDArray[Any]]) -> dict[str, str]:
     """Return type and shape of every array."""
     return {name: f"{value.dtype} {value.shape}" for name, value in sorted(state.items())}
+
+
+@dataclass(frozen=True)
+class RowView:
+    """One consistent view of the weights stream."""
+
+    published: int
+    is_complete: bool
+    n_keyframes: int
+    frames: list[Frame]
+
+    @property
+    def total(self) -> int:
+        """Number of rows."""
+        return self.published + len(self.frames)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,6 +23,7 @@ from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.metrics import Metrics, checked_step, learning_rates
+from streamscalar.tracking.training.of_one_process import OfOneProcess
 from streamscalar.tracking.training.pending_rows import PendingRows
 from streamscalar.tracking.training.ranks.recording import RankHashes
 
@@ -42,7 +43,7 @@ CALLS_TIMED = 16
 """One call of `step` in this many is timed, for all of them: the clock costs as much as the rest of a call."""
 
 
-class Tracker:
+class Tracker(OfOneProcess):
     """Records a training step by step; made by `track`.
 
     `step` and `finish` never raise: problems are reported as a `TrackingWarning`, once per kind. `step` does not wait
@@ -259,20 +260,6 @@ class Tracker:
             values.n_sent,
             values.n_dropped + values.counts[ValueRing.LOST] + (values.n_waiting if self._link.is_down else 0),
         )
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled: a tracker belongs to the process that made it.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError("a Tracker cannot be pickled or sent to another process; call ss.track() in that process")
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """Return the tracker itself, so that an object that holds it can be copied."""
-        return self
 
     def __enter__(self) -> Self:
         return self

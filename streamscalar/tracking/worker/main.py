@@ -35,9 +35,10 @@ from streamscalar.tracking.channel.messages import (
 from streamscalar.tracking.channel.ring import Ring
 from streamscalar.tracking.channel.shards import RowCompletion
 from streamscalar.tracking.channel.values import ValueRing
+from streamscalar.tracking.worker.embedding_thread import Report
 from streamscalar.tracking.worker.mirrors.launch import Mirrors
 from streamscalar.tracking.worker.remote import connect
-from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink, describe
+from streamscalar.tracking.worker.sink import RowSink, StoreSink, describe
 
 CHECK_PARENT_S = 0.5
 """Interval of checking that the training process is alive: its children may hold the socket open after its death."""

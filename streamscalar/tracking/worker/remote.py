@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from streamscalar.errors import Kind, WorkFailed
 from streamscalar.store.logged.log import Series
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
-from streamscalar.tracking.worker.sink import Report, RowSink, StoreSink
+from streamscalar.tracking.worker.embedding_thread import Report
+from streamscalar.tracking.worker.sink import RowSink, StoreSink
 
 
 def connect(address: str, report: Report) -> RowSink:

@@ -1,10 +1,8 @@
 """Sinks of rows: the interface, and the store on the local disk. Imports no torch, so that a worker starts quickly."""
 
 import contextlib
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any, Protocol
 
@@ -17,12 +15,10 @@ from streamscalar.missing import MISSING
 from streamscalar.store import Store, WeightsWriter
 from streamscalar.store.logged.log import Entries, Series
 from streamscalar.tracking.channel.messages import Facts, Open, Opened
+from streamscalar.tracking.worker.embedding_thread import EmbeddingThread, Report
 from streamscalar.tracking.worker.name_lock import NameLock
 from streamscalar.tracking.worker.rank_check import RankCheck
 from streamscalar.workers.embedder import Embedder
-
-Report = Callable[[str, str], None]
-"""Takes the kind of a problem, and a sentence."""
 
 RESUME_WAIT_S = 30.0
 """Timeout for a run to resume: the worker of a killed training process may still be closing it."""
@@ -98,7 +94,7 @@ class StoreSink:
         config = Config.from_identity(self._store.config, request.store)
         section = config.embedding
         self._n_components, self._codec = section.n_components, config.store.codec
-        self._embedding = _Embedding(Embedder(request.store, section, "segment"), self._report)
+        self._embedding = EmbeddingThread(Embedder(request.store, section, "segment"), self._report)
         self._ranks = RankCheck(self._store, self._report, is_new=request.attach is None)
         if request.attach is not None:
             return self._attach(request.attach)
@@ -354,37 +350,6 @@ class StoreSink:
             why = "is finished" if reader.is_complete else "has shadows or a tangent vector, which start again"
             notes = (f"run {name} {why}: recording continues in a child run",)
         return Opened(name, newest, self._metrics, len(reader.logged.entries()), must_fork, notes)
-
-
-class _Embedding:
-    """Embeds blocks in a separate thread, so that rows do not wait for it."""
-
-    def __init__(self, embedder: Embedder, report: Report) -> None:
-        self.embedder = embedder
-        self._report = report
-        # At most one block waits: the embedder reads blocks that it did not receive from the store.
-        self._blocks: queue.Queue[tuple[str, int, NDArray[Any]]] = queue.Queue(1)
-        threading.Thread(target=self._embed, name="embed", daemon=True).start()
-
-    def push(self, run_id: str, first: int, block: NDArray[Any]) -> None:
-        """Queue a block; if the queue is full, it is embedded with a later one."""
-        with contextlib.suppress(queue.Full):
-            self._blocks.put_nowait((run_id, first, block))
-
-    def drain(self) -> None:
-        """Wait until all queued blocks are embedded."""
-        self._blocks.join()
-
-    def _embed(self) -> None:
-        while True:
-            run_id, first, block = self._blocks.get()
-            try:
-                self.embedder.embed(run_id, first, block)
-            except Exception as error:  # noqa: BLE001  (the embedding can be repeated; storing rows comes first)
-                self.embedder.forget(run_id)
-                self._report("embedding", f"run {run_id} is not embedded yet; a later block retries: {error}")
-            finally:
-                self._blocks.task_done()
 
 
 def _candidates(name: str) -> Iterator[str]:
