@@ -10,12 +10,6 @@ from streamscalar.types import AlertLevel
 
 STEP = "streamscalar/step"
 
-_LEVELS = {
-    "info": wandb.AlertLevel.INFO,
-    "warn": wandb.AlertLevel.WARN,
-    "error": wandb.AlertLevel.ERROR,
-}
-
 
 class Wandb:
     """See `Backend`. Values carry the training step as a metric of its own, since steps of W&B only increase."""
@@ -49,7 +43,7 @@ class Wandb:
     def alert(self, level: AlertLevel, title: str, text: str, step: int) -> None:
         """See `Backend.alert`."""
         del step  # The text says it.
-        self._run.alert(title, text, level=_LEVELS[level])
+        self._run.alert(title, text, level=level.upper())
 
     def flush(self) -> None:
         """See `Backend.flush`; W&B sends from a process of its own."""
