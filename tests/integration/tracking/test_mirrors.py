@@ -17,6 +17,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+import wandb
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim import SGD
@@ -26,6 +27,7 @@ import streamscalar as ss
 from streamscalar.errors import BadCall
 from streamscalar.tracking import track
 from streamscalar.tracking.training.mirrors import MirrorName
+from streamscalar.tracking.worker.mirrors.feed import Feed
 from streamscalar.tracking.worker.mirrors.launch import FINISH_S
 from streamscalar.tracking.worker.name_lock import NameLock
 from streamscalar.types import Status
@@ -110,7 +112,7 @@ def from_wandb(folder: Path) -> tuple[dict[str, Points], dict[str, str], dict[st
         elif record.HasField("summary"):
             texts |= {item.key: json.loads(item.value_json) for item in record.summary.update if item.key}
         elif record.HasField("run"):
-            about |= {"name": record.run.display_name, "group": record.run.run_group}
+            about |= {"name": record.run.display_name, "project": record.run.project, "group": record.run.run_group}
         elif record.HasField("alert"):
             texts[f"streamscalar/alert/{record.alert.title}"] = f"{record.alert.level.lower()}: {record.alert.text}"
     return scalars, texts, about
@@ -161,9 +163,11 @@ class Training:
 
 
 def test_results_reach_all_back_ends(tmp_path: Path) -> None:
-    with silence() as caught, mlflow.start_run() as joined:
+    with silence() as caught, mlflow.start_run() as joined, wandb.init(project="p", group="w", dir="mine"):
         training = Training(["tensorboard", "wandb", "mlflow", "trackio"])
         training.steps(1, N)
+        # As at the end of a training process, however far the mirror is.
+        wandb.teardown()
         training.run.finish()
         wait_for_end(tmp_path / "s", "tensorboard", "wandb", "mlflow", "trackio")
     assert not [str(one.message) for one in caught if "did not take" not in str(one.message)]
@@ -176,13 +180,17 @@ def test_results_reach_all_back_ends(tmp_path: Path) -> None:
     (alert,) = [alert for alert in experiment.alerts() if alert.rule == "non_finite"]
 
     wandb_scalars, wandb_texts, about = from_wandb(tmp_path / "wandb")
-    assert about == {"name": "a", "group": "g"}
+    assert about == {"name": "a", "project": "p", "group": "w"}
     found = {
         "tensorboard": from_tensorboard(tmp_path / "runs" / "g" / "a"),
         "wandb": (wandb_scalars, wandb_texts),
         "mlflow": from_mlflow(joined.info.run_id),
         "trackio": from_trackio(tmp_path / "trackio" / "g.db"),
     }
+    # A later process continues after the last row that was sent, and says which numbers no longer hold.
+    later = Feed(experiment, "a", N - 2, [], ["streamscalar/nmle"]).read(is_over=True)
+    assert list(later.values) == [N - 1, N]
+    assert [math.isnan(values.get("streamscalar/nmle", 0.0)) for values in later.values.values()] == [False, True]
     for backend, (scalars, texts) in found.items():
         z1, apart = scalars["streamscalar/z1"], scalars["streamscalar/separation"]
         assert sorted(z1) == sorted(apart) == stored.steps().tolist(), backend
@@ -216,6 +224,7 @@ def test_a_restarted_worker_continues_a_mirror(tmp_path: Path) -> None:
 
 def test_a_back_end_that_fails_or_hangs_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "file"))
     with socket.create_server(("127.0.0.1", 0)) as never_answers, silence() as caught:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{never_answers.getsockname()[1]}")

@@ -1,5 +1,6 @@
 """Weights & Biases: a run of its own, with `WANDB_PROJECT`, `WANDB_MODE` and the other settings of the environment."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -15,6 +16,8 @@ class Wandb:
     """See `Backend`. Values carry the training step as a metric of its own, since steps of W&B only increase."""
 
     def __init__(self, target: Target) -> None:
+        # The service of the training process, which ends with it and would end this process, too.
+        os.environ.pop("WANDB_SERVICE", None)
         self.id = target.id
         settings = target.settings
         self._run: Any = wandb.init(
