@@ -163,10 +163,13 @@ class Training:
 
 
 def test_results_reach_all_back_ends(tmp_path: Path) -> None:
-    with silence() as caught, mlflow.start_run() as joined, wandb.init(project="p", group="w", dir="mine"):
+    (tmp_path / "mine").mkdir()
+    with silence() as caught, mlflow.start_run() as joined:
+        mine = wandb.init(project="p", group="w", dir="mine")
         training = Training(["tensorboard", "wandb", "mlflow", "trackio"])
         training.steps(1, N)
         # As at the end of a training process, however far the mirror is.
+        mine.finish()
         wandb.teardown()
         training.run.finish()
         wait_for_end(tmp_path / "s", "tensorboard", "wandb", "mlflow", "trackio")
