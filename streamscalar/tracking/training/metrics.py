@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,7 +172,7 @@ def learning_rates(optimizer: Optimizer) -> dict[str, object]:
     return {f"learning_rate/{index}" if index else "learning_rate": rate for index, rate in enumerate(rates)}
 
 
-def nominal_learning_rate(config: Mapping[str, object] | None, optimizer: Optimizer | None) -> float | None:
+def nominal_learning_rate(config: Mapping[str, Any] | None, optimizer: Optimizer | None) -> float | None:
     """Return the nominal learning rate: from `config`, else from the optimizer; `None` if neither has one.
 
     A scheduler that warms up has lowered the rate of the optimizer already; it keeps the nominal one.

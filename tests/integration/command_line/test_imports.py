@@ -12,9 +12,9 @@ import pytest
         ("streamscalar", "torch ray zarr numpy pydantic"),
         # Lightning loads it in every program with a Trainer; what tracks is loaded when one starts.
         ("streamscalar.integrations.lightning", "streamscalar.tracking.start pydantic zarr keras accelerate"),
-        ("streamscalar.tracking.start", "lightning keras accelerate transformers ray"),
+        ("streamscalar.tracking.start", "lightning keras accelerate transformers ray wandb mlflow"),
         # Every tracked training starts one.
-        ("streamscalar.tracking.worker.main", "torch ray"),
+        ("streamscalar.tracking.worker.main", "torch ray wandb mlflow trackio tensorboard"),
         # Every Ray actor imports it; torch and the estimators are for those that need them.
         ("streamscalar.runtime.ray.actors", "torch scipy.stats matplotlib"),
         ("streamscalar.experiment", "torch scipy.stats ray pandas matplotlib sklearn"),

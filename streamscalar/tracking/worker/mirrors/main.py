@@ -22,7 +22,7 @@ from streamscalar.tracking.worker.mirrors.launch import LEFT_S, Assignment, file
 from streamscalar.tracking.worker.name_lock import NameLock
 
 LEAST_PAUSE_S, PAUSE_FACTOR = 1.0, 20.0
-"""Pause between two looks at the store: at least a second, and 20 times as long as a look takes."""
+"""Pause between two looks at the store: at least a second, and 20 times the processor time of reading the results."""
 
 RETRY_S = 60.0
 """Pause after a failure of the back end."""
@@ -94,9 +94,8 @@ class Mirror:
 
     def send(self, *, is_last: bool) -> float:
         """Send what is new; return the seconds until the next call. An error is reported, and the next call retries."""
-        begun_s = time.monotonic()
         try:
-            self._send(is_last=is_last)
+            used_s = self._send(is_last=is_last)
         except Exception as error:  # noqa: BLE001  (of any kind, from a back end; recording goes on)
             text = f"results do not reach {self._task.backend}: {type(error).__name__}: {error}"
             self._task.say(f"{text} (see {files_of('', self._task.run_id, self._task.backend)[1]} in the store)")
@@ -105,14 +104,17 @@ class Mirror:
             return RETRY_S
         finally:
             self.busy_since_s = None
-        return max(LEAST_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - begun_s))
+        return max(LEAST_PAUSE_S, PAUSE_FACTOR * used_s)
 
-    def _send(self, *, is_last: bool) -> None:
+    def _send(self, *, is_last: bool) -> float:
+        """Send what is new; return the processor time of reading it."""
         position = Position.load(self._file)
         if self._feed is None:
             sent = position.n_rows, position.alerts, position.numbered
             self._feed = Feed(self._experiment, self._task.run_id, *sent)
+        begun_s = time.thread_time()
         news = self._feed.read(is_over=is_last)
+        used_s = time.thread_time() - begun_s
         self.busy_since_s = time.monotonic()
         if self._backend is None:
             self._backend = self._open(position)
@@ -130,6 +132,7 @@ class Mirror:
             position.save(self._file)
         if is_last:
             self._backend.close(has_failed=self._phase() != "done")
+        return used_s
 
     def _phase(self) -> str:
         return str(self._experiment.store.reader(self._task.run_id).status().get("phase"))

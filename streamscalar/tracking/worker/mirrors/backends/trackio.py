@@ -8,12 +8,6 @@ import trackio
 from streamscalar.tracking.worker.mirrors.backends.base import Target
 from streamscalar.types import AlertLevel
 
-_LEVELS = {
-    "info": trackio.AlertLevel.INFO,
-    "warn": trackio.AlertLevel.WARN,
-    "error": trackio.AlertLevel.ERROR,
-}
-
 
 class Trackio:
     """See `Backend`; texts are logged values."""
@@ -42,7 +36,7 @@ class Trackio:
 
     def alert(self, level: AlertLevel, title: str, text: str, step: int) -> None:
         """See `Backend.alert`."""
-        self._run.alert(title, text, level=_LEVELS[level], step=step)
+        self._run.alert(title, text, level=trackio.AlertLevel(level), step=step)
 
     def flush(self) -> None:
         """See `Backend.flush`; Trackio writes from a thread of its own."""

@@ -1,5 +1,6 @@
 """Weights & Biases: a run of its own, with `WANDB_PROJECT`, `WANDB_MODE` and the other settings of the environment."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -10,17 +11,13 @@ from streamscalar.types import AlertLevel
 
 STEP = "streamscalar/step"
 
-_LEVELS = {
-    "info": wandb.AlertLevel.INFO,
-    "warn": wandb.AlertLevel.WARN,
-    "error": wandb.AlertLevel.ERROR,
-}
-
 
 class Wandb:
     """See `Backend`. Values carry the training step as a metric of its own, since steps of W&B only increase."""
 
     def __init__(self, target: Target) -> None:
+        # The service of the training process, which ends with it and would end this process, too.
+        os.environ.pop("WANDB_SERVICE", None)
         self.id = target.id
         settings = target.settings
         self._run: Any = wandb.init(
@@ -49,7 +46,7 @@ class Wandb:
     def alert(self, level: AlertLevel, title: str, text: str, step: int) -> None:
         """See `Backend.alert`."""
         del step  # The text says it.
-        self._run.alert(title, text, level=_LEVELS[level])
+        self._run.alert(title, text, level=level.upper())
 
     def flush(self) -> None:
         """See `Backend.flush`; W&B sends from a process of its own."""
