@@ -88,7 +88,8 @@ class Tracker:
         self._optimizer = optimizer
         self._stopped = ""
         self._is_open = False
-        self._lock = threading.Lock()
+        # A function of the user that reports values is called again in a step, to repeat it.
+        self._lock = threading.RLock()
         self._ring = ring
         self._link = link
         self._budget = budget
@@ -141,7 +142,8 @@ class Tracker:
         if self._is_over or (os.getpid() != self._pid and self._warn_child()):
             return
         with self._lock:
-            self._take_step(step, batch, metrics)
+            if not self._companions.is_repeating:
+                self._take_step(step, batch, metrics)
 
     def log(self, values: Mapping[str, object] | None = None, /, *, step: int | None = None, **metrics: object) -> None:
         """Store values of metrics apart from a step of the training, from any thread and in any order.
@@ -159,7 +161,8 @@ class Tracker:
         if self._is_over or (os.getpid() != self._pid and self._warn_child()):
             return
         with self._lock:
-            self._take_values(step, {**(values or {}), **metrics})
+            if not self._companions.is_repeating:
+                self._take_values(step, {**(values or {}), **metrics})
 
     def _take_step(self, step: int | None, batch: object, metrics: dict[str, object]) -> None:
         try:
