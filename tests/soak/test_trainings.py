@@ -25,7 +25,6 @@ def one_thread() -> None:
 @pytest.mark.parametrize("case", CASES, ids=[case.kind.__name__ for case in CASES])
 def test_a_training_is_repeated_or_refused_as_the_table_says(case: Case) -> None:
     found = list(checked(case))
-    print(f"{case.title}: {len(found)} trainings as expected")
     assert [one for one in found if one[2]] == []
 
 

@@ -1,6 +1,5 @@
 """Trainings of a perceptron in the loops that people write."""
 
-import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -93,21 +92,29 @@ class Training:
 
 
 class Clipped(Training):
+    """Clips gradients by norm."""
+
     def change(self, model: nn.Module) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 0.05)
 
 
 class ClippedByValue(Training):
+    """Clips gradients by value."""
+
     def change(self, model: nn.Module) -> None:
         nn.utils.clip_grad_value_(model.parameters(), 0.01)
 
 
 class ClippedOnce(Training):
+    """Clips gradients at one late step."""
+
     def change(self, model: nn.Module) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 0.01 if self.number == 17 else 1e9)
 
 
 class Centralised(Training):
+    """Centralises gradients."""
+
     def change(self, model: nn.Module) -> None:
         for p in model.parameters():
             if p.grad is not None and p.ndim > 1:
@@ -115,6 +122,8 @@ class Centralised(Training):
 
 
 class GradientNoise(Training):
+    """Adds noise to gradients."""
+
     def change(self, model: nn.Module) -> None:
         for p in model.parameters():
             if p.grad is not None:
@@ -183,6 +192,8 @@ class UpdateInBackward(Training):
 
 
 class Accumulated(Training):
+    """Adds up gradients of parts of a batch."""
+
     def step(self, model: nn.Module, optimizer: Optimizer, data: Batch) -> Tensor:
         optimizer.zero_grad()
         for x, y in zip(data[0].split(4), data[1].split(4), strict=True):
@@ -223,16 +234,20 @@ class WarmUp(Training):
 
 
 class ScheduledInside(WarmUp):
+    """Linear warm-up and cosine, in the step."""
+
     def step(self, model: nn.Module, optimizer: Optimizer, data: Batch) -> Tensor:
         loss = super().step(model, optimizer, data)
         self.schedule.step()
         return loss
 
     def between(self) -> None:
-        """The step does it."""
+        """Do nothing: the step does it."""
 
 
 class OnPlateau(Training):
+    """Lowers the learning rate on a plateau."""
+
     def prepare(self) -> None:
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, patience=1, factor=0.7)
 
@@ -299,6 +314,8 @@ class Scaled(Training):
 
 
 class Autocast(Training):
+    """Bfloat16 autocast."""
+
     def loss(self, model: nn.Module, data: Batch) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return super().loss(model, data)
@@ -356,11 +373,15 @@ class LabelNoise(Training):
 
 
 class Dropout(Training):
+    """Dropout."""
+
     def network(self) -> nn.Module:
         return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 3))
 
 
 class BatchNorm(Training):
+    """Batch norm."""
+
     def network(self) -> nn.Module:
         # A bias before the normalisation has a gradient of rounding errors alone, which Adam would divide by itself.
         return nn.Sequential(nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3))
@@ -375,31 +396,3 @@ class Evaluated(BatchNorm):
             self.loss(self.model, self.data(999))
         self.model.train()
         torch.rand(3)
-
-
-class Frozen(Training):
-    """Freezes a layer for some steps."""
-
-    def between(self) -> None:
-        next(self.model.parameters()).requires_grad_(not 8 <= self.number < 14)
-
-
-class Reloaded(Training):
-    """Returns to its checkpoint once."""
-
-    def between(self) -> None:
-        if self.number == 6:
-            self.kept = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()))
-        if self.number == 16:
-            self.model.load_state_dict(self.kept[0])
-            self.optimizer.load_state_dict(self.kept[1])
-
-
-class OptimizerReset(Training):
-    """Loads an earlier state of the optimizer, and leaves the weights."""
-
-    def between(self) -> None:
-        if self.number == 6:
-            self.kept = copy.deepcopy(self.optimizer.state_dict())
-        if self.number == 16:
-            self.optimizer.load_state_dict(self.kept)

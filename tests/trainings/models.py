@@ -1,6 +1,5 @@
 """Trainings of other models, with several passes, several optimizers, or objects beside the model."""
 
-import copy
 import functools
 from typing import Any
 
@@ -82,29 +81,44 @@ class _WithState(nn.Module):
 
 
 class SpectralNorm(Training):
+    """Spectral norm."""
+
     def network(self) -> nn.Module:
         return nn.Sequential(parametrizations.spectral_norm(nn.Linear(8, 16)), nn.Tanh(), nn.Linear(16, 3))
 
 
 class WeightNorm(Training):
+    """Weight norm."""
+
     def network(self) -> nn.Module:
         return nn.Sequential(parametrizations.weight_norm(nn.Linear(8, 16)), nn.Tanh(), nn.Linear(16, 3))
 
 
 class Convolutional(Training):
+    """Convolutional network."""
+
     def network(self) -> nn.Module:
         return nn.Sequential(
-            nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3)
+            nn.Unflatten(1, (1, 8)),
+            nn.Conv1d(1, 4, 3, bias=False),
+            nn.BatchNorm1d(4),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(24, 3),
         )
 
 
 class Attention(Training):
+    """Transformer layer with dropout."""
+
     def network(self) -> nn.Module:
         layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
         return nn.Sequential(nn.Unflatten(1, (2, 4)), layer, nn.Flatten(), nn.Linear(8, 3))
 
 
 class Recurrent(Training):
+    """LSTM."""
+
     def network(self) -> nn.Module:
         return _Recurrent()
 
@@ -146,6 +160,8 @@ class Embedded(Training):
 
 
 class Compiled(Training):
+    """`torch.compile`."""
+
     def prepare(self) -> None:
         self.model = torch.compile(self.model, backend="aot_eager")  # type: ignore[assignment]  # it is a Module
 
@@ -171,6 +187,8 @@ class SharpnessAware(Training):
 
 
 class Twice(Training):
+    """Two updates with each batch."""
+
     def step(self, model: nn.Module, optimizer: Optimizer, data: Batch) -> Tensor:
         super().step(model, optimizer, data)
         return super().step(model, optimizer, data)
@@ -326,6 +344,8 @@ class TwoOptimizers(Training):
 
 
 class TwoOptimizersSometimes(TwoOptimizers):
+    """A second optimizer has the head of the model, and is called at some steps."""
+
     every = 7
 
 
@@ -349,35 +369,3 @@ class LossOfPartial(Training):
 
     def loss(self, model: nn.Module, data: Batch) -> Tensor:
         return self.criterion(model(data[0]), data[1])
-
-
-class Rescaled(Training):
-    """Shrinks the weights between steps, once."""
-
-    def between(self) -> None:
-        if self.number == 16:
-            with torch.no_grad():
-                for p in self.model.parameters():
-                    p.mul_(0.9)
-
-
-class Replaced(Training):
-    """Gets other tensors of the same shapes in the middle, as `load_state_dict(assign=True)` does."""
-
-    def between(self) -> None:
-        if self.number == 16:
-            self.model.load_state_dict(copy.deepcopy(self.model.state_dict()), assign=True)
-            for p, q in zip(self.optimizer.param_groups[0]["params"], self.model.parameters(), strict=True):
-                self.optimizer.state[q] = self.optimizer.state.pop(p, {})
-            self.optimizer.param_groups[0]["params"] = list(self.model.parameters())
-
-
-class GroupAdded(Training):
-    """Trains a layer from the middle on, by a further group of the optimizer."""
-
-    def optimizer_of(self, kind: str) -> Optimizer:
-        return OPTIMIZERS[kind](self.model[0].parameters())  # type: ignore[index]  # a Sequential
-
-    def between(self) -> None:
-        if self.number == 10:
-            self.optimizer.add_param_group({"params": list(self.model[2].parameters())})  # type: ignore[index]

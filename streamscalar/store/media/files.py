@@ -121,7 +121,7 @@ def sweep(directory: Path) -> None:
 def plain(value: Any) -> Any:
     """Return `value` in types of JSON: arrays as lists, non-finite floats as the strings "nan", "inf", "-inf"."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
@@ -130,7 +130,10 @@ def plain(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return str(value)
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  (an object of the user)
+        return f"<{type(value).__name__}>"
 
 
 def json_bytes(document: Any) -> bytes:

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.tracking.notices import Notices
+from streamscalar.tracking.training.beside.stateful import Stateful
 from streamscalar.tracking.training.control import Control, NotReproducedError, Way, repeat_one
 from streamscalar.tracking.training.guard import Guard
 from streamscalar.tracking.training.recorder import Recorder, Start
 from streamscalar.tracking.training.shadow import Shadows
-from streamscalar.tracking.training.beside.stateful import Stateful
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 from streamscalar.tracking.training.twin import Procedure
 
@@ -147,6 +147,7 @@ class Companions:
         if batch is None:
             if recorder.n_updates:
                 raise NotReproducedError(f"step {number} was an update without its batch; call step(batch=...)")
+            self._require_no_update(number)
             return []
         self._pending.append((recorder.take(), batch))
         losses: list[Tensor] = []
@@ -159,10 +160,15 @@ class Companions:
             elif len(self._pending) > MOST_PENDING:
                 raise NotReproducedError(f"the optimizer made no update in {MOST_PENDING} steps with a batch")
             else:
+                self._require_no_update(number)
                 losses = self._repeat(self._control.way(len(self._pending)), is_last=False)
         finally:
             recorder.rest()
         return losses
+
+    def _require_no_update(self, number: int) -> None:
+        if self._recorder.has_begun:
+            self._control.require_no_update(number)
 
     def _update(self, number: int) -> list[Tensor]:
         n_updates, n_pending = self._recorder.n_updates, len(self._pending)

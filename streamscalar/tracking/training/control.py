@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from streamscalar.tracking.training.beside.tensors import same_bits
 from streamscalar.tracking.training.recorder import Recorder, Start
 from streamscalar.tracking.training.twin import Procedure, Twin, tensors_of
 
@@ -128,6 +129,21 @@ class Control:
             first = first or (difference, attempt)
         assert first is not None
         raise NotReproducedError(self._explained(*first, before, step))
+
+    def require_no_update(self, step: int) -> None:
+        """Require that the weights are those after the newest update.
+
+        Raises
+        ------
+        NotReproducedError
+            They are not: something else than the optimizer has changed them.
+        """
+        pairs = zip(self.twin.model.parameters(), self._model.parameters(), strict=True)
+        if not all(same_bits(own.detach(), theirs.detach()) for own, theirs in pairs):
+            raise NotReproducedError(
+                f"at step {step} weights had changed without an update of the optimizer that ss.track() was given, "
+                "such as by another optimizer"
+            )
 
     def _ways(self, n_pending: int) -> Iterator[Way]:
         """Yield the ways to try, the known one first."""

@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from streamscalar.tracking.training.beside.stateful import Own, States, Stateful
+from streamscalar.tracking.training.beside.stateful import Own, Stateful, States
 from streamscalar.tracking.training.guard import plain_attributes
 from streamscalar.tracking.training.twin import options_of
 
@@ -89,6 +89,8 @@ class Recorder:
     ----------
     hyperparameters
         Options of each group of parameters at the newest update.
+    has_begun
+        Whether there was a forward pass in training mode.
     has_gradient
         Which parameters of each group had a gradient then; the others are left as they are.
     n_updates
@@ -108,7 +110,7 @@ class Recorder:
         self._stateful = stateful
         self._device = device
         self._on_first = on_first
-        self._has_begun = False
+        self.has_begun = False
         self.hyperparameters: list[dict[str, Any]] = []
         self.has_gradient: list[list[bool]] = []
         self.n_updates = 0
@@ -146,7 +148,7 @@ class Recorder:
 
     def begin(self) -> None:
         """Call `on_first` now, not at the first forward pass."""
-        self._has_begun = True
+        self.has_begun = True
         self._on_first()
 
     @contextmanager
@@ -203,7 +205,7 @@ class Recorder:
             return
         if not (self._model.training and torch.is_grad_enabled()):
             return
-        if not self._has_begun:
+        if not self.has_begun:
             self.begin()
         self._note_modules()
         self._forward = Generators.now(self._device)

@@ -86,14 +86,12 @@ class Tracker:
     ) -> None:
         self._identity = identity
         self._optimizer = optimizer
-        self._stopped = ""
-        self._is_open = False
+        self._stopped, self._is_open = "", False
         # A function of the user that reports values is called again in a step, to repeat it.
         self._lock = threading.RLock()
         self._ring = ring
         self._link = link
-        self._budget = budget
-        self._metrics = metrics
+        self._budget, self._metrics = budget, metrics
         self._companions = companions
         self._notices = notices
         self._ranks = ranks
@@ -306,8 +304,7 @@ class Tracker:
             self._begin()
         self._ring.calls[slot] = self._budget.n_steps
         self._record(slot, number)
-        self._newest = number
-        self._is_open = True
+        self._newest, self._is_open = number, True
         self._budget.took_row(time.thread_time() - started_s)
         return True
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainings import loops, models
+from tests.trainings import changes, loops, models
 from tests.trainings.loops import Training
 from tests.trainings.repeating import EXACT, REFUSED, shadowed, tangent
 from tests.trainings.table import lines
@@ -38,7 +38,7 @@ def test_a_function_that_changes_the_training_at_any_step_is_undone(kind: type[T
     assert "changed the model of the training" in why
 
 
-@pytest.mark.parametrize("kind", [loops.Frozen, models.StochasticDepth])
+@pytest.mark.parametrize("kind", [changes.Frozen, models.StochasticDepth])
 def test_a_tangent_vector_leaves_weights_without_a_gradient_as_the_optimizer_does(kind: type[Training]) -> None:
     assert tangent(kind, "AdamW") == (EXACT, "")
 
@@ -51,6 +51,12 @@ def test_a_tangent_vector_of_more_than_the_weights_is_refused(kind: type[Trainin
     outcome, why = tangent(kind, "SGD")
     assert outcome == REFUSED
     assert reason in why
+
+
+def test_weights_changed_by_another_optimizer_are_refused_at_once() -> None:
+    outcome, why = shadowed(changes.OtherOptimizer, "Adam", from_step=False)
+    assert outcome == REFUSED
+    assert "at step 16 weights had changed without an update of the optimizer" in why
 
 
 def test_the_page_has_the_table() -> None:

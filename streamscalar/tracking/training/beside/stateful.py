@@ -1,4 +1,4 @@
-"""Objects with a state that a function of the user owns: generators, scalers, schedulers, models, optimizers, variables.
+"""Objects with a state that a function of the user owns: generators, scalers, schedulers, models, variables.
 
 A copy of the model repeats a step by calling that function again. What the call changes beside the copy must be put
 back, and must be as it was when the training called it.
@@ -91,7 +91,7 @@ class Stateful:
 
     @property
     def n_variables(self) -> int:
-        """Number of variables that repeats have changed so far; a repeat before the first change may have to be redone."""
+        """Number of variables that repeats have changed so far; the repeat that shows one may have to be redone."""
         return self._variables.n_owned
 
     def states(self) -> States:

@@ -1,4 +1,4 @@
-"""Tensors that a function of the user changes in place: averages of weights, statistics, models that are not tracked."""
+"""Tensors that a function of the user changes in place: averages of weights, statistics, other models."""
 
 from collections.abc import Sequence
 
