@@ -169,7 +169,7 @@ class ParameterHook(Training):
 
     def prepare(self) -> None:
         for p in self.model.parameters():
-            p.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+            p.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))  # type: ignore[no-untyped-call]
 
 
 class ModuleHook(Training):
@@ -188,7 +188,7 @@ class UpdateInBackward(Training):
                 p.sub_(0.01 * p.grad)  # type: ignore[operator]  # it is there
 
         for p in self.model.parameters():
-            p.register_post_accumulate_grad_hook(update)
+            p.register_post_accumulate_grad_hook(update)  # type: ignore[no-untyped-call]
 
 
 class Accumulated(Training):
@@ -196,7 +196,7 @@ class Accumulated(Training):
 
     def step(self, model: nn.Module, optimizer: Optimizer, data: Batch) -> Tensor:
         optimizer.zero_grad()
-        for x, y in zip(data[0].split(4), data[1].split(4), strict=True):
+        for x, y in zip(torch.split(data[0], 4), torch.split(data[1], 4), strict=True):
             backward(self.loss(model, (x, y)) / 4)
         optimizer.step()
         return torch.zeros(())

@@ -60,7 +60,7 @@ class WithState(Training):
 
     def between(self) -> None:
         if self.number == 9:
-            self.model.temperature = 1.5
+            vars(self.model)["temperature"] = 1.5
 
 
 class _WithState(nn.Module):
@@ -313,7 +313,8 @@ class Adversarial(Training):
         loss = self.loss(model, data) - 0.1 * self.critic(model(data[0])).mean()
         backward(loss)
         optimizer.step()
-        return loss.detach()
+        found: Tensor = loss.detach()
+        return found
 
     def beside(self) -> list[Any]:
         return [self.critic.state_dict(), self.other.state_dict()]
@@ -325,7 +326,7 @@ class TwoOptimizers(Training):
     every = 1
 
     def optimizer_of(self, kind: str) -> Optimizer:
-        body, _, head = self.model  # type: ignore[misc]  # a Sequential
+        body, head = self.model.get_submodule("0"), self.model.get_submodule("2")
         self.second = SGD(head.parameters(), lr=0.05)
         return OPTIMIZERS[kind](body.parameters())
 
@@ -368,4 +369,5 @@ class LossOfPartial(Training):
         self.criterion = functools.partial(functional.cross_entropy, weight=torch.tensor([1.0, 2, 3]).to(self.dtype))
 
     def loss(self, model: nn.Module, data: Batch) -> Tensor:
-        return self.criterion(model(data[0]), data[1])
+        found: Tensor = self.criterion(model(data[0]), data[1])
+        return found

@@ -84,7 +84,7 @@ def tangent(kind: type[Training], optimizer: str) -> tuple[str, str]:
         companions.start()
         companions.growth()
         _train(training, companions)
-        growth = float(companions.growth().get(METRIC, torch.nan))
+        growth = torch.as_tensor(companions.growth().get(METRIC, torch.nan)).item()
     finally:
         companions.remove()
     alone = kind(optimizer, torch.float64)
@@ -132,7 +132,7 @@ def _train(training: Training, companions: Companions | None, *, shadow: bool = 
             training.step(training.model, training.optimizer, data)
             if companions is not None:
                 companions.step(data, training.number)
-            model = training.model if not shadow else next(iter(companions.shadows), None)
+            model = next(iter(companions.shadows), None) if shadow and companions is not None else training.model
             rows.append(torch.empty(0) if model is None else _flat(model))
     return rows
 

@@ -183,7 +183,7 @@ class StoredArray:
             size = data.nbytes + _CHECKSUM_BYTES
             entry = _with_checksum(_ENTRY.pack(0, size)) if self._is_sharded else b""
             with file.open("wb") as out:
-                out.write(data)
+                out.write(data.data)
                 out.write(checksum + entry)
 
     def _read_series(self, first: int, stop: int) -> NDArray[Any]:

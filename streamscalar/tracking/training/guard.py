@@ -15,7 +15,7 @@ _PLAIN = (bool, int, float, str, type(None))
 class Guard:
     """Holds the training while copies repeat it: weights, buffers, gradients, and the optimizer.
 
-    Cost: two copies of all of them in memory bandwidth, less than one forward pass.
+    Cost: a copy of all of them, and a comparison of weights and buffers.
 
     Parameters
     ----------
@@ -36,6 +36,7 @@ class Guard:
         self._options = [options_of(group) for group in self._optimizer.param_groups]
         self._attributes = [plain_attributes(module) for module in self._model.modules()]
         self._tensors = self._now()
+        self._versions = [tensor._version for tensor in self._tensors]
         copies = self._copies
         if [_kind(t) for t in copies] != [_kind(t) for t in self._tensors]:
             copies = [t.detach().clone() for t in self._tensors]
@@ -48,10 +49,12 @@ class Guard:
     def restores(self) -> bool:
         """Restore the training, and return whether it had changed."""
         now = self._now()
-        is_same = len(now) == len(self._tensors) and all(
-            a is b and same_bits(a.detach(), copy) for a, b, copy in zip(now, self._tensors, self._copies, strict=True)
-        )
-        if is_same:
+        is_same = [a is b for a, b in zip(now, self._tensors, strict=False)]
+        is_same += [tensor._version == version for tensor, version in zip(now, self._versions, strict=False)]
+        # Weights may be changed by way of `data`, of which their version does not tell.
+        n_own = len(tensors_of(self._model))
+        values = zip(now[:n_own], self._copies, strict=False)
+        if len(now) == len(self._tensors) and all(is_same) and all(same_bits(a.detach(), copy) for a, copy in values):
             return False
         with torch.no_grad():
             for tensor, copy in zip(self._tensors, self._copies, strict=True):

@@ -133,7 +133,12 @@ class Tangent:
             gradient = gradient + update.weight_decay * update.weights
             curved = curved + update.weight_decay * direction
         moved = self._map.tangent(
-            gradient, update.state, update.learning_rate, update.step, (direction, *others), curved
+            gradient,
+            update.state,
+            update.learning_rate,
+            update.step,  # type: ignore[arg-type]  # one number, or one for each weight
+            (direction, *others),
+            curved,
         )
         if self._is_decoupled:
             moved = (moved[0] - update.learning_rate * update.weight_decay * direction, *moved[1:])
