@@ -92,8 +92,8 @@ def track(
         Names of metrics that rows carry although they are not passed to the first `step`. Not required: every metric
         is stored with its own steps, and aligned to the rows when it is read.
     every_n_steps
-        Number of steps between rows; by default as few as `max_overhead` allows. Required for a sharded model (FSDP2,
-        tensor parallelism), whose ranks have to record the same steps.
+        Number of steps between rows; by default as few as `max_overhead` allows. The first rows wait until the run is
+        created. Required for a sharded model (FSDP2, tensor parallelism), whose ranks have to record the same steps.
     max_overhead
         Maximum share of the training time spent on recording.
     probe
@@ -115,8 +115,8 @@ def track(
     train_step
         `train_step(model, optimizer, batch)` does all that the training does for a batch, such as clipping,
         accumulation, loss scaling or several updates, with the model and the optimizer that it is given. Call it in
-        the training, too, and then `step(batch=...)`. Generators, scalers and schedulers that it uses are put back
-        after each repeat.
+        the training, too, and then `step(batch=...)`. What it changes beside the model is put back after each repeat:
+        generators, scalers, schedulers, other models and optimizers, tensors, and variables.
     epsilon
         Perturbation of the shadows, uniform in each weight; by default 1e-8 in float64, else the smallest that changes
         nine weights in ten.
@@ -217,7 +217,7 @@ def track(
     )
     procedure = Procedure(loss_fn, train_step)
     companions = _companions(model, optimizer, procedure, n_shadows, tangent, size, selection, seed, notices)
-    link = Link(ring, request, notices)
+    link = Link(ring, request, notices, holds_first_rows=every_n_steps is not None)
     opened: Opened | None = None
     try:
         opened = link.start()

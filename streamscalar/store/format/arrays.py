@@ -171,12 +171,20 @@ class StoredArray:
     def _put_series(self, files: Sequence[Path], values: NDArray[Any]) -> None:
         n_rows = self.grid[0]
         for index, file in enumerate(files):
-            chunk = np.zeros(self.grid, self.dtype.newbyteorder("<"))
             part = values[index * n_rows : (index + 1) * n_rows]
-            chunk[: len(part), ...] = part.reshape(len(part), *self.row_shape)
-            data = _with_checksum(chunk.tobytes())
-            entry = _with_checksum(_ENTRY.pack(0, len(data))) if self._is_sharded else b""
-            file.write_bytes(data + entry)
+            chunk = np.ascontiguousarray(part.reshape(len(part), *self.row_shape), self.dtype.newbyteorder("<"))
+            if chunk.shape != self.grid:
+                padded = np.zeros(self.grid, chunk.dtype)
+                padded[tuple(map(slice, chunk.shape))] = chunk
+                chunk = padded
+            # Without a copy: the rotation of a large model takes gigabytes.
+            data = chunk.reshape(-1).view(np.uint8)
+            checksum = crc32c(data).to_bytes(_CHECKSUM_BYTES, "little")
+            size = data.nbytes + _CHECKSUM_BYTES
+            entry = _with_checksum(_ENTRY.pack(0, size)) if self._is_sharded else b""
+            with file.open("wb") as out:
+                out.write(data.data)
+                out.write(checksum + entry)
 
     def _read_series(self, first: int, stop: int) -> NDArray[Any]:
         chunks = []

@@ -132,7 +132,7 @@ def plain(value: Any) -> Any:
     {'rate': 'linear', 'n': [0, 1], 'loss': 'nan'}
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
@@ -144,7 +144,12 @@ def plain(value: Any) -> Any:
     for kind in (int, float):
         if isinstance(value, kind):
             return kind(value)
-    return str.__str__(value) if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  (an object of the user)
+        return f"<{type(value).__name__}>"
 
 
 def json_bytes(document: Any) -> bytes:

@@ -40,6 +40,9 @@ MAX_RESTARTS = 3
 START_S = 120.0
 """Timeout of the first answer of a worker: imports on a busy machine, and a store on a slow disk."""
 
+FIRST_ROWS_S = 60.0
+"""Time that a row of a stride that was asked for waits for the worker to create the run."""
+
 FINISH_S = 600.0
 """Time that `finish` waits for the exact solution; the worker continues after it."""
 
@@ -61,6 +64,8 @@ class Link:
         First message to every worker.
     notices
         Receives problems.
+    holds_first_rows
+        Whether `free_slots` waits for a slot while the ring is filled for the first time.
 
     Attributes
     ----------
@@ -70,7 +75,8 @@ class Link:
         Number of restarts of the worker.
     """
 
-    def __init__(self, ring: Ring, request: Open, notices: Notices) -> None:
+    def __init__(self, ring: Ring, request: Open, notices: Notices, *, holds_first_rows: bool = False) -> None:
+        self._holds_first_rows = holds_first_rows
         self._ring = ring
         self._request = request
         self._notices = notices
@@ -105,7 +111,25 @@ class Link:
         return opened
 
     def free_slots(self) -> set[int]:
-        """Return the free slots; if there is none, check that the worker is alive."""
+        """Return the free slots; if there is none, check that the worker is alive.
+
+        The worker creates the run with the first row, which takes longer than a row: rows of a stride that was asked
+        for wait for it.
+        """
+        free = self._free_slots()
+        until = time.monotonic() + FIRST_ROWS_S
+        while not free and self._is_filling and time.monotonic() < until:
+            time.sleep(0.002)
+            free = self._free_slots()
+        self._holds_first_rows &= bool(free)
+        return free
+
+    @property
+    def _is_filling(self) -> bool:
+        """Whether a row has to wait, because the worker has not stored as many rows yet as the ring holds."""
+        return self._holds_first_rows and int(self._ring.counts[Ring.STORED]) <= self._request.n_slots
+
+    def _free_slots(self) -> set[int]:
         with self._lock:
             self._forget_done()
             free = set(range(self._request.n_slots)) - {x.slot for x in self._kept if isinstance(x, Row)}

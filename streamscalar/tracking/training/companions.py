@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.tracking.notices import Notices
+from streamscalar.tracking.training.beside.stateful import Stateful
 from streamscalar.tracking.training.control import Control, NotReproducedError, Way, repeat_one
+from streamscalar.tracking.training.guard import Guard
 from streamscalar.tracking.training.recorder import Recorder, Start
 from streamscalar.tracking.training.shadow import Shadows
-from streamscalar.tracking.training.stateful import Stateful
 from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
 from streamscalar.tracking.training.twin import Procedure
 
@@ -41,6 +42,8 @@ class Companions:
     ----------
     refused
         Why no exponent of this run is one of the training; empty where they are.
+    is_repeating
+        Whether a function of the user is called now, to repeat a step.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Companions:
         self._notices = notices
         self._recorder = Recorder(model, optimizer, Stateful(procedure.function, model, optimizer), device, self._begin)
         self._control = Control(model, optimizer, procedure, self._recorder, device)
+        self._guard = Guard(model, optimizer)
         self._pending: list[tuple[Start, object]] = []
         if self._recorder.begins_now:
             self._recorder.begin()
@@ -66,6 +70,7 @@ class Companions:
         self._has_repeated = False
         self._is_over = False
         self.refused = ""
+        self.is_repeating = False
 
     @property
     def parameters(self) -> Sequence[Sequence[Tensor]]:
@@ -86,7 +91,15 @@ class Companions:
         if self._is_over:
             return []
         try:
-            losses = self._step(batch, number)
+            self._guard.hold()
+            self.is_repeating = True
+            try:
+                losses = self._step(batch, number)
+            finally:
+                self.is_repeating = False
+                if self._guard.restores():
+                    must = "it must use the model and the optimizer that it is given"
+                    raise NotReproducedError(f"{self._procedure.name} changed the model of the training; {must}")
         except NotReproducedError as error:
             if self._has_repeated or self._has_rows or self._procedure.train_step is None:
                 self._refuse(str(error))
@@ -134,6 +147,7 @@ class Companions:
         if batch is None:
             if recorder.n_updates:
                 raise NotReproducedError(f"step {number} was an update without its batch; call step(batch=...)")
+            self._require_no_update(number)
             return []
         self._pending.append((recorder.take(), batch))
         losses: list[Tensor] = []
@@ -146,10 +160,15 @@ class Companions:
             elif len(self._pending) > MOST_PENDING:
                 raise NotReproducedError(f"the optimizer made no update in {MOST_PENDING} steps with a batch")
             else:
+                self._require_no_update(number)
                 losses = self._repeat(self._control.way(len(self._pending)), is_last=False)
         finally:
             recorder.rest()
         return losses
+
+    def _require_no_update(self, number: int) -> None:
+        if self._recorder.has_begun:
+            self._control.require_no_update(number)
 
     def _update(self, number: int) -> list[Tensor]:
         n_updates, n_pending = self._recorder.n_updates, len(self._pending)
@@ -188,6 +207,7 @@ class NoCompanions:
     """Used where there are no companions."""
 
     refused = ""
+    is_repeating = False
     parameters: Sequence[Sequence[Tensor]] = ()
     shadows: Sequence[nn.Module] = ()
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from streamscalar.tracking.training.recorder import Recorder, Start, plain_attributes
+from streamscalar.tracking.training.beside.tensors import same_bits
+from streamscalar.tracking.training.recorder import Recorder, Start
 from streamscalar.tracking.training.twin import Procedure, Twin, tensors_of
 
 N_TRIALS = 10
@@ -70,7 +71,6 @@ class Control:
         self, model: nn.Module, optimizer: Optimizer, procedure: Procedure, recorder: Recorder, device: torch.device
     ) -> None:
         self._model = model
-        self._optimizer = optimizer
         self._procedure = procedure
         self._recorder = recorder
         self._repeats_bits = device.type == "cpu"
@@ -78,7 +78,6 @@ class Control:
         self._from_forward = True
         self._n_last: dict[int, int] = {}
         self._n_updates = 0
-        self._is_safe = procedure.train_step is None
 
     def follow(self) -> None:
         """Take the current state of the training."""
@@ -108,26 +107,43 @@ class Control:
         self._n_updates += 1
         is_known = self._n_updates > N_TRIALS and len(pending) in self._n_last and not keeps
         before = [p.detach().clone() for p in self.twin.model.parameters()]
-        guard = None if self._is_safe else _Guard(self._model, self._optimizer)
         first: tuple[float, Twin] | None = None
         for way in [self.way(len(pending))] if is_known else self._ways(len(pending)):
-            attempt = self.twin if is_known else self.twin.moved()
-            try:
-                repeat(attempt, self._procedure, self._recorder, pending, way)
-            finally:
-                if guard is not None:
-                    guard.check(self._procedure.name)
+            attempt, n_variables = self.twin if is_known else self.twin.moved(), self._recorder.n_variables
+            repeat(attempt, self._procedure, self._recorder, pending, way)
             difference = attempt.difference()
+            if difference > self._noise() and self._recorder.n_variables > n_variables and not is_known:
+                # It began with variables as they were after the step, before it was known that the step changes them.
+                attempt = self.twin.moved()
+                repeat(attempt, self._procedure, self._recorder, pending, way)
+                difference = attempt.difference()
             if difference <= self._noise():
                 self._from_forward = way.from_forward
                 self._n_last[len(pending)] = way.n_last
-                self._is_safe = True
-                if not (keeps or (is_known and self._repeats_bits)):
-                    self.follow()
+                if not keeps:
+                    # Not the twin with the tensors of the training: a model may have a state beside them.
+                    self.twin = attempt
+                    if not self._repeats_bits:
+                        self.follow()
                 return way
             first = first or (difference, attempt)
         assert first is not None
         raise NotReproducedError(self._explained(*first, before, step))
+
+    def require_no_update(self, step: int) -> None:
+        """Require that the weights are those after the newest update.
+
+        Raises
+        ------
+        NotReproducedError
+            They are not: something else than the optimizer has changed them.
+        """
+        pairs = zip(self.twin.model.parameters(), self._model.parameters(), strict=True)
+        if not all(same_bits(own.detach(), theirs.detach()) for own, theirs in pairs):
+            raise NotReproducedError(
+                f"at step {step} weights had changed without an update of the optimizer that ss.track() was given, "
+                "such as by another optimizer"
+            )
 
     def _ways(self, n_pending: int) -> Iterator[Way]:
         """Yield the ways to try, the known one first."""
@@ -182,7 +198,7 @@ def repeat(twin: Twin, procedure: Procedure, recorder: Recorder, pending: Pendin
     """Repeat the batches since the last update, and the update; return the loss of the last batch."""
     loss = torch.tensor(torch.nan)
     for index, (start, batch) in enumerate(pending):
-        if index == len(pending) - way.n_last:
+        if index == len(pending) - way.n_last and procedure.train_step is None:
             twin.discard()
         loss = repeat_one(twin, procedure, recorder, start, batch, way, is_last=index == len(pending) - 1)
     return loss
@@ -192,7 +208,7 @@ def repeat_one(
     twin: Twin, procedure: Procedure, recorder: Recorder, start: Start, batch: object, way: Way, *, is_last: bool
 ) -> Tensor:
     """Repeat one batch; with the last one also the update."""
-    with recorder.replaying(twin.model, start, from_forward=way.from_forward):
+    with recorder.replaying(twin.model, start, twin.own, from_forward=way.from_forward):
         if procedure.train_step is not None:
             twin.prepare(recorder.hyperparameters)
             return twin.repeat(procedure, batch)
@@ -200,43 +216,6 @@ def repeat_one(
         if is_last:
             twin.update(recorder.hyperparameters)
     return loss
-
-
-class _Guard:
-    """Restores the training if a function of the user changed it instead of the copy that it was given."""
-
-    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self._model = model
-        self._optimizer = optimizer
-        self._versions = [p._version for p in model.parameters()]
-        self._gradients = [p.grad for p in model.parameters()]
-        self._copies = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-        self._attributes = [plain_attributes(module) for module in model.modules()]
-        self._kept = Twin(model, optimizer)
-
-    def check(self, name: str) -> None:
-        """Restore and raise, if weights or gradients of the training have changed."""
-        parameters = list(self._model.parameters())
-        now = [p.grad for p in parameters]
-        is_same = all(
-            a is b and (a is None or copy is None or copy.isnan().any() or torch.equal(a, copy))
-            for a, b, copy in zip(now, self._gradients, self._copies, strict=True)
-        )
-        if is_same and [p._version for p in parameters] == self._versions:
-            return
-        with torch.no_grad():
-            for own, kept in zip(tensors_of(self._model), tensors_of(self._kept.model), strict=True):
-                own.copy_(kept)
-            for p, gradient, copy in zip(parameters, self._gradients, self._copies, strict=True):
-                p.grad = gradient
-                if gradient is not None and copy is not None:
-                    gradient.copy_(copy)
-        for module, attributes in zip(self._model.modules(), self._attributes, strict=True):
-            module.__dict__.update(attributes)
-        self._optimizer.load_state_dict(self._kept.optimizer.state_dict())
-        raise NotReproducedError(
-            f"{name} changed the model of the training; it must use the model and the optimizer that it is given."
-        )
 
 
 def _move(before: Sequence[Tensor], after: nn.Module) -> Tensor:

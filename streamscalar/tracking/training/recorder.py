@@ -14,10 +14,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from streamscalar.tracking.training.stateful import Stateful
+from streamscalar.tracking.training.beside.stateful import Own, Stateful, States
+from streamscalar.tracking.training.guard import plain_attributes
 from streamscalar.tracking.training.twin import options_of
-
-_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Start:
     modes: list[bool]
     attributes: list[dict[str, Any]]
     needs_gradient: list[bool]
-    owned: list[Any]
+    owned: States
 
 
 class Recorder:
@@ -90,6 +89,10 @@ class Recorder:
     ----------
     hyperparameters
         Options of each group of parameters at the newest update.
+    has_begun
+        Whether there was a forward pass in training mode.
+    has_gradient
+        Which parameters of each group had a gradient then; the others are left as they are.
     n_updates
         Updates since `forget_updates`.
     """
@@ -107,8 +110,9 @@ class Recorder:
         self._stateful = stateful
         self._device = device
         self._on_first = on_first
-        self._has_begun = False
+        self.has_begun = False
         self.hyperparameters: list[dict[str, Any]] = []
+        self.has_gradient: list[list[bool]] = []
         self.n_updates = 0
         # A compiled model does not bear hooks: each of its batches begins with the call of `step` before it.
         self._is_compiled = "_orig_mod" in dict(model.named_children())
@@ -133,18 +137,25 @@ class Recorder:
         self.n_updates = 0
 
     @property
+    def n_variables(self) -> int:
+        """Number of variables of the user that repeats have changed so far."""
+        return self._stateful.n_variables
+
+    @property
     def begins_now(self) -> bool:
         """Whether the first forward pass cannot be seen, so that copies have to start before it."""
         return self._is_compiled
 
     def begin(self) -> None:
         """Call `on_first` now, not at the first forward pass."""
-        self._has_begun = True
+        self.has_begun = True
         self._on_first()
 
     @contextmanager
-    def replaying(self, copy: nn.Module, start: Start, *, from_forward: bool) -> Iterator[None]:
+    def replaying(self, copy: nn.Module, start: Start, own: Own | None, *, from_forward: bool) -> Iterator[None]:
         """Run the block as the batch began; then restore the generators, and the objects that the user owns.
+
+        A perturbed copy has states of its own beside it, `own`.
 
         Raises
         ------
@@ -164,10 +175,12 @@ class Recorder:
         before = Generators.now(self._device)
         held = self._stateful.hold()
         generators.restore(self._device)
-        self._stateful.restore(start.owned)
+        self._stateful.restore(start.owned if own is None else own.start(start.owned))
         try:
             with torch.enable_grad():
                 yield
+            if own is not None:
+                own.ends = self._stateful.states(), held.states
         finally:
             before.restore(self._device)
             self._stateful.release(held)
@@ -192,7 +205,7 @@ class Recorder:
             return
         if not (self._model.training and torch.is_grad_enabled()):
             return
-        if not self._has_begun:
+        if not self.has_begun:
             self.begin()
         self._note_modules()
         self._forward = Generators.now(self._device)
@@ -212,9 +225,5 @@ class Recorder:
             return
         # Read at the update: a scheduler may change the learning rate before step() is called.
         self.hyperparameters = [options_of(group) for group in optimizer.param_groups]
+        self.has_gradient = [[p.grad is not None for p in group["params"]] for group in optimizer.param_groups]
         self.n_updates += 1
-
-
-def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return the attributes of a module that are numbers, text or None, such as a temperature or a counter."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN) and name != "training"}

@@ -54,7 +54,7 @@ class Shadows:
         self._epsilon = epsilon
         self._selection = selection
         self._seed = seed
-        self.twins = [Twin(model, optimizer) for _ in range(n_shadows)]
+        self.twins = [Twin(model, optimizer, is_perturbed=True) for _ in range(n_shadows)]
         self._own = [selection.of(twin.model) for twin in self.twins]
 
     @property

@@ -1,6 +1,6 @@
 """A tangent vector along a user's training run: the growth of an infinitesimal separation, without an epsilon."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,18 @@ from streamscalar.errors import BadCall, Kind
 from streamscalar.tracking.training.capture import Selection
 from streamscalar.tracking.training.control import Pending, Way
 from streamscalar.tracking.training.recorder import Recorder
-from streamscalar.tracking.training.twin import LossFunction, Twin
+from streamscalar.tracking.training.twin import STEP_HOOKS, LossFunction, Twin
 from streamscalar.training import optimizers
 from streamscalar.training.ensemble import initial_tangents
+
+N_CHECKED = 5
+"""Number of updates at the start at which the gradient is computed twice."""
+
+MOST_APART = 1e-5
+"""Relative difference of two gradients that passes for rounding, on a device whose kernels do not repeat their bits."""
+
+MOST_ASYMMETRIC = 0.01
+"""Relative difference between `u H v` and `v H u` that passes for rounding."""
 
 METRIC = "tangent_1"
 """Name under which the growth is stored."""
@@ -22,13 +31,18 @@ METRIC = "tangent_1"
 
 @dataclass(frozen=True)
 class _Update:
-    """State before an update: flat tensors, shape (P,), in the order of the recorded parameters."""
+    """State before an update: flat tensors, shape (P,), in the order of the recorded parameters.
+
+    The optimizer leaves weights without a gradient as they are, with their state: `is_updated` is `False` there, and
+    `None` where there are no such weights.
+    """
 
     weights: Tensor
     state: tuple[Tensor, ...]
     learning_rate: Tensor
     weight_decay: Tensor
-    step: int
+    step: int | Tensor
+    is_updated: Tensor | None
 
 
 class Tangent:
@@ -69,6 +83,7 @@ class Tangent:
         first /= torch.linalg.vector_norm(first)
         self._moves: tuple[Tensor, ...] = (first, *(torch.zeros_like(first) for _ in self._map.state_names))
         self._growth = torch.zeros((), dtype=torch.float64, device=selection.device)
+        self._n_checked = 0
 
     @property
     def growth(self) -> Tensor:
@@ -99,26 +114,72 @@ class Tangent:
         update = self._before(twin, recorder)
         start, batch = pending[-1]
         own = self._selection.of(twin.model)
-        with recorder.replaying(twin.model, start, from_forward=way.from_forward), sdpa_kernel(SDPBackend.MATH):
-            gradient, curved = self._hessian_product(twin.model, own, batch)
+
+        def product(direction: Tensor) -> tuple[Tensor, Tensor]:
+            replaying = recorder.replaying(twin.model, start, None, from_forward=way.from_forward)
+            with replaying, sdpa_kernel(SDPBackend.MATH):
+                return self._hessian_product(twin.model, own, batch, direction)
+
+        gradient, curved = product(self._moves[0])
+        if self._n_checked < N_CHECKED:
+            self._n_checked += 1
+            self._check(gradient, curved, product)
+        if not all(start.needs_gradient):
+            needs = dict(zip(map(id, twin.model.parameters()), start.needs_gradient, strict=True))
+            is_trained = self._spread([float(needs[id(p)]) for p in own])
+            gradient, curved = gradient * is_trained, curved * is_trained
         direction, *others = self._moves
         if not self._is_decoupled:
             gradient = gradient + update.weight_decay * update.weights
             curved = curved + update.weight_decay * direction
         moved = self._map.tangent(
-            gradient, update.state, update.learning_rate, update.step, (direction, *others), curved
+            gradient,
+            update.state,
+            update.learning_rate,
+            update.step,  # type: ignore[arg-type]  # one number, or one for each weight
+            (direction, *others),
+            curved,
         )
         if self._is_decoupled:
             moved = (moved[0] - update.learning_rate * update.weight_decay * direction, *moved[1:])
+        if update.is_updated is not None:
+            moved = tuple(torch.where(update.is_updated, new, old) for new, old in zip(moved, self._moves, strict=True))
         length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in moved]))
         self._moves = tuple(part / length for part in moved)
         self._growth = self._growth + length.double().log()
 
-    def _hessian_product(self, model: nn.Module, own: Sequence[Tensor], batch: object) -> tuple[Tensor, Tensor]:
-        """Return gradient and Hessian times the direction at the weights of `model`, shape (P,) each."""
+    def _check(self, gradient: Tensor, curved: Tensor, product: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        """Compute the product once more, along its own result: a Hessian of the weights alone is symmetric.
+
+        Raises
+        ------
+        RuntimeError
+            The gradient depends on more than the weights, or its derivative is not that of a loss.
+        """
+        length = torch.linalg.vector_norm(curved)
+        again, back = product(curved / length if length > 0 else self._moves[0])
+        apart = torch.linalg.vector_norm(again - gradient)
+        if apart > (0.0 if gradient.device.type == "cpu" else MOST_APART * torch.linalg.vector_norm(gradient)):
+            raise RuntimeError(
+                "the gradient depends on buffers or attributes that the forward pass changes, such as those of "
+                "spectral_norm, so the weights alone have no tangent vector; use shadow=True"
+            )
+        if abs(float(self._moves[0] @ back) - float(length)) > MOST_ASYMMETRIC * float(length):
+            raise RuntimeError(
+                "the second derivative of the loss is not symmetric: an operation in it has another derivative than "
+                "its own, such as one that rounds, or the fused weight_norm of torch; use shadow=True"
+            )
+
+    def _hessian_product(
+        self, model: nn.Module, own: Sequence[Tensor], batch: object, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return gradient and Hessian times a direction at the weights of `model`, shape (P,) each."""
+        for p in own:
+            # The gradient of a trained weight depends on frozen ones, which may have a separation, too.
+            p.requires_grad_()
         loss = self._loss_fn(model, batch)
         gradient = _gradient(loss, own, create_graph=True)
-        along = torch.stack([(g * v).sum() for g, v in zip(gradient, self._split(self._moves[0]), strict=True)]).sum()
+        along = torch.stack([(g * v).sum() for g, v in zip(gradient, self._split(direction), strict=True)]).sum()
         curved = _gradient(along, own) if along.requires_grad else [torch.zeros_like(p) for p in own]
         return self._flat([g.detach() for g in gradient]), self._flat(curved)
 
@@ -126,6 +187,8 @@ class Tangent:
         """Return the state before the update."""
         groups = zip(twin.optimizer.param_groups, recorder.hyperparameters, strict=True)
         owners = {id(p): values for group, values in groups for p in group["params"]}
+        had = zip(twin.optimizer.param_groups, recorder.has_gradient, strict=True)
+        updated = {id(p) for group, flags in had for p, flag in zip(group["params"], flags, strict=True) if flag}
         parameters = self._selection.of(twin.model)
         states = [twin.optimizer.state.get(p, {}) for p in parameters]
         state = tuple(
@@ -136,8 +199,10 @@ class Tangent:
             weights = self._flat([p.detach() for p in parameters])
         rates = self._spread([float(owners[id(p)]["lr"]) if id(p) in owners else 0.0 for p in parameters])
         decays = self._spread([float(owners[id(p)]["weight_decay"]) if id(p) in owners else 0.0 for p in parameters])
-        done = next((int(s["step"]) for s in states if "step" in s), 0)
-        return _Update(weights, state, rates, decays, done + 1)
+        steps = self._spread([float(s.get("step", 0)) + 1 for s in states])
+        is_all = all(id(p) in updated for p in parameters)
+        mask = None if is_all else self._spread([float(id(p) in updated) for p in parameters]).bool()
+        return _Update(weights, state, rates, decays, int(steps) if steps.ndim == 0 else steps, mask)
 
     def _spread(self, values: Sequence[float]) -> Tensor:
         """Return one value per parameter as one per coordinate, or as a scalar if all are equal."""
@@ -173,6 +238,9 @@ def _tangent_map(optimizer: Optimizer) -> optimizers.Optimizer:
     if kind not in {SGD, Adam, AdamW}:
         must = "must be torch.optim.SGD, Adam or AdamW to compute a tangent vector"
         raise BadCall("optimizer", must, kind.__name__, "Use shadow=True instead", Kind.CONFIG)
+    if any(vars(optimizer).get(hooks) for hooks in STEP_HOOKS):
+        must = "must have no hooks with a tangent vector, whose derivative is not known"
+        raise BadCall("optimizer", must, "", "Use shadow=True instead", Kind.CONFIG)
     unsupported = ("nesterov", "dampening", "amsgrad", "maximize")
     used = sorted({name for name in unsupported for group in groups if group.get(name)})
     if used:

@@ -90,13 +90,12 @@ class Tracker(OfOneProcess):
     ) -> None:
         self._identity = identity
         self._optimizer = optimizer
-        self._stopped = ""
-        self._is_open = False
-        self._lock = threading.Lock()
+        self._stopped, self._is_open = "", False
+        # A function of the user that reports values is called again in a step, to repeat it.
+        self._lock = threading.RLock()
         self._ring = ring
         self._link = link
-        self._budget = budget
-        self._metrics = metrics
+        self._budget, self._metrics = budget, metrics
         self._companions = companions
         self._notices = notices
         self._ranks = ranks
@@ -147,7 +146,8 @@ class Tracker(OfOneProcess):
         if self._is_over or self._is_elsewhere():
             return
         with self._lock:
-            self._take_step(step, batch, metrics)
+            if not self._companions.is_repeating:
+                self._take_step(step, batch, metrics)
 
     def log(self, values: Mapping[str, object] | None = None, /, *, step: int | None = None, **metrics: object) -> None:
         """Store values of metrics apart from a step of the training, from any thread and in any order.
@@ -165,7 +165,8 @@ class Tracker(OfOneProcess):
         if self._is_over or self._is_elsewhere():
             return
         with self._lock:
-            self._take_values(step, {**(values or {}), **metrics})
+            if not self._companions.is_repeating:
+                self._take_values(step, {**(values or {}), **metrics})
 
     def _take_step(self, step: int | None, batch: object, metrics: dict[str, object]) -> None:
         try:
@@ -300,8 +301,7 @@ class Tracker(OfOneProcess):
             self._begin()
         self._ring.calls[slot] = self._budget.n_steps
         self._record(slot, number)
-        self._newest = number
-        self._is_open = True
+        self._newest, self._is_open = number, True
         self._budget.took_row(time.thread_time() - started_s)
         return True
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.errors import BadCall, Kind
+from streamscalar.tracking.training.beside.stateful import Own
 
 LossFunction = Callable[[Any, Any], Tensor]
 """Takes (model, batch), returns the scalar loss that the training minimises."""
@@ -54,11 +55,15 @@ class Twin:
     ----------
     model, optimizer
         The model that is trained, and its optimizer.
+    is_perturbed
+        Whether what depends on its weights, such as their average, is not that of the training.
 
     Attributes
     ----------
     model, optimizer
         The copies.
+    own
+        States beside a perturbed copy; `None` where they are those of the training.
 
     Raises
     ------
@@ -66,12 +71,13 @@ class Twin:
         The model or its optimizer cannot be copied.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, is_perturbed: bool = False) -> None:
+        self.own = Own() if is_perturbed else None
         self._source = model
         self._source_optimizer = optimizer
         try:
             self.model: nn.Module = copy.deepcopy(model)
-            self.optimizer = self._copied_optimizer()
+            self.optimizer = copied_optimizer(optimizer, self._twins())
         except Exception as error:
             must = "must be a model that can be copied with its optimizer, for a shadow or a tangent vector"
             raise BadCall("model", must, f"{type(error).__name__}: {error}", kind=Kind.DATA) from error
@@ -84,6 +90,8 @@ class Twin:
         RuntimeError
             The model has other parameters or buffers than at the copy.
         """
+        if self.own is not None:
+            self.own = Own()
         with torch.no_grad():
             for into, values in self._pairs():
                 into.copy_(values)
@@ -118,7 +126,9 @@ class Twin:
 
     def prepare(self, hyperparameters: Sequence[dict[str, Any]]) -> None:
         """Take the hyperparameters of the training at its update."""
-        for group, values in zip(self.optimizer.param_groups, hyperparameters, strict=bool(hyperparameters)):
+        if hyperparameters and len(hyperparameters) != len(self.optimizer.param_groups):
+            raise RuntimeError("the optimizer has other groups of parameters than at ss.track()")
+        for group, values in zip(self.optimizer.param_groups, hyperparameters, strict=False):
             group.update(values)
 
     def discard(self) -> None:
@@ -148,7 +158,9 @@ class Twin:
         copied = copy.copy(self)
         copied.model = copy.deepcopy(self.model)
         twins = dict(zip(map(id, self.model.parameters()), copied.model.parameters(), strict=True))
-        copied.optimizer = copy.deepcopy(self.optimizer, dict(twins))
+        copied.optimizer = copied_optimizer(self.optimizer, twins)
+        for p, twin in zip(self.model.parameters(), copied.model.parameters(), strict=True):
+            twin.grad = None if p.grad is None else p.grad.clone()
         return copied
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,8 +172,23 @@ class Twin:
     def _twins(self) -> dict[int, nn.Parameter]:
         return dict(zip(map(id, self._source.parameters()), self.model.parameters(), strict=True))
 
-    def _copied_optimizer(self) -> Optimizer:
-        return copy.deepcopy(self._source_optimizer, dict(self._twins()))
+
+STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+"""Attributes of an optimizer with the hooks of its updates."""
+
+
+def copied_optimizer(optimizer: Optimizer, twins: dict[int, nn.Parameter]) -> Optimizer:
+    """Return a copy of an optimizer over other parameters, given by the `id` of those that they replace."""
+    memo: dict[int, Any] = dict(twins)
+    copied = copy.deepcopy(optimizer, memo)
+    for name, value in vars(optimizer).items():
+        if name in STEP_HOOKS:
+            # A copy of an optimizer has no hooks of its own; a copy of a hook would copy what it belongs to.
+            setattr(copied, name, copy.copy(value))
+        elif name not in vars(copied) and not callable(value):
+            # LBFGS keeps a list of its parameters, which torch leaves out of a copy.
+            setattr(copied, name, copy.deepcopy(value, memo))
+    return copied
 
 
 def options_of(group: dict[str, Any]) -> dict[str, Any]:

@@ -200,3 +200,47 @@ def test_a_compiled_model_is_repeated_and_its_names_are_plain(tmp_path: Path) ->
     stored = ss.open(tmp_path / "s").run("a")
     assert np.isfinite(stored.weights(12)).all()
     assert [layer.name for layer in stored.layout.layers] == plain
+
+
+def test_a_step_may_report_to_its_own_tracker(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    def train_step(
+        model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        loss = loss_of(model, batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        optimizer.step()
+        run.log(inner=float(loss.detach()))
+
+    run = track(
+        model, name="a", store=tmp_path / "s", optimizer=optimizer, every_n_steps=1, shadow=True, train_step=train_step
+    )
+    data = batches(4)
+    for batch in data:
+        train_step(model, optimizer, batch)
+        # Calls the function again, which calls the tracker.
+        run.step(batch=batch)
+    assert dict(run.finish().warnings) == {}
+    assert len(ss.open(tmp_path / "s").run("a").logged("inner").values) == 4
+
+
+def test_first_rows_of_a_stride_that_was_asked_for_wait_for_the_run(tmp_path: Path) -> None:
+    # The ring holds four rows of this size, and nothing waits between the steps.
+    model = nn.Linear(1000, 3000, bias=False)
+    run = track(model, name="a", store=tmp_path / "s", every_n_steps=1, config={"not text": Unreadable()})
+    for _ in range(7):
+        run.step()
+    run.finish()
+    stored = ss.open(tmp_path / "s").run("a")
+    assert stored.steps().tolist()[:6] == [1, 2, 3, 4, 5, 6]
+    assert stored.setting["config"] == {"not text": "<Unreadable>"}
+
+
+class Unreadable:
+    """An object that has no text."""
+
+    def __str__(self) -> str:
+        raise ValueError

@@ -1,0 +1,1 @@
+"""Trainings of the kinds that people run, and whether copies repeat them."""
