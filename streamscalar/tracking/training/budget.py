@@ -1,5 +1,7 @@
 """Decides which steps are recorded, so that recording stays within its share of the training time; no clock, no I/O."""
 
+from streamscalar.tracking.training.slowdown import Slowdown
+
 FARTHEST = 2**30
 """Largest stride; with it a run has one row."""
 
@@ -48,7 +50,8 @@ class Budget:
 
     def __init__(self, max_overhead: float, worker_weight: float = 0.0, every_n_steps: int | None = None) -> None:
         self._max_overhead = max_overhead
-        self._worker_weight = worker_weight
+        self._slowdown = Slowdown(worker_weight)
+        self._watched: tuple[float, float, float] | None = None
         self._is_fixed = every_n_steps is not None
         self.stride = every_n_steps or 1
         self.n_steps = 0
@@ -83,12 +86,27 @@ class Budget:
             return True
         elapsed_s = now_s - self._started_s
         worker_s = row_worker_s / n_stored if n_stored else 0.0
-        row_s = self._row_s / max(1, self.n_recorded) + self._worker_weight * worker_s
+        row_s = self._row_s / max(1, self.n_recorded) + self._slowdown.weight * worker_s
         worker_total_s = max(row_worker_s, self.n_recorded * worker_s) + other_worker_s
-        spent_s = self._row_s + self._other_s + self._worker_weight * worker_total_s
+        spent_s = self._row_s + self._other_s + self._slowdown.weight * worker_total_s
         self._adapt(elapsed_s / (self.n_steps - 1), row_s)
         on_grid = (self.n_steps - 1) % self.stride == 0
         return on_grid and spent_s + row_s <= self._max_overhead * elapsed_s
+
+    def watch(self, now_s: float, worker_s: float) -> None:
+        """Measure how much the worker slows the training; called after equal numbers of steps.
+
+        Parameters
+        ----------
+        now_s
+            Current time of the same clock.
+        worker_s
+            CPU time of the worker so far; less than before where another worker has been started.
+        """
+        own_s = self._row_s + self._other_s
+        before, self._watched = self._watched, (now_s, own_s, worker_s)
+        if before is not None and worker_s >= before[2]:
+            self._slowdown.add(now_s - before[0] - (own_s - before[1]), worker_s - before[2])
 
     def took_row(self, thread_s: float) -> None:
         """Count a row and the time it took in the thread of the training."""
@@ -107,7 +125,7 @@ class Budget:
 
     def overhead(self, now_s: float, worker_s: float) -> float:
         """Return the share of the time since the first step spent on recording; infinite if no time has passed."""
-        spent_s = self._row_s + self._other_s + self._worker_weight * worker_s
+        spent_s = self._row_s + self._other_s + self._slowdown.weight * worker_s
         elapsed_s = self.elapsed_s(now_s)
         return spent_s / elapsed_s if elapsed_s > 0 else float("inf")
 

@@ -32,9 +32,9 @@ _LOG = logging.getLogger(__name__)
 WORKER_WEIGHT = 0.25
 """Seconds by which one CPU second of the worker slows the training.
 
-Measured on two processors with one training thread, while the worker was stopped and continued in turns: 0.22
-(convolutional network, P = 16,000), 0.14 (perceptron, P = 1e5), 0.09 (transformer, P = 1e6, worker busy half of the
-time). If no processor is free, the lowest priority gives the worker under 2 % of one."""
+Assumed until it is measured in the training itself. With one training thread on two processors, while the worker was
+stopped and continued in turns: 0.22 (convolutional network, P = 16,000), 0.14 (perceptron, P = 1e5), 0.09 (transformer,
+P = 1e6). If no processor is free, the lowest priority gives the worker under 2 % of one."""
 
 DEVICE_CALLS = 128
 """Calls of `step` after which values on a device are copied at the latest; a multiple of `CALLS_TIMED`."""
@@ -193,6 +193,7 @@ class Tracker(OfOneProcess):
                 return
             # CPU time of this thread: waiting for a processor that others use is no cost of the recording.
             started_s = time.thread_time()
+            self._budget.watch(time.perf_counter(), self._link.worker_cpu_s())
             self._metrics.update(number, metrics)
             if self._n_calls % DEVICE_CALLS == 0:
                 self._metrics.send()
