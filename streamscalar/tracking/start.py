@@ -24,17 +24,17 @@ from streamscalar.tracking.channel.shards import Shards
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.budget import Budget
 from streamscalar.tracking.training.capture import Selection, is_sharded, require_known_shards, select
-from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.idle import IdleTracker, RankStream
 from streamscalar.tracking.training.metrics import Metrics, learning_rates, nominal_learning_rate
 from streamscalar.tracking.training.mirrors import MirrorName, destinations
 from streamscalar.tracking.training.ranks.meeting import Meeting
 from streamscalar.tracking.training.ranks.recording import RankHashes, first_rank, may_compare
-from streamscalar.tracking.training.shadow import Shadows, checked_epsilon
-from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
+from streamscalar.tracking.training.repeating.companions import Companions, NoCompanions
+from streamscalar.tracking.training.repeating.shadow import Shadows, checked_epsilon
+from streamscalar.tracking.training.repeating.tangent_vector import METRIC, Tangent
+from streamscalar.tracking.training.repeating.twin import LossFunction, Procedure, StepFunction
 from streamscalar.tracking.training.tracker import WORKER_WEIGHT, Tracker
-from streamscalar.tracking.training.twin import LossFunction, Procedure, StepFunction
 from streamscalar.types import RUN_ID_PATTERN
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from streamscalar.errors import BadCall
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.capture import select
-from streamscalar.tracking.training.companions import Companions
-from streamscalar.tracking.training.shadow import Shadows, default_epsilon
-from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
-from streamscalar.tracking.training.twin import Procedure
+from streamscalar.tracking.training.repeating.companions import Companions
+from streamscalar.tracking.training.repeating.shadow import Shadows, default_epsilon
+from streamscalar.tracking.training.repeating.tangent_vector import METRIC, Tangent
+from streamscalar.tracking.training.repeating.twin import Procedure
 from tests.trainings.loops import N_STEPS, SEED, Training
 
 EXACT, REFUSED, WRONG = "exact", "refused", "wrong"

@@ -20,12 +20,12 @@ from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.summary import Summary
 from streamscalar.tracking.training.at_exit import end_at_exit
 from streamscalar.tracking.training.budget import Budget
-from streamscalar.tracking.training.companions import Companions, NoCompanions
 from streamscalar.tracking.training.identity import Identity
 from streamscalar.tracking.training.metrics import Metrics, checked_step, learning_rates
 from streamscalar.tracking.training.of_one_process import OfOneProcess
 from streamscalar.tracking.training.pending_rows import PendingRows
 from streamscalar.tracking.training.ranks.recording import RankHashes
+from streamscalar.tracking.training.repeating.companions import Companions, NoCompanions
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from streamscalar.tracking.notices import Notices, TrackingWarning
-from streamscalar.tracking.training import companions as module
 from streamscalar.tracking.training.capture import select
-from streamscalar.tracking.training.companions import Companions
-from streamscalar.tracking.training.control import NotReproducedError
-from streamscalar.tracking.training.shadow import Shadows
-from streamscalar.tracking.training.twin import Procedure
+from streamscalar.tracking.training.repeating import companions as module
+from streamscalar.tracking.training.repeating.companions import Companions
+from streamscalar.tracking.training.repeating.control import NotReproducedError
+from streamscalar.tracking.training.repeating.shadow import Shadows
+from streamscalar.tracking.training.repeating.twin import Procedure
 
 Batch = tuple[Tensor, Tensor]
 N_STEPS = 30

@@ -10,9 +10,9 @@ from torch.optim import SGD
 from streamscalar.errors import BadCall
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.capture import select
-from streamscalar.tracking.training.companions import Companions
-from streamscalar.tracking.training.shadow import Shadows, checked_epsilon, default_epsilon, moved_share
-from streamscalar.tracking.training.twin import Procedure
+from streamscalar.tracking.training.repeating.companions import Companions
+from streamscalar.tracking.training.repeating.shadow import Shadows, checked_epsilon, default_epsilon, moved_share
+from streamscalar.tracking.training.repeating.twin import Procedure
 
 Batch = tuple[Tensor, Tensor]
 

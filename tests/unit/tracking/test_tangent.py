@@ -13,9 +13,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from streamscalar.errors import BadCall
 from streamscalar.tracking.notices import Notices
 from streamscalar.tracking.training.capture import select
-from streamscalar.tracking.training.companions import Companions
-from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
-from streamscalar.tracking.training.twin import LossFunction, Procedure
+from streamscalar.tracking.training.repeating.companions import Companions
+from streamscalar.tracking.training.repeating.tangent_vector import METRIC, Tangent
+from streamscalar.tracking.training.repeating.twin import LossFunction, Procedure
 from streamscalar.training.ensemble import initial_tangents
 
 Batch = tuple[Tensor, Tensor]

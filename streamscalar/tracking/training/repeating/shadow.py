@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from streamscalar.errors import BadCall, Kind
 from streamscalar.seeds import SeedStream, generator
 from streamscalar.tracking.training.capture import Selection
-from streamscalar.tracking.training.twin import Twin
+from streamscalar.tracking.training.repeating.twin import Twin
 
 FLOAT64_EPSILON = 1e-8
 MOST, LEAST = 0.9, 0.5

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.tracking.notices import Notices
-from streamscalar.tracking.training.beside.stateful import Stateful
-from streamscalar.tracking.training.control import Control, NotReproducedError, Way, repeat_one
-from streamscalar.tracking.training.guard import Guard
-from streamscalar.tracking.training.recorder import Recorder, Start
-from streamscalar.tracking.training.shadow import Shadows
-from streamscalar.tracking.training.tangent_vector import METRIC, Tangent
-from streamscalar.tracking.training.twin import Procedure
+from streamscalar.tracking.training.repeating.beside.stateful import Stateful
+from streamscalar.tracking.training.repeating.control import Control, NotReproducedError, Way, repeat_one
+from streamscalar.tracking.training.repeating.guard import Guard
+from streamscalar.tracking.training.repeating.recorder import Recorder, Start
+from streamscalar.tracking.training.repeating.shadow import Shadows
+from streamscalar.tracking.training.repeating.tangent_vector import METRIC, Tangent
+from streamscalar.tracking.training.repeating.twin import Procedure
 
 MOST_PENDING = 64
 """Batches without an update after which companions are given up: each is held until then."""

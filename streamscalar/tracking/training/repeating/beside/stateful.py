@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from streamscalar.tracking.training.beside.search import holds, reachable
-from streamscalar.tracking.training.beside.tensors import Tensors, same_bits
-from streamscalar.tracking.training.beside.variables import Values, Variables
+from streamscalar.tracking.training.repeating.beside.search import holds, reachable
+from streamscalar.tracking.training.repeating.beside.tensors import Tensors, same_bits
+from streamscalar.tracking.training.repeating.beside.variables import Values, Variables
 
 
 @dataclass(frozen=True)

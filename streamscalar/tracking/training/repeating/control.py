@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from streamscalar.tracking.training.beside.tensors import same_bits
-from streamscalar.tracking.training.recorder import Recorder, Start
-from streamscalar.tracking.training.twin import Procedure, Twin, tensors_of
+from streamscalar.tracking.training.repeating.beside.tensors import same_bits
+from streamscalar.tracking.training.repeating.recorder import Recorder, Start
+from streamscalar.tracking.training.repeating.twin import Procedure, Twin, tensors_of
 
 N_TRIALS = 10
 """Number of updates at the start at which other ways to repeat are tried."""

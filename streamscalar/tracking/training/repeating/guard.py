@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from streamscalar.tracking.training.beside.tensors import same_bits
-from streamscalar.tracking.training.twin import options_of, tensors_of
+from streamscalar.tracking.training.repeating.beside.tensors import same_bits
+from streamscalar.tracking.training.repeating.twin import options_of, tensors_of
 
 _PLAIN = (bool, int, float, str, type(None))
 

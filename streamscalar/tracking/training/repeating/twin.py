@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from streamscalar.errors import BadCall, Kind
-from streamscalar.tracking.training.beside.stateful import Own
+from streamscalar.tracking.training.repeating.beside.stateful import Own
 
 LossFunction = Callable[[Any, Any], Tensor]
 """Takes (model, batch), returns the scalar loss that the training minimises."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamscalar.tracking.training.beside.search import is_filled, is_foreign, names_of
+from streamscalar.tracking.training.repeating.beside.search import is_filled, is_foreign, names_of
 
 _MOST_ITEMS = 1000
 """Length up to which a container is copied; of a longer list, only what was appended is removed."""

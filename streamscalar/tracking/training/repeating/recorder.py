@@ -14,9 +14,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from streamscalar.tracking.training.beside.stateful import Own, Stateful, States
-from streamscalar.tracking.training.guard import plain_attributes
-from streamscalar.tracking.training.twin import options_of
+from streamscalar.tracking.training.repeating.beside.stateful import Own, Stateful, States
+from streamscalar.tracking.training.repeating.guard import plain_attributes
+from streamscalar.tracking.training.repeating.twin import options_of
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from streamscalar.errors import BadCall, Kind
 from streamscalar.tracking.training.capture import Selection
-from streamscalar.tracking.training.control import Pending, Way
-from streamscalar.tracking.training.recorder import Recorder
-from streamscalar.tracking.training.twin import STEP_HOOKS, LossFunction, Twin
+from streamscalar.tracking.training.repeating.control import Pending, Way
+from streamscalar.tracking.training.repeating.recorder import Recorder
+from streamscalar.tracking.training.repeating.twin import STEP_HOOKS, LossFunction, Twin
 from streamscalar.training import optimizers
 from streamscalar.training.ensemble import initial_tangents
 
