@@ -101,4 +101,4 @@ def test_the_largest_optimizer_counts_and_of_two_with_the_same_parameters_the_ou
     assert largest([*several, outer]) is outer
     facade = Facade(several[0])
     here = [one for one in optimizers() if one in (*several, outer, facade)]
-    assert here == [*several, outer], "its step has no hooks"
+    assert set(here) == {*several, outer}, "the step of the facade has no hooks"

@@ -13,7 +13,6 @@ CHUNK = 2**14
 _BLOCKS = {"cpu": 4}
 """Chunks per call; on other devices, where a call costs more than its work, `_LARGE_BLOCK`."""
 _LARGE_BLOCK = 256
-_SEED = 0x5EED
 
 
 def hash_tensors(tensors: Sequence[Tensor]) -> Tensor:
@@ -77,6 +76,6 @@ def _words(tensor: Tensor) -> Tensor:
 @functools.cache
 def _multipliers(device: torch.device) -> tuple[Tensor, Tensor]:
     # Raw numbers of the generator, which no version of NumPy changes.
-    numbers = np.random.PCG64(_SEED).random_raw((2, CHUNK)) | np.uint64(1)
+    numbers = np.random.default_rng(0x5EED).bit_generator.random_raw((2, CHUNK)) | np.uint64(1)
     inner, outer = torch.from_numpy(numbers.view(np.int64)).to(device)
     return inner, outer
