@@ -41,8 +41,8 @@ MAX_RESTARTS = 3
 START_S = 120.0
 """Timeout of the first answer of a worker: imports on a busy machine, and a store on a slow disk."""
 
-FIRST_ROWS_S = 60.0
-"""Time that a row of a stride that was asked for waits for the worker to create the run."""
+FIRST_ROWS_S = 10.0
+"""Time that a row of a stride that was asked for waits for the worker to create the run; no later row waits for it."""
 
 FINISH_S = 600.0
 """Time that `finish` waits for the exact solution; the worker continues after it."""

@@ -47,8 +47,9 @@ class Tracker(OfOneProcess):
     """Records a training step by step; made by `track`.
 
     `step` and `finish` never raise: problems are reported as a `TrackingWarning`, once per kind. `step` does not wait
-    for the disk; `finish` waits until everything is stored. A script that ends without it finishes the run by itself;
-    one that ends with an exception, or is killed, leaves a failed run, which can be resumed.
+    for the disk, but for the first rows of `every_n_steps`, at most 10 s; `finish` waits until everything is stored. A
+    script that ends without it finishes the run by itself; one that ends with an exception, or is killed, leaves a
+    failed run, which can be resumed.
 
     Parameters
     ----------
