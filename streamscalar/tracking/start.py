@@ -95,7 +95,8 @@ def track(
         Number of steps between rows; by default as few as `max_overhead` allows. The first rows wait until the run is
         created. Required for a sharded model (FSDP2, tensor parallelism), whose ranks have to record the same steps.
     max_overhead
-        Maximum share of the training time spent on recording.
+        Maximum share of the training time spent on recording. Where steps are so short that reporting metrics takes
+        over half of it, rows get the other half in any case, and the summary reports the sum.
     probe
         Record only about this many coordinates, the same at every step: a sample stratified by layer.
     buffers

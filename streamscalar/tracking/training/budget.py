@@ -5,6 +5,9 @@ from streamscalar.tracking.training.slowdown import Slowdown
 FARTHEST = 2**30
 """Largest stride; with it a run has one row."""
 
+LEAST_SHARE = 0.5
+"""Share of `max_overhead` that rows get, even where metrics of very short steps take more than the rest."""
+
 HOLD_ROWS = 4
 """Number of rows for which the stride is not lowered after a row found no free slot."""
 
@@ -14,15 +17,16 @@ class Budget:
 
     The cost so far is the time spent in the thread of the training plus the CPU time of the worker, weighted by how
     much it slows the training. The next row is recorded if that cost, including the row, stays within `max_overhead`
-    of the time since the first step. The stride between rows is a power of two, so that a coarser grid is part of a
-    finer one and rows are evenly spaced, without bursts and gaps.
+    of the time since the first step. Where steps are very short, calls of `step` with metrics may alone cost more than
+    that; rows then get half of it. The stride between rows is a power of two, so that a coarser grid is part of a finer
+    one and rows are evenly spaced, without bursts and gaps.
 
     Parameters
     ----------
     max_overhead
         Maximum share of the training time, over 0.
     worker_weight
-        Seconds by which one second of CPU time of the worker slows the training.
+        Seconds by which one second of CPU time of the worker slows the training, until that is measured (see `watch`).
     every_n_steps
         A fixed stride, whatever its cost.
 
@@ -87,11 +91,11 @@ class Budget:
         elapsed_s = now_s - self._started_s
         worker_s = row_worker_s / n_stored if n_stored else 0.0
         row_s = self._row_s / max(1, self.n_recorded) + self._slowdown.weight * worker_s
-        worker_total_s = max(row_worker_s, self.n_recorded * worker_s) + other_worker_s
-        spent_s = self._row_s + self._other_s + self._slowdown.weight * worker_total_s
+        rows_s = self._row_s + self._slowdown.weight * max(row_worker_s, self.n_recorded * worker_s)
+        other_s = self._other_s + self._slowdown.weight * other_worker_s
         self._adapt(elapsed_s / (self.n_steps - 1), row_s)
         on_grid = (self.n_steps - 1) % self.stride == 0
-        return on_grid and spent_s + row_s <= self._max_overhead * elapsed_s
+        return on_grid and rows_s + row_s <= self._share_of_rows_s(elapsed_s, other_s)
 
     def watch(self, now_s: float, worker_s: float) -> None:
         """Measure how much the worker slows the training; called after equal numbers of steps.
@@ -139,10 +143,13 @@ class Budget:
         It doubles at most once per call, because a single expensive row may be an outlier, and the next call comes
         only after the new stride.
         """
-        share_s = self._max_overhead * step_s - self._other_s / self.n_steps
-        wanted = row_s / share_s if share_s > 0 else float(FARTHEST)
+        wanted = row_s / self._share_of_rows_s(step_s, self._other_s / self.n_steps) if step_s > 0 else float(FARTHEST)
         if self.stride < min(wanted, FARTHEST):
             self.stride *= 2
         # 0.35 rather than 0.5, so that the stride does not oscillate with noise.
         while self.stride > 1 and wanted < 0.35 * self.stride and self.n_steps >= self._hold_until:
             self.stride //= 2
+
+    def _share_of_rows_s(self, time_s: float, other_s: float) -> float:
+        """Return how much of a time rows may take, where all else takes `other_s` of it."""
+        return max(self._max_overhead * time_s - other_s, LEAST_SHARE * self._max_overhead * time_s)

@@ -192,9 +192,9 @@ class Tracker(OfOneProcess):
                     self._hand_over()
                 self._step(number)
                 return
+            self._budget.watch(time.perf_counter(), self._link.worker_cpu_s())
             # CPU time of this thread: waiting for a processor that others use is no cost of the recording.
             started_s = time.thread_time()
-            self._budget.watch(time.perf_counter(), self._link.worker_cpu_s())
             self._metrics.update(number, metrics)
             if self._n_calls % DEVICE_CALLS == 0:
                 self._metrics.send()
