@@ -70,7 +70,9 @@ def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
                 killed.add(run._link.pid)
             run.step(loss=1.0)
             time.sleep(0.01)
-        run.step(loss=2.0)
+        # More than the slots of the ring, none of which is freed any more.
+        for _ in range(ring.MOST_SLOTS + 1):
+            run.step(loss=2.0)
         summary = run.finish()
     assert len(killed) >= 1
     assert run._link.is_down

@@ -129,7 +129,7 @@ class Link:
         """
         free = self._free_slots()
         until = time.monotonic() + FIRST_ROWS_S
-        while not free and self._is_filling and time.monotonic() < until:
+        while not free and self._is_filling and not self.is_down and time.monotonic() < until:
             time.sleep(0.002)
             free = self._free_slots()
         self._holds_first_rows &= bool(free)
