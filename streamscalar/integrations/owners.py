@@ -1,4 +1,4 @@
-"""Finds the module whose parameters an optimizer updates, in a program that does not say so."""
+"""Finds the module whose parameters an optimizer updates, in a program that does not name it."""
 
 import gc
 from collections.abc import Iterable

@@ -48,7 +48,7 @@ def track(model: nn.Module, **options: Any) -> Tracker:
     context, name, rank, n_ranks = _context()
     name = re.sub(r"[^A-Za-z0-9._+-]", "-", name).lstrip("._+-")
     if n_ranks > 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        # Where no process group tells the rank, streamscalar.track reads these, as torchrun sets them.
+        # Where no process group has the rank, streamscalar.track reads these, as torchrun sets them.
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(n_ranks))
     defaults: dict[str, Any] = {"name": name, "resume": "allow"}
     if "store" not in options:

@@ -108,4 +108,4 @@ class Updates:
 
 
 def _say_nothing(text: str) -> None:
-    """Do nothing: of the processes of a training, one speaks."""
+    """Do nothing: one process of a training prints."""

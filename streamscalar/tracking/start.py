@@ -297,7 +297,7 @@ def _own_part(selection: Selection, every_n_steps: int | None, store: Path) -> t
 
 
 def _announce(shards: Shards, identity: Identity, group: str, name: str | None, notices: Notices) -> None:
-    """Tell the other ranks of a sharded model where to write their parts."""
+    """Publish where the other ranks of a sharded model write their parts."""
     from streamscalar.tracking.training.ranks.shard_rows import announce_shards
 
     try:

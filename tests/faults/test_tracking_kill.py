@@ -78,6 +78,8 @@ def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
     assert run._link.is_down
     assert summary.n_dropped > 0
     assert summary.n_values_lost > 0
+    n_stored = len(ss.open(tmp_path / "s").run("a").steps()) if ss.open(tmp_path / "s").runs else 0
+    assert summary.n_recorded - summary.n_lost == n_stored
     texts = [str(w.message) for w in caught]
     assert sum("died" in text or "does not start" in text for text in texts) >= 2
     assert {w.category for w in caught} == {TrackingWarning}

@@ -169,7 +169,7 @@ class ParameterHook(Training):
 
     def prepare(self) -> None:
         for p in self.model.parameters():
-            p.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))  # type: ignore[no-untyped-call]
+            p.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))  # type: ignore[no-untyped-call]  # torch
 
 
 class ModuleHook(Training):
@@ -188,7 +188,7 @@ class UpdateInBackward(Training):
                 p.sub_(0.01 * p.grad)  # type: ignore[operator]  # it is there
 
         for p in self.model.parameters():
-            p.register_post_accumulate_grad_hook(update)  # type: ignore[no-untyped-call]
+            p.register_post_accumulate_grad_hook(update)  # type: ignore[no-untyped-call]  # torch
 
 
 class Accumulated(Training):

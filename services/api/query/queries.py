@@ -230,7 +230,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class _Read:
-    """A series, its basis if it is made of coordinates, and what tells that earlier points have changed."""
+    """A series, its basis if it is made of coordinates, and what shows that earlier points have changed."""
 
     series: Series
     basis: str | None = None

@@ -121,6 +121,14 @@ class Link:
         self._is_up = True
         return opened
 
+    @property
+    def n_lost(self) -> int:
+        """Number of rows that were not stored: failed ones, and those that wait for a worker that was given up."""
+        with self._lock:
+            self._forget_done()
+            waiting = sum(isinstance(order, Row) for order in self._kept) if self.is_down else 0
+        return int(self._ring.counts[Ring.LOST]) + waiting
+
     def free_slots(self) -> set[int]:
         """Return the free slots; if there is none, check that the worker is alive.
 
@@ -163,7 +171,7 @@ class Link:
         self._send(Row(self._n_orders, slot, step, facts))
 
     def settle(self, step: int) -> None:
-        """Tell that the slot of a row has all of its metrics."""
+        """Send the order that marks the slot of a row as complete."""
         self._send(Settle(self._n_orders, step))
 
     def _send(self, order: Begin | Row | Settle) -> None:

@@ -138,7 +138,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def require_known_shards(model: nn.Module) -> None:
-    """Refuse models that are sharded in a way that does not tell what this process holds.
+    """Refuse models that are sharded in a way that hides what this process holds.
 
     Raises
     ------

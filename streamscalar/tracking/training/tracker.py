@@ -255,7 +255,7 @@ class Tracker(OfOneProcess):
             budget.n_steps,
             budget.n_recorded,
             self._n_dropped,
-            int(self._ring.counts[Ring.LOST]),
+            self._link.n_lost,
             budget.stride,
             budget.overhead(now_s, worker_s),
             self._companions_s / elapsed_s if elapsed_s > 0 else 0.0,

@@ -207,7 +207,7 @@ class Worker:
             if order.failure:
                 self._store_values(sink, is_last=True)
                 sink.close(order.failure)
-                # It takes part in what tells the mirrors that the run has ended.
+                # Its end is a part of how mirrors detect the end of the run.
                 self._finisher.close()
                 self._mirrors.wait(self._request, self._run_id, self._report)
             elif runs := sink.pause():

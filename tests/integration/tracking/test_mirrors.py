@@ -251,7 +251,7 @@ def test_a_back_end_that_fails_or_hangs_costs_a_warning(tmp_path: Path, monkeypa
 def test_a_mirror_that_cannot_be_is_a_bad_call(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mlp()
     with pytest.raises(BadCall, match="mirror: must be one of wandb, mlflow, trackio, tensorboard"):
-        track(model, mirror="neptune")  # type: ignore[arg-type]
+        track(model, mirror="neptune")  # type: ignore[arg-type]  # wrong
     with pytest.raises(BadCall, match="mirror: must be left out with address"):
         track(model, mirror="wandb", address="127.0.0.1:1")
     monkeypatch.setattr(sys, "path", [])

@@ -1,7 +1,7 @@
 """How the ranks of one job find the folder of their streams: through the store that their process group already has.
 
 It is a table of keys that all ranks of a job, and no other job, can read; writing and asking are no collectives, and
-wait for nobody. A restarted or resumed job has another one.
+wait for no one. A restarted or resumed job has another one.
 """
 
 import json
@@ -52,7 +52,7 @@ class Meeting:
         self._store: Any = _store()
 
     def announce(self, place: Place) -> None:
-        """Tell the other ranks where to write."""
+        """Publish where the other ranks write."""
         # The store is not kept: its port stays taken as long as it is.
         store, self._store = self._store, None
         if store is not None:

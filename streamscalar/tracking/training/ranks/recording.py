@@ -49,7 +49,7 @@ class RankHashes:
     Parameters
     ----------
     model
-        The model. Its wrapper is looked for at the first step, because it may be made after the tracker.
+        The model. Its wrapper is searched for at the first step, because it may be made after the tracker.
     find
         Returns where to write, and `None` as long as that is not known.
     every

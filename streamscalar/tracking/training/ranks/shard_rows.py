@@ -107,7 +107,7 @@ def new_shards(store: Path) -> Shards:
 
 
 def announce_shards(shards: Shards, identity: Identity, meeting: Meeting) -> None:
-    """Make the folder, write the positions of rank 0, and tell the other ranks.
+    """Make the folder, write the positions of rank 0, and publish the folder to the other ranks.
 
     Raises
     ------

@@ -51,7 +51,7 @@ class Guard:
         now = self._now()
         is_same = [a is b for a, b in zip(now, self._tensors, strict=False)]
         is_same += [tensor._version == version for tensor, version in zip(now, self._versions, strict=False)]
-        # Weights may be changed by way of `data`, of which their version does not tell.
+        # Weights may be changed by way of `data`, which their version does not count.
         n_own = len(tensors_of(self._model))
         values = zip(now[:n_own], self._copies, strict=False)
         if len(now) == len(self._tensors) and all(is_same) and all(same_bits(a.detach(), copy) for a, copy in values):

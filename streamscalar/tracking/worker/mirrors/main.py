@@ -22,7 +22,7 @@ from streamscalar.tracking.worker.mirrors.launch import LEFT_S, Assignment, file
 from streamscalar.tracking.worker.name_lock import NameLock
 
 LEAST_PAUSE_S, PAUSE_FACTOR = 1.0, 20.0
-"""Pause between two looks at the store: at least a second, and 20 times the processor time of reading the results."""
+"""Pause between two polls of the store: at least a second, and 20 times the processor time of reading the results."""
 
 RETRY_S = 60.0
 """Pause after a failure of the back end."""

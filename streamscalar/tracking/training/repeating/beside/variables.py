@@ -103,9 +103,9 @@ def _place(one: Any) -> _Place | None:
     if isinstance(one, list):
         return _list(one)
     if isinstance(one, set):
-        return _Place(lambda: set(one), lambda kept: (one.clear(), one.update(kept))[0])  # type: ignore[func-returns-value]
+        return _Place(lambda: set(one), lambda kept: (one.clear(), one.update(kept))[0])  # type: ignore[func-returns-value]  # None
     if isinstance(one, deque):
-        return _Place(lambda: list(one), lambda kept: (one.clear(), one.extend(kept))[0])  # type: ignore[func-returns-value]
+        return _Place(lambda: list(one), lambda kept: (one.clear(), one.extend(kept))[0])  # type: ignore[func-returns-value]  # None
     if isinstance(one, np.ndarray):
         return _array(one) if one.size <= _MOST_ITEMS and one.flags.writeable and one.dtype != object else None
     return _attributes(one)
@@ -165,7 +165,7 @@ _VALUES = (*_PLAIN, torch.Tensor)
 def _attributes(one: Any) -> _Place | None:
     if isinstance(one, torch.nn.Module):
         space = vars(one)
-        plain = lambda: {k: v for k, v in space.items() if isinstance(v, _PLAIN) and k != "training"}  # noqa: E731
+        plain = lambda: {k: v for k, v in space.items() if isinstance(v, _PLAIN) and k != "training"}  # noqa: E731  (used once)
         return _Place(plain, space.update)
     if isinstance(one, torch.optim.Optimizer | torch.Tensor) or is_foreign(one):
         return None
